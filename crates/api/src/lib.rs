@@ -1,1 +1,17 @@
-//! 
+//! What each built-in kind of the API is: its names, its defaults, its rules, its columns.
+//!
+//! Pure, like `apimachinery`: it knows no I/O, no clock and no other component. Entry points: [`resources`], the one table
+//! of everything that is served, and [`Strategy`], the hooks in which a kind states its own rules.
+//!
+//! Invariants:
+//! - Every hook works on [`apimachinery::Value`] trees that the codec has already checked against the schema: fields have
+//!   their schema's types, unknown fields are gone.
+//! - A kind without a module here still works: names and verbs come from the table, and every hook has a default.
+
+#![forbid(unsafe_code)]
+
+pub mod resource;
+pub mod strategy;
+
+pub use resource::{ResourceDef, Scope, Subresource};
+pub use strategy::{Cell, Column, Strategy};

@@ -1,0 +1,60 @@
+//! The shape of an entry of the table of resources.
+
+use apimachinery::meta::{Gvk, Gvr};
+
+use crate::Strategy;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    Cluster,
+    Namespaced,
+}
+
+/// A resource as it is served in one version. A kind that is served in several versions has one entry for each.
+pub struct ResourceDef {
+    pub gvr: Gvr,
+    pub kind: String,
+    pub singular: String,
+    pub short_names: Vec<String>,
+    pub categories: Vec<String>,
+    pub scope: Scope,
+    /// Upstream's verbs, sorted.
+    pub verbs: Vec<String>,
+    pub storage_version_hash: String,
+    pub subresources: Vec<Subresource>,
+    /// The kind and version in which objects are stored; another one than `gvk()` means that the strategy converts.
+    pub storage: Gvk,
+    /// The directory of its keys below `/registry/`, as upstream lays it out: `pods`, `services/specs`, `minions`.
+    pub storage_prefix: String,
+    pub strategy: &'static dyn Strategy,
+}
+
+/// `pods/log`, `deployments/scale`.
+pub struct Subresource {
+    pub name: String,
+    /// What it takes and gives; group and version are the resource's own unless upstream says otherwise (`scale`).
+    pub gvk: Gvk,
+    pub verbs: Vec<String>,
+}
+
+impl ResourceDef {
+    #[must_use]
+    pub fn gvk(&self) -> Gvk {
+        Gvk { group: self.gvr.group.clone(), version: self.gvr.version.clone(), kind: self.kind.as_str().into() }
+    }
+
+    #[must_use]
+    pub fn list_kind(&self) -> String {
+        format!("{}List", self.kind)
+    }
+
+    #[must_use]
+    pub fn subresource(&self, name: &str) -> Option<&Subresource> {
+        self.subresources.iter().find(|s| s.name == name)
+    }
+
+    #[must_use]
+    pub fn is_namespaced(&self) -> bool {
+        self.scope == Scope::Namespaced
+    }
+}
