@@ -1,0 +1,47 @@
+//! Who asks, and for what: the facts that authorization, admission and audit decide on.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use apimachinery::meta::Gvr;
+
+/// An authenticated user.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct UserInfo {
+    pub name: String,
+    pub uid: String,
+    pub groups: Vec<String>,
+    pub extra: BTreeMap<String, Vec<String>>,
+}
+
+impl UserInfo {
+    #[must_use]
+    pub fn is_in(&self, group: &str) -> bool {
+        self.groups.iter().any(|g| g == group)
+    }
+}
+
+/// What a path and a method mean (upstream's `RequestInfo`).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RequestInfo {
+    /// `false` for `/healthz`, `/openapi/…`, `/metrics`: then only `verb` (the lower-case method) and `path` count.
+    pub is_resource: bool,
+    /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`, `deletecollection`, `proxy`'s methods as upstream maps them.
+    pub verb: String,
+    pub path: String,
+    pub gvr: Gvr,
+    pub subresource: String,
+    pub namespace: String,
+    pub name: String,
+    /// Parts after the subresource, joined by slashes (`proxy`).
+    pub rest: String,
+    pub label_selector: Option<String>,
+    pub field_selector: Option<String>,
+}
+
+/// A question to the authorizers.
+#[derive(Clone, Debug)]
+pub struct Attributes {
+    pub user: Arc<UserInfo>,
+    pub request: Arc<RequestInfo>,
+}

@@ -1,0 +1,33 @@
+//! Authentication: from a request's credentials to a user.
+
+use async_trait::async_trait;
+use http::request::Parts;
+
+use crate::attributes::UserInfo;
+
+/// The outcome of one authenticator.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The credentials are valid.
+    User(Authenticated),
+    /// This authenticator has nothing to say: no credentials of its kind are there.
+    Pass,
+    /// There were credentials of its kind, and they are not valid.
+    Failed(String),
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Authenticated {
+    pub user: UserInfo,
+    /// Audiences that the token was valid for; empty: the server's own.
+    pub audiences: Vec<String>,
+}
+
+/// The client certificates of the connection, verified chain first, in DER. In the request's extensions.
+#[derive(Clone, Debug, Default)]
+pub struct PeerCertificates(pub std::sync::Arc<Vec<Vec<u8>>>);
+
+#[async_trait]
+pub trait Authenticator: Send + Sync {
+    async fn authenticate(&self, request: &Parts) -> Outcome;
+}
