@@ -11,7 +11,12 @@ fn main() {
         .args(["--edition=2024", "--crate-type=bin", "--crate-name=pause", "--target"])
         .arg(env::var("TARGET").expect("cargo sets TARGET"))
         .args(["-Cpanic=abort", "-Copt-level=s", "-Cstrip=symbols", "-Crelocation-model=static"])
-        .args(["-Clink-arg=-nostartfiles", "-Clink-arg=-nostdlib", "-Clink-arg=-static", "-Clink-arg=-Wl,--build-id=none"])
+        .args([
+            "-Clink-arg=-nostartfiles",
+            "-Clink-arg=-nostdlib",
+            "-Clink-arg=-static",
+            "-Clink-arg=-Wl,--build-id=none",
+        ])
         .arg("-o")
         .arg(&out)
         .arg("pause/pause.rs")

@@ -49,13 +49,18 @@ fn processes_of(dir: &Path) -> Vec<String> {
         .collect();
     let mut ours: Vec<String> = pids
         .iter()
-        .filter(|pid| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|c| String::from_utf8_lossy(&c).contains(&needle)))
+        .filter(|pid| {
+            fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|c| String::from_utf8_lossy(&c).contains(&needle))
+        })
         .cloned()
         .collect();
     // Children of the shims, to any depth.
     loop {
-        let more: Vec<String> =
-            pids.iter().filter(|p| !ours.contains(p) && parent_of(p).is_some_and(|pp| ours.contains(&pp))).cloned().collect();
+        let more: Vec<String> = pids
+            .iter()
+            .filter(|p| !ours.contains(p) && parent_of(p).is_some_and(|pp| ours.contains(&pp)))
+            .cloned()
+            .collect();
         if more.is_empty() {
             return ours;
         }

@@ -147,7 +147,8 @@ impl Strategy for Plain {}
 /// Upstream's check of a DNS subdomain (RFC 1123), the usual rule for names.
 #[must_use]
 pub fn dns_subdomain(name: &str, prefix: bool) -> Vec<String> {
-    let name = if prefix { name.strip_suffix('-').map_or_else(|| name.to_owned(), |n| format!("{n}a")) } else { name.into() };
+    let name =
+        if prefix { name.strip_suffix('-').map_or_else(|| name.to_owned(), |n| format!("{n}a")) } else { name.into() };
     let mut wrong = Vec::new();
     if name.len() > 253 {
         wrong.push("must be no more than 253 characters".to_owned());

@@ -67,7 +67,8 @@ impl Status {
     /// A path that nothing serves.
     #[must_use]
     pub fn no_such_path() -> Self {
-        Status::new(404, "NotFound", "the server could not find the requested resource").with_details(Details::default())
+        Status::new(404, "NotFound", "the server could not find the requested resource")
+            .with_details(Details::default())
     }
 
     #[must_use]
@@ -77,7 +78,8 @@ impl Status {
 
     #[must_use]
     pub fn already_exists(gvr: &Gvr, name: &str) -> Self {
-        Status::new(409, "AlreadyExists", format!("{} \"{name}\" already exists", gvr.group_resource())).about(gvr, name)
+        Status::new(409, "AlreadyExists", format!("{} \"{name}\" already exists", gvr.group_resource()))
+            .about(gvr, name)
     }
 
     #[must_use]
@@ -109,13 +111,15 @@ impl Status {
             message: e.body(),
             field: if e.path.as_str().is_empty() { "<nil>".into() } else { e.path.to_string() },
         });
-        Status::new(422, "Invalid", format!("{} \"{name}\" is invalid: {list}", gvk.group_kind())).with_details(Details {
-            name: name.into(),
-            group: gvk.group.to_string(),
-            kind: gvk.kind.to_string(),
-            causes: causes.collect(),
-            ..Details::default()
-        })
+        Status::new(422, "Invalid", format!("{} \"{name}\" is invalid: {list}", gvk.group_kind())).with_details(
+            Details {
+                name: name.into(),
+                group: gvk.group.to_string(),
+                kind: gvk.kind.to_string(),
+                causes: causes.collect(),
+                ..Details::default()
+            },
+        )
     }
 
     #[must_use]
@@ -152,8 +156,7 @@ impl Status {
 
     #[must_use]
     pub fn too_many_requests(message: impl Into<String>, retry_after_seconds: i64) -> Self {
-        Status::new(429, "TooManyRequests", message)
-            .with_details(Details { retry_after_seconds, ..Details::default() })
+        Status::new(429, "TooManyRequests", message).with_details(Details { retry_after_seconds, ..Details::default() })
     }
 
     #[must_use]

@@ -51,7 +51,8 @@ pub enum Error {
 pub async fn run(config: Config, client: kube::Client, stop: CancellationToken) -> Result<(), Error> {
     let (connection, handle, _) = rtnetlink::new_connection().map_err(Error::Socket)?;
     let netlink = tokio::spawn(connection);
-    let mut events = std::pin::pin!(watcher::watcher(Api::<Node>::all(client), watcher::Config::default()).default_backoff());
+    let mut events =
+        std::pin::pin!(watcher::watcher(Api::<Node>::all(client), watcher::Config::default()).default_backoff());
     let mut nodes = BTreeMap::new();
     let mut listed = false;
     while let Some(Some(event)) = stop.run_until_cancelled(events.next()).await {

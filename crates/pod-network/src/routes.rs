@@ -33,8 +33,10 @@ pub(crate) async fn sync(handle: &Handle, wanted: &BTreeMap<IpNet, IpAddr>) -> R
 
 async fn list(handle: &Handle) -> Result<BTreeMap<IpNet, (IpAddr, RouteMessage)>, rtnetlink::Error> {
     let mut ours = BTreeMap::new();
-    for message in [RouteMessageBuilder::<std::net::Ipv4Addr>::new().build(), RouteMessageBuilder::<std::net::Ipv6Addr>::new().build()]
-    {
+    for message in [
+        RouteMessageBuilder::<std::net::Ipv4Addr>::new().build(),
+        RouteMessageBuilder::<std::net::Ipv6Addr>::new().build(),
+    ] {
         let mut routes = handle.route().get(message).execute();
         while let Some(route) = routes.try_next().await? {
             if route.header.protocol == PROTOCOL

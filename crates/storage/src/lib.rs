@@ -80,7 +80,13 @@ pub trait Storage: Send + Sync + 'static {
 
     /// Replaces the value of a key whose `mod_revision` is `expect`. [`StorageError::Conflict`] carries what is there now.
     /// The new `ttl` replaces the old one.
-    async fn update(&self, key: &Key, value: Bytes, expect: Revision, ttl: Option<Ttl>) -> Result<Revision, StorageError>;
+    async fn update(
+        &self,
+        key: &Key,
+        value: Bytes,
+        expect: Revision,
+        ttl: Option<Ttl>,
+    ) -> Result<Revision, StorageError>;
 
     /// Deletes a key whose `mod_revision` is `expect`.
     async fn delete(&self, key: &Key, expect: Revision) -> Result<Revision, StorageError>;
