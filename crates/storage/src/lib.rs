@@ -8,6 +8,11 @@
 //! - A write is acknowledged only when it is durable (fsync, or etcd's quorum). An acknowledged write is never lost.
 //! - A watch delivers every change of its range after its start revision once, in revision order, without gaps.
 
+#![forbid(unsafe_code)]
+
+pub mod embedded;
+pub mod testing;
+
 use std::fmt;
 
 use async_trait::async_trait;
@@ -34,6 +39,40 @@ pub struct Key(pub std::sync::Arc<str>);
 pub struct KeyRange {
     pub start: Key,
     pub end: Key,
+}
+
+impl Key {
+    #[must_use]
+    pub fn new(key: &str) -> Self {
+        Key(key.into())
+    }
+
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl KeyRange {
+    /// All keys that begin with `prefix`.
+    #[must_use]
+    pub fn prefix(prefix: &str) -> Self {
+        let mut end = prefix.to_owned();
+        // Keys are UTF-8; the last character is replaced by its successor. Beyond the last one of all there is none, and
+        // no key begins with it.
+        while let Some(last) = end.pop() {
+            if let Some(next) = (last as u32 + 1..=char::MAX as u32).find_map(char::from_u32) {
+                end.push(next);
+                break;
+            }
+        }
+        KeyRange { start: Key::new(prefix), end: Key::new(&end) }
+    }
+
+    #[must_use]
+    pub fn contains(&self, key: &Key) -> bool {
+        self.start <= *key && *key < self.end
+    }
 }
 
 /// A stored value and where it stands in history.
