@@ -90,7 +90,9 @@ pub async fn an_update_needs_the_current_revision(store: Store) {
     let created = put(&store, "a", "1").await;
     let updated = store.update(&key("a"), "2".into(), created, None).await.unwrap();
     match store.update(&key("a"), "3".into(), created, None).await {
-        Err(StorageError::Conflict { current, .. }) => assert_eq!((text(&current).1, current.mod_revision), ("2", updated)),
+        Err(StorageError::Conflict { current, .. }) => {
+            assert_eq!((text(&current).1, current.mod_revision), ("2", updated))
+        }
         other => panic!("a stale update gave {other:?}"),
     }
     assert!(matches!(store.update(&key("b"), "1".into(), created, None).await, Err(StorageError::NotFound { .. })));
@@ -179,7 +181,9 @@ pub async fn a_watch_carries_previous_values(store: Store) {
     let deleted = store.delete(&key("a"), updated).await.unwrap();
     assert!(matches!(next(&mut watch).await, WatchEvent::Put { previous: None, .. }));
     match next(&mut watch).await {
-        WatchEvent::Put { entry, previous: Some(previous) } => assert_eq!((text(&entry).1, text(&previous).1), ("2", "1")),
+        WatchEvent::Put { entry, previous: Some(previous) } => {
+            assert_eq!((text(&entry).1, text(&previous).1), ("2", "1"))
+        }
         other => panic!("the update is {other:?}"),
     }
     match next(&mut watch).await {

@@ -94,7 +94,13 @@ impl Storage for Embedded {
         self.write(key, Operation::Create { value, ttl }).await
     }
 
-    async fn update(&self, key: &Key, value: Bytes, expect: Revision, ttl: Option<Ttl>) -> Result<Revision, StorageError> {
+    async fn update(
+        &self,
+        key: &Key,
+        value: Bytes,
+        expect: Revision,
+        ttl: Option<Ttl>,
+    ) -> Result<Revision, StorageError> {
         self.check_size(&value)?;
         self.write(key, Operation::Update { value, expect, ttl }).await
     }
@@ -111,7 +117,8 @@ impl Storage for Embedded {
     async fn range(&self, range: &KeyRange, limit: usize, at: Option<Revision>) -> Result<Page, StorageError> {
         let (data, revision) = self.state.read().snapshot(at)?;
         let mut found = data.range(range.start.clone()..range.end.clone()).map(|(key, stored)| stored.entry(key));
-        let entries: Vec<Entry> = if limit == 0 { found.by_ref().collect() } else { found.by_ref().take(limit).collect() };
+        let entries: Vec<Entry> =
+            if limit == 0 { found.by_ref().collect() } else { found.by_ref().take(limit).collect() };
         Ok(Page { entries, revision, remaining: found.count() as u64 })
     }
 
