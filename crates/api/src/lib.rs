@@ -11,7 +11,10 @@
 #![forbid(unsafe_code)]
 
 pub mod resource;
+mod strategies;
 pub mod strategy;
+pub mod table;
 
 pub use resource::{ResourceDef, Scope, Subresource};
 pub use strategy::{Cell, Column, Strategy};
+pub use table::{resource, resource_of_kind, resources};

@@ -2,7 +2,7 @@
 
 use apimachinery::meta::{Gvk, Gvr};
 
-use crate::Strategy;
+use crate::{Column, Strategy};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
@@ -26,6 +26,8 @@ pub struct ResourceDef {
     pub storage: Gvk,
     /// The directory of its keys below `/registry/`, as upstream lays it out: `pods`, `services/specs`, `minions`.
     pub storage_prefix: String,
+    /// The columns of its Table; none: the generic ones (name and age).
+    pub columns: Vec<Column>,
     pub strategy: &'static dyn Strategy,
 }
 
