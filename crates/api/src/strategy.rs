@@ -131,7 +131,7 @@ pub trait Strategy: Send + Sync {
     /// Converts an object of this version into the storage version, and back.
     fn to_storage(&self, _obj: &mut Value) {}
 
-    fn from_storage(&self, _obj: &mut Value) {}
+    fn to_served(&self, _obj: &mut Value) {}
 
     /// The cells of the Table's row, one for each column of the kind. `None`: name and age, by the generic columns.
     fn row(&self, _obj: &Value, _now: Now) -> Option<Vec<Cell>> {
