@@ -1,0 +1,138 @@
+//! A component's metrics: a registry that is handed in, and Prometheus' text form of it.
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
+
+pub use prometheus_client;
+
+/// The content type of [`Metrics::text`].
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
+
+/// A registry that several subsystems share. Names are upstream's without the `_total` of counters, which the encoder adds.
+#[derive(Clone, Default)]
+pub struct Metrics(Arc<Mutex<Registry>>);
+
+impl Metrics {
+    #[must_use]
+    pub fn new() -> Self {
+        Metrics::default()
+    }
+
+    /// Lets a subsystem register what it measures.
+    pub fn register<T>(&self, register: impl FnOnce(&mut Registry) -> T) -> T {
+        register(&mut self.0.lock())
+    }
+
+    /// Everything in Prometheus' text format 0.0.4, with the figures of this process.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut open_metrics = String::new();
+        // Writing to a String cannot fail; a failing encoder of ours would show as missing lines, not as a panic.
+        if let Err(error) = prometheus_client::encoding::text::encode(&mut open_metrics, &self.0.lock()) {
+            tracing::error!(%error, "metrics could not be encoded");
+        }
+        let mut text = to_text_format(&open_metrics);
+        text.push_str(&process_metrics());
+        text
+    }
+}
+
+/// OpenMetrics names a counter's family without `_total` and ends with `# EOF`; the older format does neither.
+fn to_text_format(open_metrics: &str) -> String {
+    let mut out = String::with_capacity(open_metrics.len());
+    let mut help = None;
+    for line in open_metrics.lines() {
+        if line == "# EOF" || line.starts_with("# UNIT ") {
+            continue;
+        }
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            help = Some(rest);
+            continue;
+        }
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').unwrap_or((rest, "untyped"));
+            let suffix = if kind == "counter" { "_total" } else { "" };
+            let kind = if kind == "unknown" { "untyped" } else { kind };
+            if let Some((_, text)) = help.take().and_then(|h| h.split_once(' ')) {
+                push_line(&mut out, format_args!("# HELP {name}{suffix} {text}"));
+            }
+            push_line(&mut out, format_args!("# TYPE {name}{suffix} {kind}"));
+            continue;
+        }
+        push_line(&mut out, format_args!("{line}"));
+    }
+    out
+}
+
+fn push_line(out: &mut String, line: std::fmt::Arguments<'_>) {
+    // Writing to a String cannot fail.
+    let _ = writeln!(out, "{line}");
+}
+
+/// The usual figures of a process, read from /proc when they are asked for.
+fn process_metrics() -> String {
+    let mut out = String::new();
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let kib = |field: &str| {
+        let line = status.lines().find_map(|l| l.strip_prefix(field))?;
+        line.trim().trim_end_matches(" kB").trim().parse::<u64>().ok()
+    };
+    let mut gauge = |name: &str, kind: &str, help: &str, value: f64| {
+        push_line(&mut out, format_args!("# HELP {name} {help}"));
+        push_line(&mut out, format_args!("# TYPE {name} {kind}"));
+        push_line(&mut out, format_args!("{name} {value}"));
+    };
+    #[expect(clippy::cast_precision_loss, reason = "bytes of memory fit a float well enough for a gauge")]
+    if let (Some(resident), Some(virtual_)) = (kib("VmRSS:"), kib("VmSize:")) {
+        gauge("process_resident_memory_bytes", "gauge", "Resident memory in bytes.", (resident * 1024) as f64);
+        gauge("process_virtual_memory_bytes", "gauge", "Virtual memory in bytes.", (virtual_ * 1024) as f64);
+    }
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // Fields after the command's name, which stands in parentheses: the 12th and 13th are user and system time in ticks,
+    // the 20th the start after boot; a tick is 10 ms on every Linux that we run on.
+    let fields: Vec<f64> =
+        stat.rsplit_once(") ").map(|(_, f)| f.split(' ').map(|f| f.parse().unwrap_or_default()).collect()).unwrap_or_default();
+    if let (Some(user), Some(system), Some(start)) = (fields.get(11), fields.get(12), fields.get(19)) {
+        gauge("process_cpu_seconds_total", "counter", "User and system CPU time in seconds.", (user + system) / 100.0);
+        if let Some(booted) = boot_time() {
+            gauge("process_start_time_seconds", "gauge", "Start of the process since 1970 in seconds.", booted + start / 100.0);
+        }
+    }
+    let open = std::fs::read_dir("/proc/self/fd").map(Iterator::count).unwrap_or_default();
+    #[expect(clippy::cast_precision_loss, reason = "a count of files fits a float")]
+    gauge("process_open_fds", "gauge", "Number of open file descriptors.", open as f64);
+    out
+}
+
+fn boot_time() -> Option<f64> {
+    let uptime = std::fs::read_to_string("/proc/uptime").ok()?;
+    let up: f64 = uptime.split(' ').next()?.parse().ok()?;
+    Some(SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs_f64() - up)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prometheus_client::metrics::counter::Counter;
+    use prometheus_client::metrics::gauge::Gauge;
+
+    #[test]
+    fn the_text_has_upstreams_names() {
+        let metrics = Metrics::new();
+        let requests: Counter = Counter::default();
+        metrics.register(|r| {
+            r.register("apiserver_request", "Requests", requests.clone());
+            r.register("workqueue_depth", "Depth", Gauge::<i64>::default());
+        });
+        requests.inc();
+        let text = metrics.text();
+        assert!(text.contains("# TYPE apiserver_request_total counter\napiserver_request_total 1\n"), "{text}");
+        assert!(text.contains("# TYPE workqueue_depth gauge\nworkqueue_depth 0\n"), "{text}");
+        assert!(text.contains("\nprocess_resident_memory_bytes "), "{text}");
+        assert!(!text.contains("# EOF"));
+    }
+}

@@ -1,0 +1,278 @@
+//! The small server that every component has beside its work: health, metrics and what it is configured with.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use rustls::ServerConfig;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::metrics::{self, Metrics};
+use crate::version;
+
+/// A named check; `Err` says why it fails.
+pub type Check = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+
+/// Decides whether a request to a path that is not open to everybody may pass.
+#[async_trait]
+pub trait Guard: Send + Sync {
+    async fn allows(&self, request: &http::request::Parts) -> Result<(), StatusCode>;
+}
+
+/// What is served. `/healthz`, `/livez`, `/readyz` and `/version` are open to everybody.
+#[derive(Clone)]
+pub struct Endpoints {
+    pub component: &'static str,
+    pub metrics: Metrics,
+    /// Checks of `/healthz` and `/livez`.
+    pub health: Vec<(&'static str, Check)>,
+    /// Checks of `/readyz`, besides those of health.
+    pub ready: Vec<(&'static str, Check)>,
+    /// The component's configuration under its kind, for `/configz`.
+    pub configz: serde_json::Value,
+    /// Lines of `/flagz`.
+    pub flags: Vec<(String, String)>,
+}
+
+impl Endpoints {
+    #[must_use]
+    pub fn new(component: &'static str, metrics: Metrics) -> Self {
+        let (health, ready) = (Vec::new(), Vec::new());
+        Endpoints { component, metrics, health, ready, configz: serde_json::json!({}), flags: Vec::new() }
+    }
+}
+
+pub struct Server {
+    pub address: SocketAddr,
+    /// Without one the server speaks plain HTTP.
+    pub tls: Option<ServerConfig>,
+    pub endpoints: Endpoints,
+    pub guard: Option<Arc<dyn Guard>>,
+}
+
+/// How long a client may take to send its request's head.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+impl Server {
+    /// Binds, and serves until `stop` in a task of its own. Returns the address that it listens on.
+    ///
+    /// # Errors
+    /// When the address cannot be bound.
+    pub async fn start(self, stop: CancellationToken) -> std::io::Result<SocketAddr> {
+        let listener = TcpListener::bind(self.address).await?;
+        let address = listener.local_addr()?;
+        let acceptor = self.tls.map(|config| TlsAcceptor::from(Arc::new(config)));
+        let handler = Arc::new(Handler { endpoints: self.endpoints, guard: self.guard });
+        tokio::spawn(async move {
+            let connections = TaskTracker::new();
+            while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
+                match accepted {
+                    Ok((socket, _)) => {
+                        let serve = serve(socket, acceptor.clone(), Arc::clone(&handler));
+                        let stop = stop.clone();
+                        connections.spawn(async move { stop.run_until_cancelled(serve).await });
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "a connection could not be accepted");
+                        // Out of file descriptors, most likely: the next attempt would fail at once too.
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                    }
+                }
+            }
+            connections.close();
+            connections.wait().await;
+        });
+        Ok(address)
+    }
+}
+
+async fn serve(socket: TcpStream, acceptor: Option<TlsAcceptor>, handler: Arc<Handler>) {
+    let service = service_fn(move |request| {
+        let handler = Arc::clone(&handler);
+        async move { Ok::<_, std::convert::Infallible>(handler.answer(request).await) }
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    builder.http2().timer(TokioTimer::new());
+    let served = match acceptor {
+        None => builder.serve_connection(TokioIo::new(socket), service).await,
+        Some(acceptor) => match acceptor.accept(socket).await {
+            Ok(tls) => builder.serve_connection(TokioIo::new(tls), service).await,
+            Err(error) => {
+                tracing::debug!(%error, "a TLS handshake failed");
+                return;
+            }
+        },
+    };
+    if let Err(error) = served {
+        tracing::debug!(%error, "a connection broke");
+    }
+}
+
+struct Handler {
+    endpoints: Endpoints,
+    guard: Option<Arc<dyn Guard>>,
+}
+
+impl Handler {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let (parts, _) = request.into_parts();
+        let path = parts.uri.path().trim_end_matches('/');
+        let open = ["/healthz", "/livez", "/readyz", "/version"];
+        if !open.iter().any(|p| path == *p || path.starts_with(&format!("{p}/")))
+            && let Some(guard) = &self.guard
+            && let Err(code) = guard.allows(&parts).await
+        {
+            return text(code, code.canonical_reason().unwrap_or_default());
+        }
+        let query = parts.uri.query().unwrap_or_default();
+        let e = &self.endpoints;
+        let both = || e.health.iter().chain(&e.ready);
+        match path {
+            "/healthz" | "/livez" => health(&path[1..], query, e.health.iter()),
+            "/readyz" => health("readyz", query, both()),
+            "/metrics" => with_type(metrics::CONTENT_TYPE, e.metrics.text()),
+            "/version" => json(&serde_json::json!({
+                "major": version::MAJOR, "minor": version::MINOR, "gitVersion": version::GIT_VERSION,
+            })),
+            "/configz" => json(&e.configz),
+            "/flagz" => text(StatusCode::OK, &flagz(e)),
+            "/statusz" => text(StatusCode::OK, &format!("{} statusz\nBinary version: {}\n", e.component, version::GIT_VERSION)),
+            other => match other.split_once('/').and_then(|(_, rest)| rest.split_once('/')) {
+                Some(("healthz" | "livez", name)) => one_check(name, e.health.iter()),
+                Some(("readyz", name)) => one_check(name, both()),
+                _ => text(StatusCode::NOT_FOUND, "404 page not found\n"),
+            },
+        }
+    }
+}
+
+fn flagz(endpoints: &Endpoints) -> String {
+    let lines: Vec<String> = endpoints.flags.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
+    format!("{} flagz\n{}", endpoints.component, lines.concat())
+}
+
+fn one_check<'a>(name: &str, mut checks: impl Iterator<Item = &'a (&'static str, Check)>) -> Response<Full<Bytes>> {
+    match checks.find(|(n, _)| *n == name) {
+        Some((_, check)) => match check() {
+            Ok(()) => text(StatusCode::OK, "ok"),
+            Err(why) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("internal server error: {why}\n")),
+        },
+        None if name == "ping" => text(StatusCode::OK, "ok"),
+        None => text(StatusCode::NOT_FOUND, "404 page not found\n"),
+    }
+}
+
+/// Upstream's health report: `ok`, or a line for each check with `?verbose` or when one fails.
+fn health<'a>(
+    endpoint: &str,
+    query: &str,
+    checks: impl Iterator<Item = &'a (&'static str, Check)>,
+) -> Response<Full<Bytes>> {
+    let has = |name: &str| query.split('&').any(|p| p == name || p.starts_with(&format!("{name}=")));
+    let excluded: Vec<&str> = query.split('&').filter_map(|p| p.strip_prefix("exclude=")).collect();
+    let mut report = String::from("[+]ping ok\n");
+    let mut failed = false;
+    for (name, check) in checks {
+        let line = if excluded.contains(name) {
+            format!("[+]{name} excluded: ok\n")
+        } else {
+            match check() {
+                Ok(()) => format!("[+]{name} ok\n"),
+                Err(why) => {
+                    failed = true;
+                    tracing::info!(check = name, why, "a health check failed");
+                    format!("[-]{name} failed: reason withheld\n")
+                }
+            }
+        };
+        report.push_str(&line);
+    }
+    if failed {
+        return text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{report}{endpoint} check failed\n"));
+    }
+    if has("verbose") { text(StatusCode::OK, &format!("{report}{endpoint} check passed\n")) } else { text(StatusCode::OK, "ok") }
+}
+
+fn text(code: StatusCode, body: &str) -> Response<Full<Bytes>> {
+    let mut response = with_type("text/plain; charset=utf-8", body.to_owned());
+    *response.status_mut() = code;
+    response.headers_mut().insert("x-content-type-options", header::HeaderValue::from_static("nosniff"));
+    response
+}
+
+fn json(value: &serde_json::Value) -> Response<Full<Bytes>> {
+    with_type("application/json", value.to_string())
+}
+
+fn with_type(content_type: &'static str, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    async fn get(address: SocketAddr, path: &str) -> (u16, String) {
+        let mut socket = TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        socket.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await.unwrap();
+        let code = answer.split(' ').nth(1).unwrap().parse().unwrap();
+        (code, answer.split_once("\r\n\r\n").unwrap().1.to_owned())
+    }
+
+    #[tokio::test]
+    async fn health_is_reported_as_upstream_reports_it() {
+        let mut endpoints = Endpoints::new("kube-thing", Metrics::new());
+        endpoints.health.push(("leaderElection", Arc::new(|| Ok(()))));
+        endpoints.ready.push(("informers", Arc::new(|| Err("not synced".into()))));
+        let server = Server { address: ([127, 0, 0, 1], 0).into(), tls: None, endpoints, guard: None };
+        let stop = CancellationToken::new();
+        let address = server.start(stop.clone()).await.unwrap();
+        assert_eq!(get(address, "/healthz").await, (200, "ok".into()));
+        let verbose = "[+]ping ok\n[+]leaderElection ok\nlivez check passed\n";
+        assert_eq!(get(address, "/livez?verbose").await, (200, verbose.into()));
+        let failed = "[+]ping ok\n[+]leaderElection ok\n[-]informers failed: reason withheld\nreadyz check failed\n";
+        assert_eq!(get(address, "/readyz").await, (500, failed.into()));
+        assert_eq!(get(address, "/readyz?exclude=informers").await, (200, "ok".into()));
+        assert_eq!(get(address, "/healthz/leaderElection").await, (200, "ok".into()));
+        assert_eq!(get(address, "/nothing").await.0, 404);
+        assert!(get(address, "/metrics").await.1.contains("process_cpu_seconds_total"));
+        stop.cancel();
+    }
+
+    struct Nobody;
+
+    #[async_trait]
+    impl Guard for Nobody {
+        async fn allows(&self, _: &http::request::Parts) -> Result<(), StatusCode> {
+            Err(StatusCode::FORBIDDEN)
+        }
+    }
+
+    #[tokio::test]
+    async fn only_health_is_open_to_everybody() {
+        let endpoints = Endpoints::new("kube-thing", Metrics::new());
+        let guard: Option<Arc<dyn Guard>> = Some(Arc::new(Nobody));
+        let server = Server { address: ([127, 0, 0, 1], 0).into(), tls: None, endpoints, guard };
+        let address = server.start(CancellationToken::new()).await.unwrap();
+        assert_eq!(get(address, "/healthz").await.0, 200);
+        assert_eq!(get(address, "/metrics").await.0, 403);
+    }
+}
