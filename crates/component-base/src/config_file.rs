@@ -31,7 +31,12 @@ pub fn load<T: DeserializeOwned>(path: &Path, api_versions: &[&str], kind: &str)
 ///
 /// # Errors
 /// As [`load`].
-pub fn parse<T: DeserializeOwned>(text: &str, path: &Path, api_versions: &[&str], kind: &str) -> Result<T, ConfigError> {
+pub fn parse<T: DeserializeOwned>(
+    text: &str,
+    path: &Path,
+    api_versions: &[&str],
+    kind: &str,
+) -> Result<T, ConfigError> {
     let path = path.to_owned();
     let mut value: serde_json::Value = match serde_saphyr::from_str(text) {
         Ok(value) => value,

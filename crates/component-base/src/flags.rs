@@ -94,7 +94,11 @@ pub fn show_go_duration(duration: Duration) -> String {
     let total = duration.as_secs();
     let nanos = duration.subsec_nanos();
     if total == 0 && nanos > 0 {
-        return if nanos % 1_000_000 == 0 { format!("{}ms", nanos / 1_000_000) } else { format!("{}µs", nanos / 1000) };
+        return if nanos % 1_000_000 == 0 {
+            format!("{}ms", nanos / 1_000_000)
+        } else {
+            format!("{}µs", nanos / 1000)
+        };
     }
     let (hours, minutes, seconds) = (total / 3600, total / 60 % 60, total % 60);
     let fraction = if nanos == 0 { String::new() } else { format!(".{:03}", nanos / 1_000_000) };

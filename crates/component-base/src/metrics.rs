@@ -94,12 +94,19 @@ fn process_metrics() -> String {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     // Fields after the command's name, which stands in parentheses: the 12th and 13th are user and system time in ticks,
     // the 20th the start after boot; a tick is 10 ms on every Linux that we run on.
-    let fields: Vec<f64> =
-        stat.rsplit_once(") ").map(|(_, f)| f.split(' ').map(|f| f.parse().unwrap_or_default()).collect()).unwrap_or_default();
+    let fields: Vec<f64> = stat
+        .rsplit_once(") ")
+        .map(|(_, f)| f.split(' ').map(|f| f.parse().unwrap_or_default()).collect())
+        .unwrap_or_default();
     if let (Some(user), Some(system), Some(start)) = (fields.get(11), fields.get(12), fields.get(19)) {
         gauge("process_cpu_seconds_total", "counter", "User and system CPU time in seconds.", (user + system) / 100.0);
         if let Some(booted) = boot_time() {
-            gauge("process_start_time_seconds", "gauge", "Start of the process since 1970 in seconds.", booted + start / 100.0);
+            gauge(
+                "process_start_time_seconds",
+                "gauge",
+                "Start of the process since 1970 in seconds.",
+                booted + start / 100.0,
+            );
         }
     }
     let open = std::fs::read_dir("/proc/self/fd").map(Iterator::count).unwrap_or_default();

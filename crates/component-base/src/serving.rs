@@ -148,7 +148,9 @@ impl Handler {
             })),
             "/configz" => json(&e.configz),
             "/flagz" => text(StatusCode::OK, &flagz(e)),
-            "/statusz" => text(StatusCode::OK, &format!("{} statusz\nBinary version: {}\n", e.component, version::GIT_VERSION)),
+            "/statusz" => {
+                text(StatusCode::OK, &format!("{} statusz\nBinary version: {}\n", e.component, version::GIT_VERSION))
+            }
             other => match other.split_once('/').and_then(|(_, rest)| rest.split_once('/')) {
                 Some(("healthz" | "livez", name)) => one_check(name, e.health.iter()),
                 Some(("readyz", name)) => one_check(name, both()),
@@ -202,7 +204,11 @@ fn health<'a>(
     if failed {
         return text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{report}{endpoint} check failed\n"));
     }
-    if has("verbose") { text(StatusCode::OK, &format!("{report}{endpoint} check passed\n")) } else { text(StatusCode::OK, "ok") }
+    if has("verbose") {
+        text(StatusCode::OK, &format!("{report}{endpoint} check passed\n"))
+    } else {
+        text(StatusCode::OK, "ok")
+    }
 }
 
 fn text(code: StatusCode, body: &str) -> Response<Full<Bytes>> {
