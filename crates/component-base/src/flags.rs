@@ -94,7 +94,7 @@ pub fn show_go_duration(duration: Duration) -> String {
     let total = duration.as_secs();
     let nanos = duration.subsec_nanos();
     if total == 0 && nanos > 0 {
-        return if nanos % 1_000_000 == 0 {
+        return if nanos.is_multiple_of(1_000_000) {
             format!("{}ms", nanos / 1_000_000)
         } else {
             format!("{}µs", nanos / 1000)
