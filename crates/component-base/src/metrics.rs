@@ -16,6 +16,12 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8; escapi
 #[derive(Clone, Default)]
 pub struct Metrics(Arc<Mutex<Registry>>);
 
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
 impl Metrics {
     #[must_use]
     pub fn new() -> Self {

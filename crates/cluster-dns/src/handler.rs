@@ -1,0 +1,217 @@
+//! From a DNS message to its answer.
+
+use std::net::IpAddr;
+
+use async_trait::async_trait;
+use component_base::metrics::Metrics;
+use hickory_proto::op::{Metadata, OpCode, ResponseCode};
+use hickory_proto::rr::rdata::{A, AAAA, CNAME, PTR, SOA, SRV, TXT};
+use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
+use hickory_server::net::runtime::Time;
+use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
+use hickory_server::zone_handler::MessageResponseBuilder;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+
+use crate::forward::Forwarder;
+use crate::records::{Data, Records};
+use crate::zone::{Domain, reverse_address};
+
+/// How long resolvers may keep an answer, in seconds.
+const TTL: u32 = 30;
+/// How long they may keep that there is none.
+const NEGATIVE_TTL: u32 = 5;
+/// An alias of an alias of … within the cluster: followed this far.
+const MAX_ALIASES: usize = 8;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Answered {
+    rcode: String,
+}
+
+pub(crate) struct Handler {
+    domain: Domain,
+    records: Records,
+    forward: Forwarder,
+    responses: Family<Answered, Counter>,
+}
+
+/// Everything that goes into a response.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub code: ResponseCode,
+    pub authoritative: bool,
+    pub answers: Vec<Record>,
+    pub authorities: Vec<Record>,
+    pub additionals: Vec<Record>,
+}
+
+impl Answer {
+    fn of(code: ResponseCode) -> Self {
+        let (answers, authorities, additionals) = (Vec::new(), Vec::new(), Vec::new());
+        Answer { code, authoritative: true, answers, authorities, additionals }
+    }
+}
+
+impl Handler {
+    pub(crate) fn new(domain: Domain, records: Records, forward: Forwarder, metrics: &Metrics) -> Self {
+        let responses = Family::<Answered, Counter>::default();
+        metrics.register(|r| r.register("coredns_dns_responses", "DNS responses by their code", responses.clone()));
+        Handler { domain, records, forward, responses }
+    }
+
+    pub(crate) async fn answer(&self, name: &Name, kind: RecordType, class: DNSClass) -> Answer {
+        if class != DNSClass::IN {
+            return Answer::of(ResponseCode::Refused);
+        }
+        let labels: Vec<String> =
+            name.iter().map(|label| String::from_utf8_lossy(label).to_ascii_lowercase()).collect();
+        if let Some(subject) = self.domain.subject(&labels) {
+            return match self.records.of(&subject) {
+                None => self.negative(ResponseCode::NXDomain),
+                Some(data) => self.positive(name, kind, &labels, data).await,
+            };
+        }
+        if let Some(names) = reverse_address(&labels).map(|address| self.records.names_of(address)).filter(|n| !n.is_empty()) {
+            return self.positive(name, kind, &labels, names.into_iter().map(Data::Pointer).collect()).await;
+        }
+        let outside = self.forward.ask(name.clone(), kind).await;
+        Answer {
+            code: outside.code,
+            authoritative: false,
+            answers: outside.answers,
+            authorities: outside.authorities,
+            additionals: Vec::new(),
+        }
+    }
+
+    async fn positive(&self, name: &Name, kind: RecordType, labels: &[String], data: Vec<Data>) -> Answer {
+        let mut answer = Answer::of(ResponseCode::NoError);
+        for item in data {
+            match (item, kind) {
+                (Data::Address(ip), _) => answer.answers.extend(address_record(name, ip, kind)),
+                (Data::Text(text), RecordType::TXT | RecordType::ANY) => {
+                    answer.answers.push(record(name, RData::TXT(TXT::new(vec![text]))));
+                }
+                (Data::Pointer(below), RecordType::PTR | RecordType::ANY) => {
+                    if let Ok(target) = self.absolute(&below) {
+                        answer.answers.push(record(name, RData::PTR(PTR(target))));
+                    }
+                }
+                (Data::Port { port, target, addresses }, RecordType::SRV) => {
+                    let Ok(target) = self.absolute(&srv_target(labels, &target)) else { continue };
+                    answer.answers.push(record(name, RData::SRV(SRV::new(0, 100, port, target.clone()))));
+                    for ip in addresses {
+                        answer.additionals.extend(address_record(&target, ip, RecordType::ANY));
+                    }
+                }
+                (Data::Alias(target), _) => self.follow(name, &target, kind, &mut answer).await,
+                (Data::Text(_) | Data::Pointer(_) | Data::Port { .. }, _) => {}
+            }
+        }
+        if answer.answers.is_empty() {
+            return self.negative(ResponseCode::NoError); // the name exists, without records of this type
+        }
+        answer
+    }
+
+    /// A CNAME, and what it leads to when an address was asked for.
+    async fn follow(&self, name: &Name, target: &str, kind: RecordType, answer: &mut Answer) {
+        let (mut from, mut target) = (name.clone(), target.to_owned());
+        for _ in 0..MAX_ALIASES {
+            let Ok(to) = Name::from_utf8(format!("{}.", target.trim_end_matches('.'))) else { return };
+            answer.answers.push(record(&from, RData::CNAME(CNAME(to.clone()))));
+            if !matches!(kind, RecordType::A | RecordType::AAAA) {
+                return;
+            }
+            let labels: Vec<String> = to.iter().map(|l| String::from_utf8_lossy(l).to_ascii_lowercase()).collect();
+            let Some(subject) = self.domain.subject(&labels) else {
+                answer.answers.extend(self.forward.ask(to, kind).await.answers);
+                return;
+            };
+            let data = self.records.of(&subject).unwrap_or_default();
+            for ip in data.iter().filter_map(|d| if let Data::Address(ip) = d { Some(*ip) } else { None }) {
+                answer.answers.extend(address_record(&to, ip, kind));
+            }
+            match data.into_iter().find_map(|d| if let Data::Alias(next) = d { Some(next) } else { None }) {
+                Some(next) => (from, target) = (to, next),
+                None => return,
+            }
+        }
+    }
+
+    /// No record: with the SOA that says how long that holds.
+    fn negative(&self, code: ResponseCode) -> Answer {
+        let mut answer = Answer::of(code);
+        let zone = self.domain.fqdn();
+        if let (Ok(zone_name), Ok(ns), Ok(mail)) = (
+            Name::from_ascii(&zone),
+            Name::from_ascii(format!("ns.dns.{zone}")),
+            Name::from_ascii(format!("hostmaster.{zone}")),
+        ) {
+            let soa = SOA::new(ns, mail, 1, 7200, 1800, 86400, NEGATIVE_TTL);
+            answer.authorities.push(Record::from_rdata(zone_name, NEGATIVE_TTL, RData::SOA(soa)));
+        }
+        answer
+    }
+
+    fn absolute(&self, below: &str) -> Result<Name, hickory_proto::ProtoError> {
+        Name::from_ascii(format!("{below}.{}", self.domain.fqdn()))
+    }
+}
+
+/// The name below the domain that an SRV record of `labels` points at.
+fn srv_target(labels: &[String], target: &str) -> String {
+    // The Service's own name: the two labels for port and protocol, if they are there, left out.
+    let skip = labels.iter().take_while(|l| l.starts_with('_')).count();
+    let service = labels[skip..].iter().take(3).map(String::as_str).collect::<Vec<_>>().join(".");
+    if target.is_empty() { service } else { format!("{target}.{service}") }
+}
+
+fn address_record(name: &Name, ip: IpAddr, kind: RecordType) -> Option<Record> {
+    let data = match (ip, kind) {
+        (IpAddr::V4(ip), RecordType::A | RecordType::ANY) => RData::A(A(ip)),
+        (IpAddr::V6(ip), RecordType::AAAA | RecordType::ANY) => RData::AAAA(AAAA(ip)),
+        _ => return None,
+    };
+    Some(record(name, data))
+}
+
+fn record(name: &Name, data: RData) -> Record {
+    Record::from_rdata(name.clone(), TTL, data)
+}
+
+#[async_trait]
+impl RequestHandler for Handler {
+    async fn handle_request<R: ResponseHandler, T: Time>(&self, request: &Request, mut sender: R) -> ResponseInfo {
+        let asked = request.request_info().ok().filter(|_| request.metadata.op_code == OpCode::Query);
+        let answer = match asked {
+            Some(info) => {
+                let name = Name::from(info.query.name());
+                self.answer(&name, info.query.query_type(), info.query.query_class()).await
+            }
+            None => Answer::of(ResponseCode::NotImp),
+        };
+        self.responses.get_or_create(&Answered { rcode: format!("{:?}", answer.code).to_uppercase() }).inc();
+        let mut metadata = Metadata::response_from_request(&request.metadata);
+        metadata.response_code = answer.code;
+        metadata.authoritative = answer.authoritative;
+        metadata.recursion_available = true;
+        let response = MessageResponseBuilder::from_message_request(request).build(
+            metadata,
+            &answer.answers,
+            &answer.authorities,
+            &[],
+            &answer.additionals,
+        );
+        match sender.send_response(response).await {
+            Ok(sent) => sent,
+            Err(error) => {
+                tracing::debug!(%error, "an answer could not be sent");
+                let header = hickory_proto::op::Header { metadata, counts: hickory_proto::op::HeaderCounts::default() };
+                header.into()
+            }
+        }
+    }
+}
