@@ -73,7 +73,9 @@ impl Handler {
                 Some(data) => self.positive(name, kind, &labels, data).await,
             };
         }
-        if let Some(names) = reverse_address(&labels).map(|address| self.records.names_of(address)).filter(|n| !n.is_empty()) {
+        if let Some(names) =
+            reverse_address(&labels).map(|address| self.records.names_of(address)).filter(|n| !n.is_empty())
+        {
             return self.positive(name, kind, &labels, names.into_iter().map(Data::Pointer).collect()).await;
         }
         let outside = self.forward.ask(name.clone(), kind).await;

@@ -21,7 +21,11 @@ pub(crate) enum Data {
     Alias(String),
     Text(String),
     /// A port at a target; `target` is below `service.namespace.svc`, or that name itself when empty.
-    Port { port: u16, target: String, addresses: Vec<IpAddr> },
+    Port {
+        port: u16,
+        target: String,
+        addresses: Vec<IpAddr>,
+    },
     /// A name for an address.
     Pointer(String),
 }
@@ -86,7 +90,8 @@ impl Records {
                 (!found.is_empty()).then_some(found)
             }
             Subject::Port { port, protocol, name, namespace } => {
-                let ports = self.ports(namespace, name, |p, proto| p == port && proto.eq_ignore_ascii_case(protocol))?;
+                let ports =
+                    self.ports(namespace, name, |p, proto| p == port && proto.eq_ignore_ascii_case(protocol))?;
                 (!ports.is_empty()).then_some(ports)
             }
             Subject::Unknown => None,
@@ -150,7 +155,9 @@ impl Records {
                 wanted(p.name.as_deref().unwrap_or_default(), p.protocol.as_deref().unwrap_or("TCP")).then_some(port)
             };
             let data = spec.ports.iter().flatten().filter_map(number);
-            return Some(data.map(|port| Data::Port { port, target: String::new(), addresses: addresses.clone() }).collect());
+            return Some(
+                data.map(|port| Data::Port { port, target: String::new(), addresses: addresses.clone() }).collect(),
+            );
         }
         let mut data = Vec::new();
         for member in self.members(&service, namespace, name) {
@@ -174,7 +181,11 @@ impl Records {
                 .flatten()
                 .filter_map(|p| {
                     let number = u16::try_from(p.port?).ok()?;
-                    Some((p.name.clone().unwrap_or_default(), p.protocol.clone().unwrap_or_else(|| "TCP".into()), number))
+                    Some((
+                        p.name.clone().unwrap_or_default(),
+                        p.protocol.clone().unwrap_or_else(|| "TCP".into()),
+                        number,
+                    ))
                 })
                 .collect();
             for endpoint in slice.endpoints.iter().flatten().filter(|e| unready || is_ready(e)) {
@@ -202,11 +213,15 @@ mod tests {
 
     fn records() -> Records {
         let service = |name: &str, spec: serde_json::Value| {
-            serde_json::from_value::<Service>(json!({"metadata": {"name": name, "namespace": "prod"}, "spec": spec})).unwrap()
+            serde_json::from_value::<Service>(json!({"metadata": {"name": name, "namespace": "prod"}, "spec": spec}))
+                .unwrap()
         };
         let services = SharedInformer::fixed([
-            service("web", json!({"clusterIP": "10.96.0.20", "clusterIPs": ["10.96.0.20", "fd00::20"],
-                "ports": [{"name": "http", "port": 80}, {"name": "dns", "port": 53, "protocol": "UDP"}]})),
+            service(
+                "web",
+                json!({"clusterIP": "10.96.0.20", "clusterIPs": ["10.96.0.20", "fd00::20"],
+                "ports": [{"name": "http", "port": 80}, {"name": "dns", "port": 53, "protocol": "UDP"}]}),
+            ),
             service("db", json!({"clusterIP": "None", "ports": [{"name": "sql", "port": 5432}]})),
             service("empty", json!({"clusterIP": "None"})),
             service("out", json!({"type": "ExternalName", "externalName": "db.example.com"})),

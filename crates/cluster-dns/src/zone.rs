@@ -13,20 +13,35 @@ pub(crate) enum Subject {
     Inner,
     /// `dns-version`.
     Version,
-    Service { name: String, namespace: String },
+    Service {
+        name: String,
+        namespace: String,
+    },
     /// `_port._protocol.service.namespace.svc`
-    Port { port: String, protocol: String, name: String, namespace: String },
+    Port {
+        port: String,
+        protocol: String,
+        name: String,
+        namespace: String,
+    },
     /// `hostname.service.namespace.svc`
-    Endpoint { hostname: String, name: String, namespace: String },
+    Endpoint {
+        hostname: String,
+        name: String,
+        namespace: String,
+    },
     /// `10-244-0-7.namespace.pod`
-    Pod { address: IpAddr },
+    Pod {
+        address: IpAddr,
+    },
     Unknown,
 }
 
 impl Domain {
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let labels: Vec<String> = text.trim_end_matches('.').split('.').map(str::to_ascii_lowercase).collect();
-        let good = |l: &String| !l.is_empty() && l.len() <= 63 && l.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+        let good =
+            |l: &String| !l.is_empty() && l.len() <= 63 && l.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
         labels.iter().all(good).then_some(Domain(labels))
     }
 
@@ -57,15 +72,17 @@ impl Domain {
             [hostname, name, namespace, svc] if svc == "svc" && !hostname.starts_with('_') => {
                 Subject::Endpoint { hostname: text(hostname), name: text(name), namespace: text(namespace) }
             }
-            [port, protocol, name, namespace, svc] if svc == "svc" => match (port.strip_prefix('_'), protocol.strip_prefix('_')) {
-                (Some(port), Some(protocol)) => Subject::Port {
-                    port: port.to_owned(),
-                    protocol: protocol.to_owned(),
-                    name: text(name),
-                    namespace: text(namespace),
-                },
-                _ => Subject::Unknown,
-            },
+            [port, protocol, name, namespace, svc] if svc == "svc" => {
+                match (port.strip_prefix('_'), protocol.strip_prefix('_')) {
+                    (Some(port), Some(protocol)) => Subject::Port {
+                        port: port.to_owned(),
+                        protocol: protocol.to_owned(),
+                        name: text(name),
+                        namespace: text(namespace),
+                    },
+                    _ => Subject::Unknown,
+                }
+            }
             _ => Subject::Unknown,
         })
     }
@@ -114,10 +131,18 @@ mod tests {
     #[test]
     fn names_are_taken_apart_as_the_specification_says() {
         let (name, namespace) = ("web".to_owned(), "prod".to_owned());
-        check("web.prod.svc.cluster.local", Some(Subject::Service { name: name.clone(), namespace: namespace.clone() }));
+        check(
+            "web.prod.svc.cluster.local",
+            Some(Subject::Service { name: name.clone(), namespace: namespace.clone() }),
+        );
         check(
             "_http._tcp.web.prod.svc.cluster.local",
-            Some(Subject::Port { port: "http".into(), protocol: "tcp".into(), name: name.clone(), namespace: namespace.clone() }),
+            Some(Subject::Port {
+                port: "http".into(),
+                protocol: "tcp".into(),
+                name: name.clone(),
+                namespace: namespace.clone(),
+            }),
         );
         check("db-0.web.prod.svc.cluster.local", Some(Subject::Endpoint { hostname: "db-0".into(), name, namespace }));
         check("10-244-0-7.prod.pod.cluster.local", Some(Subject::Pod { address: [10, 244, 0, 7].into() }));
