@@ -28,6 +28,7 @@ pub struct Cause {
 #[error("{message}")]
 pub struct Status {
     pub code: u16,
+    /// Empty where upstream gives none: a plain error of its own.
     pub reason: &'static str,
     pub message: String,
     pub details: Option<Box<Details>>,
@@ -101,7 +102,13 @@ impl Status {
     /// 422 with one cause for each finding.
     #[must_use]
     pub fn invalid(gvk: &Gvk, name: &str, errors: &FieldErrors) -> Self {
-        let texts: Vec<String> = errors.0.iter().map(ToString::to_string).collect();
+        // The same finding may come twice; the message says it once, the causes say it twice, as upstream's do.
+        let mut texts: Vec<String> = Vec::with_capacity(errors.0.len());
+        for text in errors.0.iter().map(ToString::to_string) {
+            if !texts.contains(&text) {
+                texts.push(text);
+            }
+        }
         let list = match texts.as_slice() {
             [one] => one.clone(),
             many => format!("[{}]", many.join(", ")),
@@ -186,9 +193,11 @@ impl Status {
             ("metadata", Value::object()),
             ("status", "Failure".into()),
             ("message", self.message.as_str().into()),
-            ("reason", self.reason.into()),
             ("code", i64::from(self.code).into()),
         ]);
+        if !self.reason.is_empty() {
+            v.set(&["reason"], self.reason);
+        }
         if let Some(details) = &self.details {
             v.set(&["details"], details.to_value());
         }
