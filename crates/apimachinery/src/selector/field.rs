@@ -96,9 +96,7 @@ fn unescape(value: &str) -> Result<CompactString, ParseError> {
                 }
             },
             ',' | '=' => {
-                return Err(ParseError(format!(
-                    "invalid field selector: unescaped character in value: {value}: {c}"
-                )));
+                return Err(ParseError(format!("invalid field selector: unescaped character in value: {value}: {c}")));
             }
             c => out.push(c),
         }

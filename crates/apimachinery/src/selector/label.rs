@@ -121,7 +121,8 @@ fn checked(key: &str, operator: Operator, values: BTreeSet<CompactString>) -> Re
     check_key(key)?;
     let mut errs = FieldErrors::new();
     let path = Path::new("values");
-    let shown = |values: &BTreeSet<CompactString>| Value::from(values.iter().cloned().map(Value::from).collect::<Vec<_>>());
+    let shown =
+        |values: &BTreeSet<CompactString>| Value::from(values.iter().cloned().map(Value::from).collect::<Vec<_>>());
     match operator {
         Operator::In | Operator::NotIn if values.is_empty() => {
             errs.invalid_value(&path, shown(&values), "for 'in', 'notin' operators, values set can't be empty");
