@@ -3,13 +3,17 @@
 //! Both roads end in the same client: with a user agent, a request rate, and the fence of leader election if there is
 //! one; nothing behind it can tell whether a socket is involved.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
-use http::{HeaderValue, Request, Response, header::USER_AGENT};
+use futures::future::BoxFuture;
+use http::{
+    HeaderValue, Request, Response,
+    header::{AUTHORIZATION, USER_AGENT},
+};
 use kube::{
     Client,
     client::{Body, ConfigExt, retry::RetryPolicy},
-    config::{KubeConfigOptions, Kubeconfig, KubeconfigError},
+    config::{AuthInfo, KubeConfigOptions, Kubeconfig, KubeconfigError},
 };
 use tower::{BoxError, Service, ServiceBuilder, ServiceExt, retry::RetryLayer};
 
@@ -91,6 +95,42 @@ pub async fn from_kubeconfig_text(text: &str, options: &ClientOptions) -> Result
     let kubeconfig = Kubeconfig::from_yaml(text)
         .map_err(|source| ConfigError::Kubeconfig { path: inline.clone(), source: Box::new(source) })?;
     from_parsed(kubeconfig, &inline, options).await
+}
+
+/// The same connection without the kubeconfig's user: for clients that get an identity of their own from
+/// [`with_token`].
+pub async fn without_identity(path: &Path, options: &ClientOptions) -> Result<Client, ConfigError> {
+    let named = path.display().to_string();
+    let unreadable = |source| ConfigError::Kubeconfig { path: named.clone(), source: Box::new(source) };
+    let mut kubeconfig = Kubeconfig::read_from(path).map_err(unreadable)?;
+    for user in &mut kubeconfig.auth_infos {
+        user.auth_info = Some(AuthInfo::default());
+    }
+    from_parsed(kubeconfig, &named, options).await
+}
+
+/// Where a client's bearer token comes from; asked before every request, so it answers from memory whenever it can.
+pub trait TokenSource: Send + Sync + 'static {
+    /// The `Authorization` header.
+    fn authorization(&self) -> BoxFuture<'_, Result<HeaderValue, BoxError>>;
+}
+
+/// A client over `client`'s connection that shows the tokens of `source`.
+pub fn with_token(
+    client: &Client,
+    source: Arc<dyn TokenSource>,
+    options: &ClientOptions,
+) -> Result<Client, ConfigError> {
+    let (namespace, client) = (client.default_namespace().to_owned(), client.clone());
+    let service = tower::service_fn(move |mut request: Request<Body>| {
+        let (client, source) = (client.clone(), source.clone());
+        async move {
+            let authorization = source.authorization().await?;
+            request.headers_mut().insert(AUTHORIZATION, authorization);
+            client.send(request).await.map_err(BoxError::from)
+        }
+    });
+    finish(service, namespace, options)
 }
 
 async fn from_parsed(kubeconfig: Kubeconfig, path: &str, options: &ClientOptions) -> Result<Client, ConfigError> {

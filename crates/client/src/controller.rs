@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     ObjectKey,
+    error::ApiError,
     informer::{Event, Kind, SharedInformer},
     workqueue::{Backoff, Queue, QueueMetrics},
 };
@@ -20,17 +21,26 @@ use crate::{
 pub trait Controller: Send + Sync + 'static {
     /// Upstream's name of the controller's queue, which logs and metrics carry.
     const NAME: &'static str;
-    type Error: std::error::Error + Send + Sync + 'static;
+    type Error: ReconcileError;
 
     /// Declares which changes lead to which keys.
     fn watches(&self, watches: &mut Watches);
 
     fn reconcile(&self, key: &ObjectKey) -> impl Future<Output = Result<Action, Self::Error>> + Send;
+}
 
-    /// Whether a failure is part of normal life (a stale cache, a namespace going away): tried again, not logged as an
+/// An error of a reconcile.
+pub trait ReconcileError: std::error::Error + Send + Sync + 'static {
+    /// Whether it is part of normal life (a stale cache, a namespace that goes away): tried again, but not logged as an
     /// error.
-    fn is_routine(&self, _err: &Self::Error) -> bool {
+    fn is_routine(&self) -> bool {
         false
+    }
+}
+
+impl ReconcileError for kube::Error {
+    fn is_routine(&self) -> bool {
+        self.is_conflict() || self.is_namespace_terminating()
     }
 }
 
@@ -172,7 +182,7 @@ async fn work<C: Controller>(controller: Arc<C>, queue: Queue<ObjectKey>) {
             }
             Ok(Ok(Action::Retry)) => queue.add_rate_limited(key.clone()),
             Ok(Err(err)) => {
-                if controller.is_routine(&err) {
+                if err.is_routine() {
                     tracing::debug!(controller = C::NAME, %key, err = chain(&err), "reconcile has to be tried again");
                 } else {
                     tracing::error!(controller = C::NAME, %key, err = chain(&err), "reconcile failed");
@@ -223,6 +233,8 @@ mod tests {
     #[derive(Debug, thiserror::Error)]
     #[error("not yet")]
     struct NotYet;
+
+    impl ReconcileError for NotYet {}
 
     struct Flaky {
         pods: SharedInformer<Pod>,

@@ -15,6 +15,7 @@
 
 pub mod config;
 pub mod controller;
+pub mod delegation;
 pub mod error;
 pub mod events;
 pub mod informer;

@@ -1,1 +1,38 @@
+//! kube-controller-manager: the loops that bring a cluster from what is to what its users asked for.
 //!
+//! One module per controller, named as upstream names it. Each has a pure planning core and a thin layer that acts; what
+//! runs is the list in [`registry`]. Must not know: other components, the store.
+//!
+//! Entry points: [`Flags`], [`Config`], [`run`].
+//!
+//! Invariants:
+//! - A controller decides from its caches and the object's current state alone; it remembers nothing that it could
+//!   compute again, except which of its own writes its cache does not show yet.
+//! - Every write carries what makes it safe on a stale cache: a resourceVersion, a uid, or a name that is taken once.
+//! - Controllers share informers: one watch per kind, however many of them read it.
+
+mod config;
+mod context;
+mod credentials;
+mod deployment;
+mod discovery;
+mod endpoints;
+mod endpointslice;
+mod error;
+mod expectations;
+mod flags;
+mod namespace;
+mod owner;
+mod pod;
+mod pod_control;
+mod pod_template;
+mod registry;
+mod replicaset;
+mod root_ca_certificate_publisher;
+mod run;
+mod selector;
+mod serviceaccount;
+
+pub use config::{Config, ControllerList, Credentials, Serving};
+pub use flags::{Flags, FlagsError};
+pub use run::{Error, run};

@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 pub use factory::{Selection, SharedInformerFactory};
-pub use store::{Lister, NAMESPACE_INDEX};
+pub use store::{Lister, NAMESPACE_INDEX, revision_of};
 pub use subscription::Subscription;
 
 use crate::ObjectKey;

@@ -121,7 +121,8 @@ impl<K: Kind> Shared<K> {
 }
 
 /// The object's resourceVersion as the number that it is.
-pub(crate) fn revision_of<K: Resource>(object: &K) -> Option<u64> {
+#[must_use]
+pub fn revision_of<K: Resource>(object: &K) -> Option<u64> {
     object.meta().resource_version.as_deref()?.parse().ok()
 }
 

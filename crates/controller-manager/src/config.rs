@@ -1,0 +1,152 @@
+//! What the controller manager runs with, complete: no field means "the default".
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+
+use client::leader_election::LeaseConfig;
+use kube::Client;
+
+pub struct Config {
+    pub controllers: ControllerList,
+    pub credentials: Credentials,
+    /// Runs unelected without one.
+    pub leader_election: Option<LeaseConfig>,
+    /// Serves no health and metrics without one.
+    pub serving: Option<Serving>,
+    /// PEM that is published to every namespace; without it nothing is published.
+    pub root_ca: Option<String>,
+    pub concurrent: Concurrent,
+    pub max_endpoints_per_slice: usize,
+}
+
+/// How each controller shows who it is.
+#[derive(Clone)]
+pub enum Credentials {
+    /// All act as the controller manager itself.
+    Own,
+    /// Each gets tokens of its own service account in `kube-system`, over this kubeconfig's connection.
+    ServiceAccounts {
+        kubeconfig: PathBuf,
+        /// Of each controller's client; not positive means no limit.
+        qps: f64,
+        burst: u32,
+    },
+    /// Each gets what this gives for its service account's name.
+    Provided(Arc<dyn Fn(&str) -> Client + Send + Sync>),
+}
+
+/// The server of health, metrics and configuration.
+#[derive(Debug, Clone)]
+pub struct Serving {
+    pub address: SocketAddr,
+    /// Certificate and key; one is made without them.
+    pub certificate: Option<(PathBuf, PathBuf)>,
+    /// Where a certificate that we make is kept.
+    pub cert_dir: Option<PathBuf>,
+    /// Whom the requests' client certificates have to come from.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// Upstream's `--concurrent-*-syncs`.
+#[derive(Debug, Clone)]
+pub struct Concurrent {
+    pub deployment: usize,
+    pub replicaset: usize,
+    pub replicationcontroller: usize,
+    pub namespace: usize,
+    pub serviceaccount: usize,
+    pub endpoint: usize,
+    pub endpointslice: usize,
+}
+
+impl Default for Concurrent {
+    fn default() -> Self {
+        Self {
+            deployment: 5,
+            replicaset: 5,
+            replicationcontroller: 5,
+            namespace: 10,
+            serviceaccount: 5,
+            endpoint: 5,
+            endpointslice: 5,
+        }
+    }
+}
+
+impl Default for Config {
+    /// Upstream's defaults, without a server, an election and keys.
+    fn default() -> Self {
+        Self {
+            controllers: ControllerList::default(),
+            credentials: Credentials::Own,
+            leader_election: None,
+            serving: None,
+            root_ca: None,
+            concurrent: Concurrent::default(),
+            max_endpoints_per_slice: 100,
+        }
+    }
+}
+
+/// Upstream's `--controllers`: `*` is all that are on by default, `name` is on, `-name` is off; the first that names a
+/// controller wins over `*`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ControllerList(Vec<String>);
+
+impl Default for ControllerList {
+    fn default() -> Self {
+        Self(vec!["*".to_owned()])
+    }
+}
+
+impl ControllerList {
+    /// Reads the items of the flag; a name that no controller has is an error that names it.
+    pub fn parse(items: &[String]) -> Result<Self, String> {
+        for item in items {
+            let name = item.strip_prefix('-').unwrap_or(item);
+            if name != "*" && !crate::registry::is_known(name) {
+                return Err(format!("\"{name}\" is not in the list of known controllers"));
+            }
+        }
+        Ok(if items.is_empty() { Self::default() } else { Self(items.to_vec()) })
+    }
+
+    pub(crate) fn enables(&self, names: &[&str], on_by_default: bool) -> bool {
+        let mut has_star = false;
+        for item in &self.0 {
+            match item.strip_prefix('-') {
+                _ if item == "*" => has_star = true,
+                Some(name) if names.contains(&name) => return false,
+                None if names.contains(&item.as_str()) => return true,
+                _ => {}
+            }
+        }
+        has_star && on_by_default
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(items: &str) -> ControllerList {
+        ControllerList::parse(&items.split(',').map(str::to_owned).collect::<Vec<_>>()).unwrap()
+    }
+
+    #[test]
+    fn stars_names_and_minuses_choose_controllers() {
+        let names = ["deployment-controller", "deployment"];
+        for (items, on_by_default, want) in [
+            ("*", true, true),
+            ("*", false, false),
+            ("*,-deployment", true, false),
+            ("-deployment-controller,*", true, false),
+            ("deployment", false, true),
+            ("namespace", true, false),
+            ("*,deployment", false, true),
+        ] {
+            assert_eq!(list(items).enables(&names, on_by_default), want, "{items}");
+        }
+        let err = ControllerList::parse(&["nonsense".to_owned()]).unwrap_err();
+        assert_eq!(err, "\"nonsense\" is not in the list of known controllers");
+    }
+}

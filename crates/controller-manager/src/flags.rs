@@ -1,0 +1,207 @@
+//! The command line of kube-controller-manager, with upstream's names and defaults, and what it completes to.
+
+use std::{net::IpAddr, path::PathBuf, time::Duration};
+
+use clap::{ArgAction, Parser};
+use client::{config::ClientOptions, leader_election::LeaseConfig};
+use component_base::flags::{go_duration, key_values};
+
+use crate::config::{Concurrent, Config, ControllerList, Credentials, Serving};
+
+#[derive(Debug, thiserror::Error)]
+pub enum FlagsError {
+    #[error("cannot read {}", path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+    /// All mistakes, each in a sentence.
+    #[error("{}", .0.join("; "))]
+    Invalid(Vec<String>),
+}
+
+#[derive(Debug, Clone, Parser)]
+#[command(name = "kube-controller-manager", disable_version_flag = true)]
+pub struct Flags {
+    /// Path to the kubeconfig file with authorization and API server location.
+    #[arg(long)]
+    pub kubeconfig: Option<PathBuf>,
+    /// The address of the API server; replaces the kubeconfig's.
+    #[arg(long)]
+    pub master: Option<String>,
+    /// kubeconfig for asking the API server who a request to our own server is from.
+    #[arg(long)]
+    pub authentication_kubeconfig: Option<PathBuf>,
+    /// kubeconfig for asking the API server what a request to our own server may do.
+    #[arg(long)]
+    pub authorization_kubeconfig: Option<PathBuf>,
+    /// Paths that everybody may ask for.
+    #[arg(long, value_delimiter = ',', default_value = "/healthz,/readyz,/livez")]
+    pub authorization_always_allow_paths: Vec<String>,
+    #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub authentication_skip_lookup: bool,
+    #[arg(long, default_value = "0.0.0.0")]
+    pub bind_address: IpAddr,
+    /// 0 serves nothing.
+    #[arg(long, default_value_t = 10257)]
+    pub secure_port: u16,
+    #[arg(long)]
+    pub tls_cert_file: Option<PathBuf>,
+    #[arg(long)]
+    pub tls_private_key_file: Option<PathBuf>,
+    #[arg(long)]
+    pub cert_dir: Option<PathBuf>,
+    #[arg(long)]
+    pub client_ca_file: Option<PathBuf>,
+    #[arg(long)]
+    pub requestheader_client_ca_file: Option<PathBuf>,
+    #[arg(long, value_delimiter = ',')]
+    pub requestheader_allowed_names: Vec<String>,
+    #[arg(long, value_delimiter = ',', default_value = "x-remote-user")]
+    pub requestheader_username_headers: Vec<String>,
+    #[arg(long, value_delimiter = ',', default_value = "x-remote-group")]
+    pub requestheader_group_headers: Vec<String>,
+    #[arg(long, value_delimiter = ',', default_value = "x-remote-extra-")]
+    pub requestheader_extra_headers_prefix: Vec<String>,
+    #[arg(long, default_value_t = 20.0)]
+    pub kube_api_qps: f64,
+    #[arg(long, default_value_t = 30)]
+    pub kube_api_burst: u32,
+    #[arg(long, default_value = "application/vnd.kubernetes.protobuf")]
+    pub kube_api_content_type: String,
+
+    /// `*` enables all that are on by default, `foo` enables foo, `-foo` disables foo.
+    #[arg(long, value_delimiter = ',', default_value = "*", allow_hyphen_values = true)]
+    pub controllers: Vec<String>,
+    #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub use_service_account_credentials: bool,
+    #[arg(long, value_parser = key_values, default_value = "")]
+    pub feature_gates: std::collections::BTreeMap<String, String>,
+    #[arg(long, default_value = "kubernetes")]
+    pub cluster_name: String,
+    #[arg(long, default_value = "0s", value_parser = go_duration)]
+    pub min_resync_period: Duration,
+    #[arg(long, default_value = "0s", value_parser = go_duration)]
+    pub controller_start_interval: Duration,
+    /// Log verbosity.
+    #[arg(long, short = 'v', default_value_t = 0)]
+    pub v: u8,
+
+    #[arg(long, default_value_t = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub leader_elect: bool,
+    #[arg(long, default_value = "15s", value_parser = go_duration)]
+    pub leader_elect_lease_duration: Duration,
+    #[arg(long, default_value = "10s", value_parser = go_duration)]
+    pub leader_elect_renew_deadline: Duration,
+    #[arg(long, default_value = "2s", value_parser = go_duration)]
+    pub leader_elect_retry_period: Duration,
+    #[arg(long, default_value = "leases")]
+    pub leader_elect_resource_lock: String,
+    #[arg(long, default_value = "kube-controller-manager")]
+    pub leader_elect_resource_name: String,
+    #[arg(long, default_value = "kube-system")]
+    pub leader_elect_resource_namespace: String,
+
+    /// Published to every namespace, and put into service-account token secrets.
+    #[arg(long)]
+    pub root_ca_file: Option<PathBuf>,
+    #[arg(long)]
+    pub service_account_private_key_file: Option<PathBuf>,
+
+    #[arg(long, default_value_t = 5)]
+    pub concurrent_deployment_syncs: usize,
+    #[arg(long, default_value_t = 5)]
+    pub concurrent_replicaset_syncs: usize,
+    #[arg(long, default_value_t = 5)]
+    pub concurrent_rc_syncs: usize,
+    #[arg(long, default_value_t = 10)]
+    pub concurrent_namespace_syncs: usize,
+    #[arg(long, default_value_t = 5)]
+    pub concurrent_serviceaccount_token_syncs: usize,
+    #[arg(long, default_value_t = 5)]
+    pub concurrent_endpoint_syncs: usize,
+    #[arg(long, default_value_t = 5)]
+    pub concurrent_service_endpoint_syncs: usize,
+    #[arg(long, default_value_t = 100)]
+    pub max_endpoints_per_slice: usize,
+}
+
+impl Flags {
+    /// The client's own settings.
+    #[must_use]
+    pub fn client_options(&self) -> ClientOptions {
+        ClientOptions::limited("kube-controller-manager", self.kube_api_qps, self.kube_api_burst)
+    }
+
+    /// Reads the files that the flags name and checks everything together. `identity` is this instance's name in leader
+    /// election.
+    pub fn complete(self, identity: &str) -> Result<Config, FlagsError> {
+        let mut mistakes = Vec::new();
+        let controllers = ControllerList::parse(&self.controllers).unwrap_or_else(|mistake| {
+            mistakes.push(mistake);
+            ControllerList::default()
+        });
+        let lease = LeaseConfig {
+            namespace: self.leader_elect_resource_namespace.clone(),
+            lease_duration: self.leader_elect_lease_duration,
+            renew_deadline: self.leader_elect_renew_deadline,
+            retry_period: self.leader_elect_retry_period,
+            ..LeaseConfig::new(&self.leader_elect_resource_name, identity)
+        };
+        if self.leader_elect {
+            mistakes.extend(lease.validate().err().map(str::to_owned));
+        }
+        if self.leader_elect_resource_lock != "leases" {
+            mistakes.push(format!("resourceLock value must be \"leases\", not {:?}", self.leader_elect_resource_lock));
+        }
+        if !(1..=1000).contains(&self.max_endpoints_per_slice) {
+            mistakes.push("--max-endpoints-per-slice must be between 1 and 1000".to_owned());
+        }
+        let certificate = match (&self.tls_cert_file, &self.tls_private_key_file) {
+            (Some(cert), Some(key)) => Some((cert.clone(), key.clone())),
+            (None, None) => None,
+            _ => {
+                mistakes.push("--tls-cert-file and --tls-private-key-file go together".to_owned());
+                None
+            }
+        };
+        let credentials = match (&self.kubeconfig, self.use_service_account_credentials) {
+            (_, false) => Credentials::Own,
+            (Some(kubeconfig), true) => Credentials::ServiceAccounts {
+                kubeconfig: kubeconfig.clone(),
+                qps: self.kube_api_qps,
+                burst: self.kube_api_burst,
+            },
+            (None, true) => {
+                mistakes.push("--use-service-account-credentials needs --kubeconfig".to_owned());
+                Credentials::Own
+            }
+        };
+        if !mistakes.is_empty() {
+            return Err(FlagsError::Invalid(mistakes));
+        }
+        let serving = (self.secure_port != 0).then(|| Serving {
+            address: (self.bind_address, self.secure_port).into(),
+            certificate,
+            cert_dir: self.cert_dir.clone(),
+            client_ca: self.client_ca_file.clone(),
+        });
+        let read = |path: &PathBuf| {
+            std::fs::read_to_string(path).map_err(|source| FlagsError::Read { path: path.clone(), source })
+        };
+        Ok(Config {
+            controllers,
+            credentials,
+            leader_election: self.leader_elect.then_some(lease),
+            serving,
+            root_ca: self.root_ca_file.as_ref().map(read).transpose()?,
+            concurrent: Concurrent {
+                deployment: self.concurrent_deployment_syncs,
+                replicaset: self.concurrent_replicaset_syncs,
+                replicationcontroller: self.concurrent_rc_syncs,
+                namespace: self.concurrent_namespace_syncs,
+                serviceaccount: self.concurrent_serviceaccount_token_syncs,
+                endpoint: self.concurrent_endpoint_syncs,
+                endpointslice: self.concurrent_service_endpoint_syncs,
+            },
+            max_endpoints_per_slice: self.max_endpoints_per_slice,
+        })
+    }
+}

@@ -1,0 +1,93 @@
+//! The controllers that there are, in the order in which they start.
+
+use std::{future::Future, pin::Pin};
+
+use k8s_openapi::api::{apps::v1::ReplicaSet, core::v1::ReplicationController};
+
+use crate::{
+    context::Context, deployment::DeploymentController, endpoints::EndpointsController,
+    endpointslice::EndpointSliceController, namespace::NamespaceController, replicaset::ReplicaController,
+    root_ca_certificate_publisher::RootCaCertificatePublisher, serviceaccount::ServiceAccountController,
+};
+
+type Running = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// One controller: its names, who it is, and how it starts. `start` returns `None` where the configuration lacks what
+/// it needs.
+pub(crate) struct Descriptor {
+    pub(crate) name: &'static str,
+    /// The name that it had before, which `--controllers` takes as well.
+    pub(crate) alias: &'static str,
+    /// Its service account in `kube-system`, which is also the source of its events.
+    pub(crate) account: &'static str,
+    pub(crate) on_by_default: bool,
+    pub(crate) start: fn(Context) -> Option<Running>,
+}
+
+macro_rules! controllers {
+    ($($name:literal, $alias:literal, $account:literal, $on:literal, $start:expr;)*) => {
+        &[$(Descriptor { name: $name, alias: $alias, account: $account, on_by_default: $on, start: $start }),*]
+    };
+}
+
+#[rustfmt::skip]
+pub(crate) const CONTROLLERS: &[Descriptor] = controllers! {
+    "serviceaccount-controller", "serviceaccount", "service-account-controller", true, |context| {
+        let workers = context.config.concurrent.serviceaccount;
+        let controller = ServiceAccountController::new(&context);
+        Some(Box::pin(context.run(controller, workers)))
+    };
+    "root-ca-certificate-publisher-controller", "root-ca-cert-publisher", "root-ca-cert-publisher", true, |context| {
+        let bundle = context.config.root_ca.clone()?;
+        let controller = RootCaCertificatePublisher::new(&context, bundle);
+        Some(Box::pin(context.run(controller, 1)))
+    };
+    "namespace-controller", "namespace", "namespace-controller", true, |context| {
+        let workers = context.config.concurrent.namespace;
+        let controller = NamespaceController::new(&context);
+        Some(Box::pin(context.run(controller, workers)))
+    };
+    "replicationcontroller-controller", "replicationcontroller", "replication-controller", true, |context| {
+        let workers = context.config.concurrent.replicationcontroller;
+        let controller = ReplicaController::<ReplicationController>::new(&context);
+        Some(Box::pin(context.run(controller, workers)))
+    };
+    "replicaset-controller", "replicaset", "replicaset-controller", true, |context| {
+        let workers = context.config.concurrent.replicaset;
+        let controller = ReplicaController::<ReplicaSet>::new(&context);
+        Some(Box::pin(context.run(controller, workers)))
+    };
+    "deployment-controller", "deployment", "deployment-controller", true, |context| {
+        let workers = context.config.concurrent.deployment;
+        let controller = DeploymentController::new(&context);
+        Some(Box::pin(context.run(controller, workers)))
+    };
+    "endpoints-controller", "endpoint", "endpoint-controller", true, |context| {
+        let workers = context.config.concurrent.endpoint;
+        let controller = EndpointsController::new(&context);
+        Some(Box::pin(context.run(controller, workers)))
+    };
+    "endpointslice-controller", "endpointslice", "endpointslice-controller", true, |context| {
+        let workers = context.config.concurrent.endpointslice;
+        let controller = EndpointSliceController::new(&context);
+        Some(Box::pin(context.run(controller, workers)))
+    };
+};
+
+pub(crate) fn is_known(name: &str) -> bool {
+    CONTROLLERS.iter().any(|controller| controller.name == name || controller.alias == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique() {
+        let mut names: Vec<_> = CONTROLLERS.iter().flat_map(|controller| [controller.name, controller.alias]).collect();
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+}
