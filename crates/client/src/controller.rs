@@ -95,7 +95,7 @@ impl Watches {
     pub fn controlled_by<O: Kind, K: Kind>(&mut self, informer: &SharedInformer<K>) {
         self.map(informer, |event| {
             let of = |object: &Arc<K>| controller_key::<O>(&**object);
-            let new = event.new().and_then(of);
+            let new = event.now().and_then(of);
             let old = event.old().and_then(of).filter(|old| Some(old) != new.as_ref());
             [old, new].into_iter().flatten()
         });

@@ -21,11 +21,13 @@ const GOOD_FOR: Duration = Duration::from_secs(10);
 /// Answers kept at most.
 const KEPT: usize = 1024;
 
+/// Token, path and verb.
+type Question = (String, String, String);
+
 /// Guards a component's endpoints by asking the API server.
 pub struct DelegatedGuard {
     client: Client,
-    /// By token, path and verb.
-    answers: Mutex<HashMap<(String, String, String), (StatusCode, Instant)>>,
+    answers: Mutex<HashMap<Question, (StatusCode, Instant)>>,
 }
 
 impl DelegatedGuard {

@@ -233,7 +233,7 @@ fn read_identity(cert: &PathBuf, key: &PathBuf) -> Result<CertifiedKey, ConfigEr
         move |source| ConfigError::ClientCertificate { path, source }
     };
     let chain = CertificateDer::pem_file_iter(cert)
-        .and_then(|certs| certs.collect::<Result<Vec<_>, _>>())
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(pem(cert))?;
     let private = PrivateKeyDer::from_pem_file(key).map_err(pem(key))?;
     let unusable = |source| ConfigError::ClientKey { path: cert.display().to_string(), source };

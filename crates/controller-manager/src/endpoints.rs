@@ -80,7 +80,7 @@ impl Controller for EndpointsController {
             let managed = |object: &Arc<Endpoints>| {
                 object.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(MANAGED_BY))
             };
-            event.old().into_iter().chain(event.new()).any(managed).then(|| event.key())
+            event.old().into_iter().chain(event.now()).any(managed).then(|| event.key())
         });
     }
 

@@ -174,7 +174,7 @@ mod tests {
     use super::*;
 
     fn check(owner_leaves: bool, controller: Option<&str>, label: &str, pod_leaves: bool, want: Claim) {
-        let leaving = |leaves: bool| leaves.then(|| Time(jiff::Timestamp::UNIX_EPOCH));
+        let leaving = |leaves: bool| leaves.then_some(Time(jiff::Timestamp::UNIX_EPOCH));
         let owner = ReplicaSet {
             metadata: ObjectMeta {
                 uid: Some("me".into()),

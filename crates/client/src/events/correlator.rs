@@ -33,7 +33,6 @@ const COMBINED: &str = "(combined from similar events): ";
 
 /// What becomes of an event. The whole event comes along with a patch for the case that what it patches is gone.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "made once an event and taken apart at once")]
 pub(super) enum Decision {
     Drop,
     Create(Event),

@@ -69,7 +69,7 @@ impl<K> Event<K> {
     }
 
     /// The state now, unless the object is gone.
-    pub fn new(&self) -> Option<&Arc<K>> {
+    pub fn now(&self) -> Option<&Arc<K>> {
         match self {
             Self::Added(new) | Self::Updated { new, .. } => Some(new),
             Self::Deleted(_) => None,

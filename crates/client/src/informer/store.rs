@@ -312,7 +312,7 @@ mod tests {
         assert_eq!((names("n1"), names("n2")), (vec!["ns/b".to_owned()], vec!["ns/a".to_owned()]));
         shared.delete(pod("b", "n1", 4));
         assert!(names("n1").is_empty());
-        assert!(shared.cache.read().indexes["node"].keys.get("n1").is_none());
+        assert!(!shared.cache.read().indexes["node"].keys.contains_key("n1"));
         assert!(lister.has_seen(4) && !lister.has_seen(5));
     }
 

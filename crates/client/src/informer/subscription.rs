@@ -22,9 +22,12 @@ struct Pending<K> {
     changed: Notify,
 }
 
+/// The state that was last received, and the state now.
+type Change<K> = (Option<Arc<K>>, Option<Arc<K>>);
+
 struct Changes<K> {
     order: VecDeque<ObjectKey>,
-    by_key: HashMap<ObjectKey, (Option<Arc<K>>, Option<Arc<K>>)>,
+    by_key: HashMap<ObjectKey, Change<K>>,
 }
 
 impl<K: Kind> Subscription<K> {
@@ -68,10 +71,10 @@ impl<K> Changes<K> {
     {
         let key = event.key();
         if let Some((_, new)) = self.by_key.get_mut(&key) {
-            *new = event.new().cloned();
+            *new = event.now().cloned();
             return;
         }
-        self.by_key.insert(key.clone(), (event.old().cloned(), event.new().cloned()));
+        self.by_key.insert(key.clone(), (event.old().cloned(), event.now().cloned()));
         self.order.push_back(key);
     }
 

@@ -131,7 +131,7 @@ impl DeploymentController {
 }
 
 fn orphan_keys(deployments: &Lister<Deployment>, event: &Event<ReplicaSet>) -> Vec<ObjectKey> {
-    let Some(set) = event.new().filter(|set| is_orphan(&***set)) else { return Vec::new() };
+    let Some(set) = event.now().filter(|set| is_orphan(&***set)) else { return Vec::new() };
     deployments
         .in_namespace(set.metadata.namespace.as_deref().unwrap_or_default())
         .iter()

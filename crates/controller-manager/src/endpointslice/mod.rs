@@ -112,7 +112,7 @@ pub(crate) fn services_of(services: &Lister<Service>, event: &Event<Pod>) -> Vec
     services
         .in_namespace(namespace.namespace())
         .iter()
-        .filter(|service| event.old().into_iter().chain(event.new()).any(|pod| selected(service, pod)))
+        .filter(|service| event.old().into_iter().chain(event.now()).any(|pod| selected(service, pod)))
         .map(|service| ObjectKey::of(&**service))
         .collect()
 }
@@ -126,7 +126,7 @@ impl Controller for EndpointSliceController {
         let services = self.service_lister.clone();
         watches.map(&self.pods, move |event| services_of(&services, event));
         watches.map(&self.slices, |event| {
-            let ours = event.old().into_iter().chain(event.new()).find(|slice| is_ours(slice));
+            let ours = event.old().into_iter().chain(event.now()).find(|slice| is_ours(slice));
             ours.and_then(|slice| service_key(slice))
         });
         let (services, pods) = (self.service_lister.clone(), self.pod_lister.clone());

@@ -41,7 +41,7 @@ impl Controller for NamespaceController {
 
     fn watches(&self, watches: &mut Watches) {
         watches.act(&self.namespaces, |event, queue| {
-            if event.new().is_some_and(|namespace| is_ending(namespace)) {
+            if event.now().is_some_and(|namespace| is_ending(namespace)) {
                 queue.add_after(event.key(), GRACE);
             }
         });

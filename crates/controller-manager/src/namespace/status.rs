@@ -9,7 +9,7 @@ use super::content::Outcome;
 pub(super) fn update(conditions: &mut Vec<NamespaceCondition>, outcome: &Outcome, now: Timestamp) -> bool {
     let mut changed = false;
     for (condition_type, status, reason, message) in describe(outcome) {
-        changed |= set(conditions, condition_type, status, reason, message, now);
+        changed |= set(conditions, condition_type, status, reason, &message, now);
     }
     changed
 }
@@ -66,21 +66,21 @@ fn set(
     condition_type: &str,
     status: &str,
     reason: &str,
-    message: String,
+    message: &str,
     now: Timestamp,
 ) -> bool {
     let new = |since| NamespaceCondition {
         type_: condition_type.to_owned(),
         status: status.to_owned(),
         reason: Some(reason.to_owned()),
-        message: Some(message.clone()),
+        message: Some(message.to_owned()),
         last_transition_time: since,
     };
     let Some(old) = conditions.iter_mut().find(|condition| condition.type_ == condition_type) else {
         conditions.push(new(Some(Time(now))));
         return true;
     };
-    if old.status == status && old.message.as_ref() == Some(&message) && old.reason.as_deref() == Some(reason) {
+    if old.status == status && old.message.as_deref() == Some(message) && old.reason.as_deref() == Some(reason) {
         return false;
     }
     let since = if old.status == status { old.last_transition_time.clone() } else { Some(Time(now)) };

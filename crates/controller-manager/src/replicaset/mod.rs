@@ -63,15 +63,14 @@ impl<K: ReplicaKind> ReplicaController<K> {
         match plan {
             Plan::Leave => None,
             Plan::Create(count) => {
-                let Some(template) = owner.template() else { return None };
-                let pod = pod_of(owner, template);
+                let pod = pod_of(owner, owner.template()?);
                 let (_, failure) = slow_start(*count, |_| async {
                     let created = self.control.create(owner, &pod).await?;
                     self.expectations.created(key, &created);
                     Ok(())
                 })
                 .await;
-                failure.map(|err| Failure::create(err))
+                failure.map(Failure::create)
             }
             Plan::Delete(victims) => {
                 let deletions = victims.iter().map(|pod| async {
@@ -80,7 +79,7 @@ impl<K: ReplicaKind> ReplicaController<K> {
                     Ok(())
                 });
                 let failure = join_all(deletions).await.into_iter().find_map(Result::err);
-                failure.map(|err| Failure::delete(err))
+                failure.map(Failure::delete)
             }
         }
     }
@@ -160,7 +159,7 @@ impl<K: ReplicaKind> ReplicaController<K> {
 }
 
 fn orphan_keys<K: ReplicaKind>(owners: &Lister<K>, event: &Event<Pod>) -> Vec<ObjectKey> {
-    let Some(pod) = event.new().filter(|pod| is_orphan(&***pod) && is_active(pod)) else { return Vec::new() };
+    let Some(pod) = event.now().filter(|pod| is_orphan(&***pod) && is_active(pod)) else { return Vec::new() };
     owners
         .in_namespace(pod.metadata.namespace.as_deref().unwrap_or_default())
         .iter()
