@@ -232,9 +232,8 @@ fn read_identity(cert: &PathBuf, key: &PathBuf) -> Result<CertifiedKey, ConfigEr
         let path = path.display().to_string();
         move |source| ConfigError::ClientCertificate { path, source }
     };
-    let chain = CertificateDer::pem_file_iter(cert)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(pem(cert))?;
+    let chain =
+        CertificateDer::pem_file_iter(cert).and_then(Iterator::collect::<Result<Vec<_>, _>>).map_err(pem(cert))?;
     let private = PrivateKeyDer::from_pem_file(key).map_err(pem(key))?;
     let unusable = |source| ConfigError::ClientKey { path: cert.display().to_string(), source };
     let provider = rustls::crypto::ring::default_provider();
