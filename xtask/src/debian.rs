@@ -15,6 +15,7 @@ pub(crate) const NODE: &[&str] = &[
     "iproute2",
     "busybox-static",
     "util-linux",
+    "protobuf-compiler", // the CRI client is generated when it is built
 ];
 
 /// What the tests need on top of that.

@@ -1,1 +1,114 @@
+//! The kubelet: it makes the containers of one node what the API says they should be.
 //!
+//! It talks to a container runtime through CRI and to nothing else of it, and to the apiserver as one client among others.
+//! It must not know the store, other components, or how the apiserver works. Entry points: [`Flags`], [`Config`], [`run`].
+//!
+//! Invariants:
+//! - Each pod has one worker, and only that worker starts and stops its containers.
+//! - What to do is decided by pure functions from what is wanted and what runs; nothing is remembered that the runtime
+//!   could tell. A restarted kubelet adopts what runs.
+//! - Paths that come from pods are opened beneath the directory that they belong to.
+
+mod cgroups;
+mod config;
+mod context;
+mod dns;
+mod env;
+mod grpc_health;
+mod images;
+mod labels;
+mod materials;
+mod node;
+mod node_cgroups;
+mod pod;
+mod probe_tls;
+mod probes;
+mod runtime;
+mod server;
+mod static_pods;
+mod statuses;
+mod volumes;
+
+use std::sync::Arc;
+
+use client::events::{Dialect, Recorder};
+use client::informer::{Selection, SharedInformerFactory};
+use component_base::serving;
+use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::node::v1::RuntimeClass;
+use tokio_util::sync::CancellationToken;
+
+pub use config::{Config, FlagError, Flags};
+pub use runtime::RuntimeError;
+pub use server::ServeError;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    #[error("cannot make {}", path.display())]
+    Directory { path: std::path::PathBuf, source: std::io::Error },
+    #[error("cannot serve health on {address}")]
+    Health { address: std::net::SocketAddr, source: std::io::Error },
+}
+
+/// Runs the node until `stop`. Without a client only static pods run. Containers go on running after it returns.
+///
+/// # Errors
+/// When the kubelet cannot start: its directory, its port or its certificates cannot be used.
+pub async fn run(config: Config, client: Option<kube::Client>, stop: CancellationToken) -> Result<(), Error> {
+    std::fs::create_dir_all(&config.root_dir)
+        .map_err(|source| Error::Directory { path: config.root_dir.clone(), source })?;
+    let machine = node::Machine::look();
+    let runtime = runtime::Runtime::connect(&config.runtime_endpoint)?;
+    let factory = client.clone().map(|client| SharedInformerFactory::new(client, stop.clone()));
+    let events = match &client {
+        Some(client) => Recorder::start(client.clone(), Dialect::Core, "kubelet", &config.node_name, stop.clone()),
+        None => Recorder::collecting(64).0,
+    };
+    let context = Arc::new(context::Context {
+        node_name: config.node_name.clone(),
+        host_ips: config.node_ips.iter().map(ToString::to_string).collect(),
+        root: config.root_dir.clone(),
+        log_root: config.log_root.clone(),
+        log_links: config.log_links.clone(),
+        cluster_domain: config.cluster_domain.clone(),
+        cluster_dns: config.cluster_dns.clone(),
+        resolv_conf: std::fs::read_to_string(&config.resolv_conf).unwrap_or_default(),
+        cgroup_root: config.cgroup_root.clone(),
+        node_cpu_milli: machine.cpus * 1000,
+        node_memory: machine.memory_bytes,
+        client: client.clone(),
+        images: images::Images::new(runtime.clone(), config.parallel_pulls),
+        runtime,
+        events,
+        tokens: materials::Tokens::default(),
+        statuses: statuses::Statuses::new(client.clone()),
+        service_informer: factory.as_ref().map(SharedInformerFactory::informer::<Service>),
+        runtime_classes: factory.as_ref().map(SharedInformerFactory::informer::<RuntimeClass>),
+    });
+    let selection = Selection::fields(&format!("spec.nodeName={}", config.node_name));
+    let pods = pod::manager::Pods::default();
+    let manager = pod::manager::Manager {
+        context: Arc::clone(&context),
+        pods: pods.clone(),
+        informer: factory.as_ref().map(|f| f.selected::<Pod>(selection)),
+        static_dir: config.static_pod_path.clone(),
+    };
+    if let Some(address) = config.healthz_address {
+        let endpoints = serving::Endpoints::new("kubelet", config.metrics.clone());
+        let health = serving::Server { address, tls: None, endpoints, guard: None };
+        health.start(stop.clone()).await.map_err(|source| Error::Health { address, source })?;
+    }
+    let port = server::Server::new(Arc::clone(&context), pods, config.clone()).start(stop.clone()).await?;
+    let reporter = async {
+        if let Some(client) = client.filter(|_| config.register_node) {
+            let context = Arc::clone(&context);
+            node::NodeReporter { context, config, client, machine, port }.run(stop.clone()).await;
+        }
+    };
+    tokio::join!(reporter, manager.run(stop.clone()));
+    Ok(())
+}

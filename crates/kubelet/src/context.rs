@@ -1,0 +1,78 @@
+//! What the subsystems of one kubelet share: the facts of its node and the handles to others.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use client::events::Recorder;
+use client::informer::SharedInformer;
+use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::node::v1::RuntimeClass;
+
+use crate::images::Images;
+use crate::materials::Tokens;
+use crate::pod::container_config::Host;
+use crate::runtime::Runtime;
+use crate::statuses::Statuses;
+
+pub(crate) struct Context {
+    pub node_name: String,
+    pub host_ips: Vec<String>,
+    pub root: PathBuf,
+    pub log_root: PathBuf,
+    /// Where links for log collectors are made; none in tests.
+    pub log_links: Option<PathBuf>,
+    pub cluster_domain: String,
+    pub cluster_dns: Vec<String>,
+    pub resolv_conf: String,
+    pub cgroup_root: String,
+    pub node_cpu_milli: i64,
+    pub node_memory: i64,
+    /// `None` when the kubelet runs static pods alone.
+    pub client: Option<kube::Client>,
+    pub runtime: Runtime,
+    pub events: Recorder,
+    pub images: Images,
+    pub tokens: Tokens,
+    pub statuses: Statuses,
+    pub service_informer: Option<SharedInformer<Service>>,
+    pub runtime_classes: Option<SharedInformer<RuntimeClass>>,
+}
+
+impl Context {
+    pub(crate) fn services(&self) -> Vec<Arc<Service>> {
+        self.service_informer.as_ref().map(|i| i.lister().list()).unwrap_or_default()
+    }
+
+    pub(crate) fn services_synced(&self) -> bool {
+        self.service_informer.as_ref().is_none_or(SharedInformer::has_synced)
+    }
+
+    /// The runtime's handler of a RuntimeClass; the class' own name where the class is not known yet.
+    pub(crate) fn handler_of(&self, class: &str) -> String {
+        let known = self.runtime_classes.as_ref().and_then(|i| i.lister().get(&client::ObjectKey::cluster(class)));
+        known.map_or_else(|| class.to_owned(), |c| c.handler.clone())
+    }
+
+    pub(crate) fn host(&self, pod: &Pod) -> Host {
+        Host {
+            log_root: self.log_root.clone(),
+            cgroup_root: self.cgroup_root.clone(),
+            node_memory: self.node_memory,
+            node_name: self.node_name.clone(),
+            dns: crate::dns::config_of(pod, &self.cluster_dns, &self.cluster_domain, &self.resolv_conf),
+        }
+    }
+
+    pub(crate) fn remove_log_links(&self, pod: &Pod) {
+        let Some(dir) = &self.log_links else { return };
+        let meta = &pod.metadata;
+        let (name, namespace) = (meta.name.as_deref().unwrap_or_default(), meta.namespace.as_deref().unwrap_or_default());
+        let prefix = format!("{name}_{namespace}_");
+        for entry in std::fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok) {
+            let dangling = std::fs::metadata(entry.path()).is_err();
+            if entry.file_name().to_string_lossy().starts_with(&prefix) && dangling {
+                let _ = std::fs::remove_file(entry.path()); // a link that stays hurts nobody
+            }
+        }
+    }
+}

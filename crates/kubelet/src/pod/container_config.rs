@@ -1,0 +1,300 @@
+//! From the API's words about a pod to the CRI's: sandbox and container configurations. Pure.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+use k8s_cri::v1 as cri;
+use k8s_openapi::api::core::v1::{Container, Pod, PodSecurityContext, SeccompProfile, SecurityContext};
+
+use crate::{cgroups, env, labels};
+
+/// What the configurations depend on besides the pod.
+#[derive(Clone, Debug)]
+pub(crate) struct Host {
+    pub log_root: PathBuf,
+    pub cgroup_root: String,
+    pub node_memory: i64,
+    pub node_name: String,
+    /// Whether containers get their OOM score from us.
+    pub dns: cri::DnsConfig,
+}
+
+/// `<namespace>_<name>_<uid>` below the log root, as upstream lays logs out.
+pub(crate) fn log_dir(root: &Path, pod: &Pod) -> PathBuf {
+    let meta = &pod.metadata;
+    let part = |s: &Option<String>| s.clone().unwrap_or_default();
+    root.join(format!("{}_{}_{}", part(&meta.namespace), part(&meta.name), part(&meta.uid)))
+}
+
+fn namespace_options(pod: &Pod) -> cri::NamespaceOption {
+    let spec = pod.spec.as_ref();
+    let on = |field: fn(&k8s_openapi::api::core::v1::PodSpec) -> Option<bool>| spec.and_then(field) == Some(true);
+    let (pod_mode, container, node) =
+        (cri::NamespaceMode::Pod as i32, cri::NamespaceMode::Container as i32, cri::NamespaceMode::Node as i32);
+    let pid = match (on(|s| s.host_pid), on(|s| s.share_process_namespace)) {
+        (true, _) => node,
+        (_, true) => pod_mode,
+        _ => container,
+    };
+    cri::NamespaceOption {
+        network: if on(|s| s.host_network) { node } else { pod_mode },
+        ipc: if on(|s| s.host_ipc) { node } else { pod_mode },
+        pid,
+        ..Default::default()
+    }
+}
+
+pub(crate) fn is_host_network(pod: &Pod) -> bool {
+    pod.spec.as_ref().and_then(|s| s.host_network) == Some(true)
+}
+
+/// The name that the pod's containers see as their host's.
+pub(crate) fn hostname(pod: &Pod, node_name: &str) -> String {
+    if is_host_network(pod) {
+        return node_name.to_owned();
+    }
+    let given = pod.spec.as_ref().and_then(|s| s.hostname.clone()).filter(|h| !h.is_empty());
+    let name = given.or_else(|| pod.metadata.name.clone()).unwrap_or_default();
+    // A host name has at most 63 characters, and upstream leaves none of `-.` at its end.
+    name.chars().take(63).collect::<String>().trim_end_matches(['-', '.']).to_owned()
+}
+
+pub(crate) fn sandbox(pod: &Pod, attempt: u32, host: &Host) -> cri::PodSandboxConfig {
+    let meta = &pod.metadata;
+    let context = pod.spec.as_ref().and_then(|s| s.security_context.clone()).unwrap_or_default();
+    let privileged = pod.spec.iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten())).any(|c| {
+        c.security_context.as_ref().and_then(|s| s.privileged) == Some(true)
+    });
+    let port_mappings = pod.spec.iter().flat_map(|s| &s.containers).flat_map(|c| c.ports.iter().flatten());
+    let port_mappings = port_mappings.filter(|p| p.host_port.unwrap_or_default() > 0 && !is_host_network(pod)).map(|p| {
+        let protocol = match p.protocol.as_deref() {
+            Some("UDP") => cri::Protocol::Udp,
+            Some("SCTP") => cri::Protocol::Sctp,
+            _ => cri::Protocol::Tcp,
+        };
+        cri::PortMapping {
+            protocol: protocol as i32,
+            container_port: p.container_port,
+            host_port: p.host_port.unwrap_or_default(),
+            host_ip: p.host_ip.clone().unwrap_or_default(),
+        }
+    });
+    cri::PodSandboxConfig {
+        metadata: Some(cri::PodSandboxMetadata {
+            name: meta.name.clone().unwrap_or_default(),
+            uid: meta.uid.clone().unwrap_or_default(),
+            namespace: meta.namespace.clone().unwrap_or_default(),
+            attempt,
+        }),
+        hostname: if is_host_network(pod) { String::new() } else { hostname(pod, &host.node_name) },
+        log_directory: log_dir(&host.log_root, pod).to_string_lossy().into_owned(),
+        dns_config: Some(host.dns.clone()),
+        port_mappings: port_mappings.collect(),
+        labels: labels::of_pod(pod),
+        annotations: meta.annotations.clone().unwrap_or_default().into_iter().collect(),
+        linux: Some(cri::LinuxPodSandboxConfig {
+            cgroup_parent: cgroups::pod_cgroup(pod, &host.cgroup_root),
+            security_context: Some(cri::LinuxSandboxSecurityContext {
+                namespace_options: Some(namespace_options(pod)),
+                run_as_user: context.run_as_user.map(|value| cri::Int64Value { value }),
+                run_as_group: context.run_as_user.and(context.run_as_group).map(|value| cri::Int64Value { value }),
+                supplemental_groups: groups(&context),
+                privileged,
+                seccomp: Some(seccomp(context.seccomp_profile.as_ref(), true)),
+                ..Default::default()
+            }),
+            sysctls: context.sysctls.iter().flatten().map(|s| (s.name.clone(), s.value.clone())).collect(),
+            ..Default::default()
+        }),
+        windows: None,
+    }
+}
+
+fn groups(context: &PodSecurityContext) -> Vec<i64> {
+    context.fs_group.into_iter().chain(context.supplemental_groups.iter().flatten().copied()).collect()
+}
+
+fn seccomp(profile: Option<&SeccompProfile>, default_runtime: bool) -> cri::SecurityProfile {
+    use cri::security_profile::ProfileType;
+    let kind = match profile.map(|p| p.type_.as_str()) {
+        Some("RuntimeDefault") => ProfileType::RuntimeDefault,
+        Some("Localhost") => ProfileType::Localhost,
+        Some(_) => ProfileType::Unconfined,
+        None if default_runtime => ProfileType::RuntimeDefault,
+        None => ProfileType::Unconfined,
+    };
+    let file = profile.and_then(|p| p.localhost_profile.clone()).unwrap_or_default();
+    cri::SecurityProfile { profile_type: kind as i32, localhost_ref: file }
+}
+
+/// What a container configuration is made of.
+pub(crate) struct Made<'a> {
+    pub pod: &'a Pod,
+    pub container: &'a Container,
+    pub attempt: u32,
+    pub image_ref: &'a str,
+    pub env: Vec<(String, String)>,
+    pub volumes: &'a BTreeMap<String, PathBuf>,
+    /// The managed `/etc/hosts`, for pods that are not on the host's network.
+    pub hosts_file: Option<PathBuf>,
+    /// The file on the host that takes the termination message.
+    pub termination_file: PathBuf,
+    /// By volume mount: the path on the host of its subPath, opened safely.
+    pub sub_paths: &'a BTreeMap<String, PathBuf>,
+    pub host: &'a Host,
+}
+
+pub(crate) fn container(m: &Made<'_>) -> Result<cri::ContainerConfig, String> {
+    let c = m.container;
+    let vars: BTreeMap<&str, &str> = m.env.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    let expand = |words: Option<&Vec<String>>| -> Vec<String> {
+        words.into_iter().flatten().map(|w| env::expand(w, |name| vars.get(name).copied())).collect()
+    };
+    let path = c.termination_message_path.as_deref().unwrap_or("/dev/termination-log");
+    let mut annotations = HashMap::new();
+    annotations.insert(labels::HASH.to_owned(), labels::hash_of(c));
+    annotations.insert(labels::RESTART_COUNT.to_owned(), m.attempt.to_string());
+    annotations.insert(labels::TERMINATION_PATH.to_owned(), path.to_owned());
+    let policy = c.termination_message_policy.as_deref().unwrap_or("File");
+    annotations.insert(labels::TERMINATION_POLICY.to_owned(), policy.to_owned());
+    let grace = m.pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds).unwrap_or(30);
+    annotations.insert(labels::GRACE_PERIOD.to_owned(), grace.to_string());
+
+    let (limits, burstable) = cgroups::limits_of(c.resources.as_ref(), m.host.node_memory);
+    Ok(cri::ContainerConfig {
+        metadata: Some(cri::ContainerMetadata { name: c.name.clone(), attempt: m.attempt }),
+        image: Some(cri::ImageSpec {
+            image: m.image_ref.to_owned(),
+            user_specified_image: c.image.clone().unwrap_or_default(),
+            ..Default::default()
+        }),
+        command: expand(c.command.as_ref()),
+        args: expand(c.args.as_ref()),
+        working_dir: c.working_dir.clone().unwrap_or_default(),
+        envs: m.env.iter().map(|(key, value)| cri::KeyValue { key: key.clone(), value: value.clone() }).collect(),
+        mounts: mounts(m, path)?,
+        labels: labels::of_container(m.pod, c),
+        annotations,
+        log_path: format!("{}/{}.log", c.name, m.attempt),
+        stdin: c.stdin == Some(true),
+        stdin_once: c.stdin_once == Some(true),
+        tty: c.tty == Some(true),
+        linux: Some(cri::LinuxContainerConfig {
+            resources: Some(cri::LinuxContainerResources {
+                cpu_shares: limits.cpu_shares,
+                cpu_quota: limits.cpu_quota,
+                cpu_period: limits.cpu_period,
+                memory_limit_in_bytes: limits.memory_bytes,
+                oom_score_adj: cgroups::oom_score_adj(m.pod, burstable),
+                ..Default::default()
+            }),
+            security_context: Some(security(m.pod, c)),
+        }),
+        ..Default::default()
+    })
+}
+
+fn mounts(m: &Made<'_>, termination_path: &str) -> Result<Vec<cri::Mount>, String> {
+    let mut mounts = Vec::new();
+    for mount in m.container.volume_mounts.iter().flatten() {
+        let volume = m.volumes.get(&mount.name).ok_or_else(|| format!("volume \"{}\" is not mounted", mount.name))?;
+        let has_sub_path = [&mount.sub_path, &mount.sub_path_expr].iter().any(|p| p.as_deref().is_some_and(|p| !p.is_empty()));
+        let host_path = if has_sub_path {
+            m.sub_paths.get(&mount.mount_path).ok_or_else(|| format!("subPath of {} is not prepared", mount.mount_path))?
+        } else {
+            volume
+        };
+        let propagation = match mount.mount_propagation.as_deref() {
+            Some("HostToContainer") => cri::MountPropagation::PropagationHostToContainer,
+            Some("Bidirectional") => cri::MountPropagation::PropagationBidirectional,
+            _ => cri::MountPropagation::PropagationPrivate,
+        };
+        mounts.push(cri::Mount {
+            container_path: mount.mount_path.clone(),
+            host_path: host_path.to_string_lossy().into_owned(),
+            readonly: mount.read_only == Some(true),
+            propagation: propagation as i32,
+            ..Default::default()
+        });
+    }
+    let taken = |path: &str| m.container.volume_mounts.iter().flatten().any(|v| v.mount_path == path);
+    if let Some(hosts) = m.hosts_file.as_ref().filter(|_| !taken("/etc/hosts")) {
+        mounts.push(plain_mount("/etc/hosts", hosts));
+    }
+    if !taken(termination_path) {
+        mounts.push(plain_mount(termination_path, &m.termination_file));
+    }
+    Ok(mounts)
+}
+
+fn plain_mount(container_path: &str, host_path: &Path) -> cri::Mount {
+    cri::Mount {
+        container_path: container_path.to_owned(),
+        host_path: host_path.to_string_lossy().into_owned(),
+        ..Default::default()
+    }
+}
+
+/// Paths of /proc and /sys that a container does not see, and those that it cannot write, unless `procMount` says so.
+const MASKED: &[&str] = &[
+    "/proc/asound", "/proc/acpi", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
+    "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware",
+    "/sys/devices/virtual/powercap",
+];
+const READ_ONLY: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+fn security(pod: &Pod, container: &Container) -> cri::LinuxContainerSecurityContext {
+    let of_pod = pod.spec.as_ref().and_then(|s| s.security_context.clone()).unwrap_or_default();
+    let own: SecurityContext = container.security_context.clone().unwrap_or_default();
+    let privileged = own.privileged == Some(true);
+    let user = own.run_as_user.or(of_pod.run_as_user);
+    let group = own.run_as_group.or(of_pod.run_as_group);
+    let unmasked = privileged || own.proc_mount.as_deref() == Some("Unmasked");
+    let paths = |list: &[&str]| if unmasked { Vec::new() } else { list.iter().map(ToString::to_string).collect() };
+    let capabilities = own.capabilities.clone().map(|c| cri::Capability {
+        add_capabilities: c.add.unwrap_or_default(),
+        drop_capabilities: c.drop.unwrap_or_default(),
+        ..Default::default()
+    });
+    let profile = own.seccomp_profile.as_ref().or(of_pod.seccomp_profile.as_ref());
+    cri::LinuxContainerSecurityContext {
+        capabilities,
+        privileged,
+        namespace_options: Some(namespace_options(pod)),
+        run_as_user: user.map(|value| cri::Int64Value { value }),
+        run_as_group: group.map(|value| cri::Int64Value { value }),
+        readonly_rootfs: own.read_only_root_filesystem == Some(true),
+        supplemental_groups: groups(&of_pod),
+        no_new_privs: own.allow_privilege_escalation == Some(false),
+        masked_paths: paths(MASKED),
+        readonly_paths: paths(READ_ONLY),
+        seccomp: Some(seccomp(profile, false)),
+        ..Default::default()
+    }
+}
+
+/// The managed hosts file, worded as upstream's.
+pub(crate) fn hosts_file(pod: &Pod, ips: &[String], domain: &str, node_name: &str) -> String {
+    let mut text = String::from(
+        "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
+         fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n",
+    );
+    let host = hostname(pod, node_name);
+    let subdomain = pod.spec.as_ref().and_then(|s| s.subdomain.as_deref()).filter(|s| !s.is_empty());
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    for ip in ips {
+        match subdomain {
+            Some(sub) => text.push_str(&format!("{ip}\t{host}.{sub}.{namespace}.svc.{domain}\t{host}\n")),
+            None => text.push_str(&format!("{ip}\t{host}\n")),
+        }
+    }
+    let aliases: Vec<_> = pod.spec.iter().flat_map(|s| s.host_aliases.iter().flatten()).collect();
+    if !aliases.is_empty() {
+        text.push_str("\n# Entries added by HostAliases.\n");
+        for alias in aliases {
+            let names = alias.hostnames.clone().unwrap_or_default().join("\t");
+            text.push_str(&format!("{}\t{names}\n", alias.ip));
+        }
+    }
+    text
+}

@@ -1,0 +1,236 @@
+//! Which pods have a worker: the API's pods of this node, the static ones, and what is left over in the runtime.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use client::informer::SharedInformer;
+use k8s_openapi::api::core::v1::{Pod, PodSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::worker::{Desired, Worker};
+use crate::context::Context;
+use crate::runtime::PodState;
+use crate::static_pods;
+
+/// How often the runtime is asked what runs (upstream's generic PLEG).
+const RELIST: Duration = Duration::from_secs(1);
+/// How often the directory of static pods is read.
+const STATIC_PERIOD: Duration = Duration::from_secs(20);
+
+/// The pods that have a worker.
+#[derive(Clone, Default)]
+pub(crate) struct Pods(Arc<Mutex<HashMap<String, Handle>>>);
+
+struct Handle {
+    desired: watch::Sender<Desired>,
+    woken: Arc<Notify>,
+}
+
+impl Pods {
+    /// All pods that should run here, with their current status.
+    pub(crate) fn list(&self, context: &Context) -> Vec<Pod> {
+        let workers = self.0.lock();
+        workers.values().map(|h| with_status(context, desired_pod(&h.desired.borrow()))).collect()
+    }
+
+    pub(crate) fn find(&self, context: &Context, namespace: &str, name: &str) -> Option<Pod> {
+        let is = |pod: &Pod| {
+            pod.metadata.namespace.as_deref() == Some(namespace) && pod.metadata.name.as_deref() == Some(name)
+        };
+        let workers = self.0.lock();
+        let found = workers.values().map(|h| desired_pod(&h.desired.borrow()).clone()).find(|p| is(p))?;
+        Some(with_status(context, &found))
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.lock().len()
+    }
+}
+
+fn desired_pod(desired: &Desired) -> &Arc<Pod> {
+    match desired {
+        Desired::Run(pod) | Desired::Stop { pod, .. } => pod,
+    }
+}
+
+fn with_status(context: &Context, pod: &Arc<Pod>) -> Pod {
+    let mut pod = (**pod).clone();
+    if let Some(status) = context.statuses.current(pod.metadata.uid.as_deref().unwrap_or_default()) {
+        pod.status = Some(status);
+    }
+    pod
+}
+
+pub(crate) struct Manager {
+    pub context: Arc<Context>,
+    pub pods: Pods,
+    /// `None` without an apiserver.
+    pub informer: Option<SharedInformer<Pod>>,
+    pub static_dir: Option<std::path::PathBuf>,
+}
+
+impl Manager {
+    pub(crate) async fn run(self, stop: CancellationToken) {
+        let workers = TaskTracker::new();
+        let changed = Arc::new(Notify::new());
+        if let Some(informer) = &self.informer {
+            let changed = Arc::clone(&changed);
+            informer.on_event(move |_| changed.notify_one());
+            if stop.run_until_cancelled(informer.synced()).await != Some(true) {
+                return;
+            }
+        }
+        let mut seen: BTreeMap<String, PodState> = BTreeMap::new();
+        let mut relist = tokio::time::interval(RELIST);
+        relist.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut static_tick = tokio::time::interval(STATIC_PERIOD);
+        let mut statics: Vec<Arc<Pod>> = Vec::new();
+        let mut runtime_down = false;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = changed.notified() => {}
+                _ = static_tick.tick() => {
+                    if let Some(dir) = &self.static_dir {
+                        statics = static_pods::read(dir, &self.context.node_name).into_iter().map(Arc::new).collect();
+                        self.mirror(&statics).await;
+                    }
+                }
+                _ = relist.tick() => match self.context.runtime.list().await {
+                    Ok(now) => {
+                        if runtime_down {
+                            tracing::info!("the container runtime answers again");
+                            runtime_down = false;
+                        }
+                        self.wake_changed(&seen, &now);
+                        seen = now;
+                    }
+                    Err(error) => {
+                        if !runtime_down {
+                            tracing::error!(%error, "the container runtime does not answer");
+                            runtime_down = true;
+                        }
+                        continue;
+                    }
+                },
+            }
+            self.dispatch(&statics, &seen, &workers);
+        }
+        // Workers are dropped where they are: pods go on running, and the next start adopts them.
+        self.pods.0.lock().clear();
+        workers.close();
+    }
+
+    async fn mirror(&self, statics: &[Arc<Pod>]) {
+        let Some(client) = &self.context.client else { return };
+        for pod in statics {
+            if let Err(error) = static_pods::ensure_mirror(client, pod, &self.context.node_name).await {
+                tracing::warn!(pod = pod.metadata.name, %error, "the static pod's mirror could not be made");
+            }
+        }
+    }
+
+    fn wake_changed(&self, before: &BTreeMap<String, PodState>, now: &BTreeMap<String, PodState>) {
+        let workers = self.pods.0.lock();
+        for (uid, handle) in workers.iter() {
+            if before.get(uid) != now.get(uid) {
+                handle.woken.notify_one();
+            }
+        }
+    }
+
+    /// Gives every pod its worker and every worker its pod.
+    fn dispatch(&self, statics: &[Arc<Pod>], running: &BTreeMap<String, PodState>, tasks: &TaskTracker) {
+        let mut wanted: BTreeMap<String, Desired> = BTreeMap::new();
+        let api_pods = self.informer.as_ref().map(|i| i.lister().list()).unwrap_or_default();
+        for pod in api_pods.into_iter().filter(|p| !static_pods::is_mirror(p)) {
+            let Some(uid) = pod.metadata.uid.clone() else { continue };
+            let desired = if pod.metadata.deletion_timestamp.is_some() {
+                let grace = pod.metadata.deletion_grace_period_seconds.unwrap_or(30);
+                Desired::Stop { pod, grace }
+            } else if has_ended(&pod) && !running.contains_key(&uid) {
+                continue; // nothing of it is left to look after
+            } else {
+                Desired::Run(pod)
+            };
+            wanted.insert(uid, desired);
+        }
+        for pod in statics {
+            wanted.insert(pod.metadata.uid.clone().unwrap_or_default(), Desired::Run(Arc::clone(pod)));
+        }
+        let mut workers = self.pods.0.lock();
+        workers.retain(|_, handle| !handle.desired.is_closed());
+        // What runs and is wanted by nobody goes: its pod was deleted while this kubelet was away, or by force.
+        for (uid, state) in running {
+            if !wanted.contains_key(uid) {
+                let pod = workers.get(uid).map(|h| Arc::clone(desired_pod(&h.desired.borrow())));
+                let pod = pod.unwrap_or_else(|| Arc::new(remains_of(state)));
+                let grace = pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds).unwrap_or(30);
+                wanted.insert(uid.clone(), Desired::Stop { pod, grace });
+            }
+        }
+        let gone: Vec<String> = workers.keys().filter(|uid| !wanted.contains_key(*uid)).cloned().collect();
+        for uid in gone {
+            workers.remove(&uid); // its channel closes, and the worker ends
+        }
+        for (uid, desired) in wanted {
+            match workers.get(&uid) {
+                Some(handle) => {
+                    handle.desired.send_if_modified(|now| {
+                        let differs = !same(now, &desired);
+                        if differs {
+                            *now = desired.clone();
+                        }
+                        differs
+                    });
+                }
+                None => {
+                    let (sender, receiver) = watch::channel(desired);
+                    let woken = Arc::new(Notify::new());
+                    tasks.spawn(Worker::new(Arc::clone(&self.context), receiver, Arc::clone(&woken)).run());
+                    workers.insert(uid, Handle { desired: sender, woken });
+                }
+            }
+        }
+    }
+}
+
+fn has_ended(pod: &Pod) -> bool {
+    pod.status.as_ref().and_then(|s| s.phase.as_deref()).is_some_and(|p| p == "Succeeded" || p == "Failed")
+}
+
+/// Our own writes of the status come back through the watch; they are no reason to work again.
+fn same(a: &Desired, b: &Desired) -> bool {
+    let equal = |x: &Pod, y: &Pod| x.spec == y.spec && x.metadata.annotations == y.metadata.annotations && x.metadata.labels == y.metadata.labels && gates(x) == gates(y);
+    match (a, b) {
+        (Desired::Run(x), Desired::Run(y)) => Arc::ptr_eq(x, y) || equal(x, y),
+        (Desired::Stop { grace: g, .. }, Desired::Stop { grace: h, .. }) => g == h,
+        _ => false,
+    }
+}
+
+/// Conditions that others set, which readiness gates look at.
+fn gates(pod: &Pod) -> Vec<(String, String)> {
+    let wanted: Vec<String> = pod.spec.iter().flat_map(|s| s.readiness_gates.iter().flatten()).map(|g| g.condition_type.clone()).collect();
+    let conditions = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    conditions.filter(|c| wanted.contains(&c.type_)).map(|c| (c.type_.clone(), c.status.clone())).collect()
+}
+
+/// A pod that only the runtime remembers.
+fn remains_of(state: &PodState) -> Pod {
+    Pod {
+        metadata: ObjectMeta {
+            name: Some(state.name.clone()),
+            namespace: Some(state.namespace.clone()),
+            uid: Some(state.uid.clone()),
+            ..ObjectMeta::default()
+        },
+        spec: Some(PodSpec::default()),
+        status: None,
+    }
+}

@@ -1,0 +1,388 @@
+//! The status of a pod from what runs of it: a pure function, with upstream's phases, conditions and reasons.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{
+    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, HostIP,
+    Pod, PodCondition, PodIP, PodStatus,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::plan::{self, Probed};
+use crate::runtime;
+
+/// Why a container is not running, when the runtime does not know of it: an image that cannot be pulled, a missing Secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Waiting {
+    pub reason: String,
+    pub message: String,
+}
+
+/// All that a status is made of.
+pub(crate) struct Observed<'a> {
+    pub pod: &'a Pod,
+    /// Newest first, of all containers of the pod.
+    pub containers: &'a [runtime::ContainerStatus],
+    pub sandbox_ready: bool,
+    pub ips: &'a [String],
+    pub host_ips: &'a [String],
+    pub waiting: &'a BTreeMap<String, Waiting>,
+    pub probed: &'a BTreeMap<String, Probed>,
+    /// By container name; a container without a readiness probe is ready when it runs.
+    pub ready: &'a BTreeMap<String, bool>,
+    pub messages: &'a BTreeMap<String, String>,
+    /// The pod was stopped for good; containers that left no trace count as terminated.
+    pub terminated: bool,
+    pub now: Timestamp,
+}
+
+pub(crate) fn time_of(nanoseconds: i64) -> Option<Time> {
+    (nanoseconds > 0).then(|| Timestamp::from_nanosecond(nanoseconds.into()).ok().map(Time)).flatten()
+}
+
+pub(crate) fn status_of(o: &Observed<'_>) -> PodStatus {
+    let old = o.pod.status.clone().unwrap_or_default();
+    let init: Vec<ContainerStatus> = plan::init_containers(o.pod).iter().map(|c| container_status(o, c, true)).collect();
+    let apps: Vec<ContainerStatus> = plan::containers(o.pod).iter().map(|c| container_status(o, c, false)).collect();
+    let phase = phase_of(o.pod, &init, &apps, o.terminated);
+    let conditions = conditions_of(o, &old, &phase, &init, &apps);
+    let pod_ips: Vec<PodIP> = o.ips.iter().map(|ip| PodIP { ip: ip.clone() }).collect();
+    let host_ips: Vec<HostIP> = o.host_ips.iter().map(|ip| HostIP { ip: ip.clone() }).collect();
+    // The addresses of a pod that has ended stay as they were.
+    let keep_ips = pod_ips.is_empty() && matches!(phase.as_str(), "Succeeded" | "Failed");
+    PodStatus {
+        conditions: Some(conditions),
+        host_ip: host_ips.first().map(|h| h.ip.clone()),
+        host_ips: Some(host_ips),
+        pod_ip: if keep_ips { old.pod_ip } else { pod_ips.first().map(|p| p.ip.clone()) },
+        pod_ips: if keep_ips { old.pod_ips } else { (!pod_ips.is_empty()).then_some(pod_ips) },
+        start_time: old.start_time.or(Some(Time(o.now))),
+        init_container_statuses: (!init.is_empty()).then_some(init),
+        container_statuses: Some(apps),
+        qos_class: Some(old.qos_class.unwrap_or_else(|| crate::cgroups::qos_class(o.pod).to_owned())),
+        message: old.message,
+        reason: old.reason,
+        nominated_node_name: old.nominated_node_name,
+        observed_generation: o.pod.metadata.generation,
+        phase: Some(phase),
+        ..PodStatus::default()
+    }
+}
+
+fn container_status(o: &Observed<'_>, container: &Container, is_init: bool) -> ContainerStatus {
+    let runs: Vec<&runtime::ContainerStatus> = o.containers.iter().filter(|c| c.listed.name == container.name).collect();
+    let newest = runs.first().copied();
+    let previous = runs.get(1).copied();
+    let waiting = o.waiting.get(&container.name);
+    let state_then = |c: &runtime::ContainerStatus| terminated(c, o.messages.get(&c.listed.id));
+    let old = o.pod.status.as_ref().and_then(|s| {
+        let list = if is_init { &s.init_container_statuses } else { &s.container_statuses };
+        list.as_ref()?.iter().find(|c| c.name == container.name).cloned()
+    });
+
+    let mut restart_count = newest.map_or(0, |c| c.listed.restart_count);
+    let (state, last_state) = match newest {
+        Some(c) if c.listed.phase == runtime::Phase::Running => {
+            let running = ContainerState {
+                running: Some(ContainerStateRunning { started_at: time_of(c.started_at) }),
+                ..ContainerState::default()
+            };
+            (running, previous.map(state_then))
+        }
+        Some(c) if c.listed.phase == runtime::Phase::Exited => match waiting {
+            // It is waiting to run again: the run that ended becomes the last state.
+            Some(w) => (waiting_state(&w.reason, &w.message), Some(state_then(c))),
+            None => (state_then(c), previous.map(state_then)),
+        },
+        _ => match (waiting, &old) {
+            (None, Some(old)) if o.terminated && old.state.as_ref().is_some_and(|s| s.terminated.is_some()) => {
+                restart_count = old.restart_count;
+                (old.state.clone().unwrap_or_default(), old.last_state.clone())
+            }
+            (None, _) if o.terminated => (lost(), None),
+            (Some(w), _) => (waiting_state(&w.reason, &w.message), previous.map(state_then)),
+            (None, _) => {
+                let has_inits = !is_init && !plan::init_containers(o.pod).is_empty();
+                (waiting_state(if has_inits { "PodInitializing" } else { "ContainerCreating" }, ""), None)
+            }
+        },
+    };
+    let running = state.running.is_some();
+    let started = running && o.probed.get(&container.name).is_none_or(|p| p.started);
+    let ready = if is_init && !plan::is_sidecar(container) {
+        state.terminated.as_ref().is_some_and(|t| t.exit_code == 0)
+    } else {
+        started && o.ready.get(&container.name).copied().unwrap_or(true)
+    };
+    ContainerStatus {
+        name: container.name.clone(),
+        container_id: newest.map(|c| format!("containerd://{}", c.listed.id)),
+        image: newest.map(|c| c.image.clone()).filter(|i| !i.is_empty()).or_else(|| container.image.clone()).unwrap_or_default(),
+        image_id: newest.map(|c| c.image_ref.clone()).unwrap_or_default(),
+        ready,
+        started: Some(started),
+        restart_count,
+        state: Some(state),
+        last_state: Some(last_state.unwrap_or_default()),
+        ..ContainerStatus::default()
+    }
+}
+
+fn waiting_state(reason: &str, message: &str) -> ContainerState {
+    let message = (!message.is_empty()).then(|| message.to_owned());
+    let waiting = ContainerStateWaiting { reason: Some(reason.to_owned()), message };
+    ContainerState { waiting: Some(waiting), ..ContainerState::default() }
+}
+
+fn terminated(c: &runtime::ContainerStatus, message: Option<&String>) -> ContainerState {
+    let reason = match (c.reason.as_str(), c.exit_code) {
+        ("", 0) => "Completed",
+        ("", _) => "Error",
+        (given, _) => given,
+    };
+    let message = message.cloned().or_else(|| Some(c.message.clone())).filter(|m| !m.is_empty());
+    ContainerState {
+        terminated: Some(ContainerStateTerminated {
+            exit_code: c.exit_code,
+            reason: Some(reason.to_owned()),
+            message,
+            started_at: time_of(c.started_at),
+            finished_at: time_of(c.finished_at),
+            container_id: Some(format!("containerd://{}", c.listed.id)),
+            signal: None,
+        }),
+        ..ContainerState::default()
+    }
+}
+
+fn lost() -> ContainerState {
+    ContainerState {
+        terminated: Some(ContainerStateTerminated {
+            exit_code: 137,
+            reason: Some("ContainerStatusUnknown".to_owned()),
+            message: Some("The container could not be located when the pod was terminated".to_owned()),
+            ..ContainerStateTerminated::default()
+        }),
+        ..ContainerState::default()
+    }
+}
+
+fn phase_of(pod: &Pod, init: &[ContainerStatus], apps: &[ContainerStatus], stopped: bool) -> String {
+    let policy = plan::restart_policy(pod);
+    let state = |s: &ContainerStatus| s.state.clone().unwrap_or_default();
+    let ordinary = plan::init_containers(pod).iter().zip(init).filter(|(c, _)| !plan::is_sidecar(c)).map(|(_, s)| s);
+    let mut inits_pending = false;
+    for status in ordinary {
+        match state(status).terminated {
+            Some(t) if t.exit_code == 0 => {}
+            Some(_) if policy == "Never" || stopped => return "Failed".to_owned(),
+            _ => inits_pending = true,
+        }
+    }
+    let (mut running, mut waiting, mut succeeded, mut failed) = (0, 0, 0, 0);
+    for status in apps {
+        let now = state(status);
+        match (now.running.is_some(), &now.terminated) {
+            (true, _) => running += 1,
+            (_, Some(t)) if t.exit_code == 0 => succeeded += 1,
+            (_, Some(_)) => failed += 1,
+            // It has run before and will run again: it counts as running, as in upstream.
+            _ if status.last_state.as_ref().is_some_and(|s| s.terminated.is_some()) => running += 1,
+            _ => waiting += 1,
+        }
+    }
+    let restarts = |n: usize| n > 0 && !stopped && policy != "Never";
+    let phase = if inits_pending && running == 0 {
+        if stopped { "Failed" } else { "Pending" }
+    } else if waiting > 0 {
+        if stopped { "Failed" } else { "Pending" }
+    } else if running > 0 || (restarts(succeeded) && policy == "Always") || restarts(failed) {
+        "Running"
+    } else if failed > 0 {
+        "Failed"
+    } else if succeeded > 0 {
+        "Succeeded"
+    } else {
+        "Pending"
+    };
+    phase.to_owned()
+}
+
+const OURS: &[&str] = &["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+
+fn conditions_of(
+    o: &Observed<'_>,
+    old: &PodStatus,
+    phase: &str,
+    init: &[ContainerStatus],
+    apps: &[ContainerStatus],
+) -> Vec<PodCondition> {
+    let ended = matches!(phase, "Succeeded" | "Failed");
+    let unready: Vec<&str> = apps.iter().filter(|s| !s.ready).map(|s| s.name.as_str()).collect();
+    let incomplete: Vec<&str> = plan::init_containers(o.pod)
+        .iter()
+        .zip(init)
+        .filter(|(c, s)| if plan::is_sidecar(c) { s.started != Some(true) } else { !s.ready })
+        .map(|(_, s)| s.name.as_str())
+        .collect();
+    let apps_began = apps.iter().any(|s| s.state.as_ref().is_some_and(|s| s.waiting.is_none()));
+    let reason = |word: &str| if phase == "Succeeded" { "PodCompleted".to_owned() } else { word.to_owned() };
+    let containers_ready = match (ended, unready.is_empty()) {
+        (true, _) => Err((if phase == "Failed" { "PodFailed".to_owned() } else { "PodCompleted".to_owned() }, String::new())),
+        (false, true) => Ok(()),
+        (false, false) => Err((reason("ContainersNotReady"), format!("containers with unready status: [{}]", unready.join(" ")))),
+    };
+    let gates = o.pod.spec.as_ref().and_then(|s| s.readiness_gates.as_deref()).unwrap_or_default();
+    let has_true = |kind: &str| old.conditions.iter().flatten().any(|c| c.type_ == kind && c.status == "True");
+    let unmet: Vec<&str> = gates.iter().map(|g| g.condition_type.as_str()).filter(|g| !has_true(g)).collect();
+    let ready = match (&containers_ready, unmet.is_empty()) {
+        (Ok(()), true) => Ok(()),
+        (Ok(()), false) => {
+            let each: Vec<String> =
+                unmet.iter().map(|g| format!("the status of pod readiness gate \"{g}\" is not \"True\", but False")).collect();
+            Err(("ReadinessGatesNotReady".to_owned(), each.join(", ")))
+        }
+        (Err(why), _) => Err(why.clone()),
+    };
+    let initialized = if incomplete.is_empty() || apps_began {
+        Ok(())
+    } else {
+        Err((
+            reason("ContainersNotInitialized"),
+            format!("containers with incomplete status: [{}]", incomplete.join(" ")),
+        ))
+    };
+    let sandbox = if o.sandbox_ready { Ok(()) } else { Err((String::new(), String::new())) };
+    let mut conditions: Vec<PodCondition> =
+        old.conditions.iter().flatten().filter(|c| !OURS.contains(&c.type_.as_str())).cloned().collect();
+    let mut push = |kind: &str, value: Result<(), (String, String)>| {
+        let before = old.conditions.iter().flatten().find(|c| c.type_ == kind);
+        let status = if value.is_ok() { "True" } else { "False" };
+        let since = before.filter(|c| c.status == status).and_then(|c| c.last_transition_time.clone());
+        let (reason, message) = value.err().unwrap_or_default();
+        conditions.push(PodCondition {
+            type_: kind.to_owned(),
+            status: status.to_owned(),
+            reason: (!reason.is_empty()).then_some(reason),
+            message: (!message.is_empty()).then_some(message),
+            last_transition_time: since.or(Some(Time(o.now))),
+            observed_generation: o.pod.metadata.generation,
+            ..PodCondition::default()
+        });
+    };
+    push("PodReadyToStartContainers", sandbox);
+    push("Initialized", initialized);
+    push("Ready", ready);
+    push("ContainersReady", containers_ready);
+    push("PodScheduled", Ok(()));
+    conditions
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::{Listed, Phase};
+
+    fn run(name: &str, phase: Phase, exit_code: i32) -> runtime::ContainerStatus {
+        runtime::ContainerStatus {
+            listed: Listed {
+                id: format!("id-{name}"),
+                sandbox_id: "s".into(),
+                name: name.into(),
+                phase,
+                created_at: 1,
+                restart_count: 2,
+                hash: String::new(),
+            },
+            started_at: 1_000_000_000,
+            finished_at: 2_000_000_000,
+            exit_code,
+            reason: String::new(),
+            message: String::new(),
+            image: "i".into(),
+            image_ref: "i@sha256:1".into(),
+            log_path: String::new(),
+            termination_path: None,
+            termination_fallback: false,
+        }
+    }
+
+    fn status(spec: serde_json::Value, runs: &[runtime::ContainerStatus], waiting: &[(&str, &str)]) -> PodStatus {
+        let pod: Pod = serde_json::from_value(serde_json::json!({"metadata": {"name": "p"}, "spec": spec})).unwrap();
+        let waiting = waiting
+            .iter()
+            .map(|(n, r)| ((*n).to_owned(), Waiting { reason: (*r).to_owned(), message: "m".into() }))
+            .collect();
+        status_of(&Observed {
+            pod: &pod,
+            containers: runs,
+            sandbox_ready: true,
+            ips: &["10.244.0.2".to_owned()],
+            host_ips: &["192.0.2.1".to_owned()],
+            waiting: &waiting,
+            probed: &BTreeMap::new(),
+            ready: &BTreeMap::new(),
+            messages: &BTreeMap::new(),
+            terminated: false,
+            now: Timestamp::UNIX_EPOCH,
+        })
+    }
+
+    fn condition(status: &PodStatus, kind: &str) -> (String, String) {
+        let c = status.conditions.iter().flatten().find(|c| c.type_ == kind).unwrap();
+        (c.status.clone(), c.reason.clone().unwrap_or_default())
+    }
+
+    fn web(policy: &str) -> serde_json::Value {
+        serde_json::json!({"restartPolicy": policy, "containers": [{"name": "web", "image": "i"}]})
+    }
+
+    #[test]
+    fn a_pod_without_containers_yet_is_pending() {
+        let status = status(web("Always"), &[], &[]);
+        assert_eq!(status.phase.as_deref(), Some("Pending"));
+        let state = status.container_statuses.as_ref().unwrap()[0].state.clone().unwrap();
+        assert_eq!(state.waiting.unwrap().reason.unwrap(), "ContainerCreating");
+        assert_eq!(condition(&status, "Ready"), ("False".into(), "ContainersNotReady".into()));
+    }
+
+    #[test]
+    fn a_running_container_makes_the_pod_run_and_be_ready() {
+        let status = status(web("Always"), &[run("web", Phase::Running, 0)], &[]);
+        assert_eq!(status.phase.as_deref(), Some("Running"));
+        assert_eq!(condition(&status, "Ready").0, "True");
+        assert_eq!(status.container_statuses.unwrap()[0].restart_count, 2);
+    }
+
+    #[test]
+    fn a_crash_loop_is_running_but_not_ready() {
+        let status = status(web("Always"), &[run("web", Phase::Exited, 1)], &[("web", "CrashLoopBackOff")]);
+        assert_eq!(status.phase.as_deref(), Some("Running"));
+        let web = &status.container_statuses.as_ref().unwrap()[0];
+        assert_eq!(web.state.as_ref().unwrap().waiting.as_ref().unwrap().reason.as_deref(), Some("CrashLoopBackOff"));
+        let last = web.last_state.as_ref().unwrap().terminated.as_ref().unwrap();
+        assert_eq!((last.exit_code, last.reason.as_deref()), (1, Some("Error")));
+        assert_eq!(condition(&status, "ContainersReady").0, "False");
+    }
+
+    #[test]
+    fn a_job_pod_ends() {
+        let ok = status(web("Never"), &[run("web", Phase::Exited, 0)], &[]);
+        assert_eq!(ok.phase.as_deref(), Some("Succeeded"));
+        assert_eq!(condition(&ok, "Ready"), ("False".into(), "PodCompleted".into()));
+        let bad = status(web("Never"), &[run("web", Phase::Exited, 3)], &[]);
+        assert_eq!(bad.phase.as_deref(), Some("Failed"));
+        assert_eq!(condition(&bad, "Ready"), ("False".into(), "PodFailed".into()));
+    }
+
+    #[test]
+    fn a_failed_init_container_keeps_the_pod_pending() {
+        let spec = serde_json::json!({"initContainers": [{"name": "a"}], "containers": [{"name": "web"}]});
+        let status = status(spec, &[run("a", Phase::Exited, 1)], &[]);
+        assert_eq!(status.phase.as_deref(), Some("Pending"));
+        assert_eq!(condition(&status, "Initialized"), ("False".into(), "ContainersNotInitialized".into()));
+        let web = status.container_statuses.as_ref().unwrap()[0].state.clone().unwrap();
+        assert_eq!(web.waiting.unwrap().reason.unwrap(), "PodInitializing");
+    }
+}

@@ -1,0 +1,337 @@
+//! The container runtime, through CRI v1: the calls that the kubelet makes and the facts that it keeps of their answers.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use k8s_cri::v1 as cri;
+use k8s_cri::v1::image_service_client::ImageServiceClient;
+use k8s_cri::v1::runtime_service_client::RuntimeServiceClient;
+use tonic::transport::{Channel, Endpoint, Uri};
+
+use crate::labels;
+
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    #[error("the container runtime endpoint {0:?} is not a unix socket")]
+    Endpoint(String),
+    #[error("{}", .0.message())]
+    Call(#[from] Box<tonic::Status>),
+    #[error("cannot reach the container runtime: {0}")]
+    Connect(String),
+    #[error("the container runtime answered without {0}")]
+    Incomplete(&'static str),
+}
+
+impl From<tonic::Status> for RuntimeError {
+    fn from(status: tonic::Status) -> Self {
+        RuntimeError::Call(Box::new(status))
+    }
+}
+
+type Result<T> = std::result::Result<T, RuntimeError>;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Sandbox {
+    pub id: String,
+    pub attempt: u32,
+    pub ready: bool,
+    pub created_at: i64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Created,
+    Running,
+    Exited,
+    Unknown,
+}
+
+/// A container as a list shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Listed {
+    pub id: String,
+    pub sandbox_id: String,
+    pub name: String,
+    pub phase: Phase,
+    pub created_at: i64,
+    pub restart_count: i32,
+    pub hash: String,
+}
+
+/// What runs of one pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PodState {
+    pub uid: String,
+    pub name: String,
+    pub namespace: String,
+    /// Newest first.
+    pub sandboxes: Vec<Sandbox>,
+    /// Newest first.
+    pub containers: Vec<Listed>,
+}
+
+/// A container in full; times in nanoseconds since 1970, 0 for not yet.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct ContainerStatus {
+    pub listed: Listed,
+    pub started_at: i64,
+    pub finished_at: i64,
+    pub exit_code: i32,
+    pub reason: String,
+    pub message: String,
+    pub image: String,
+    pub image_ref: String,
+    pub log_path: String,
+    /// Where the container's termination message lies on the host, and whether its log may stand in for it.
+    pub termination_path: Option<PathBuf>,
+    pub termination_fallback: bool,
+}
+
+#[derive(Clone)]
+pub(crate) struct Runtime {
+    runtime: RuntimeServiceClient<Channel>,
+    images: ImageServiceClient<Channel>,
+}
+
+/// Calls that the runtime answers from memory.
+const QUICK: Duration = Duration::from_secs(120);
+/// Starting a sandbox waits for the CNI plugins.
+const SLOW: Duration = Duration::from_secs(240);
+
+fn within<T>(timeout: Duration, message: T) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    request.set_timeout(timeout);
+    request
+}
+
+impl Runtime {
+    /// `endpoint` is `unix:///run/containerd/containerd.sock`. The connection is made with the first call, and again after
+    /// the runtime was away.
+    pub(crate) fn connect(endpoint: &str) -> Result<Self> {
+        let path = endpoint.strip_prefix("unix://").unwrap_or(endpoint);
+        if !path.starts_with('/') {
+            return Err(RuntimeError::Endpoint(endpoint.to_owned()));
+        }
+        let path = PathBuf::from(path);
+        let channel = Endpoint::from_static("http://localhost").connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
+            let path = path.clone();
+            async move { Ok::<_, std::io::Error>(TokioIo::new(tokio::net::UnixStream::connect(path).await?)) }
+        }));
+        Ok(Runtime {
+            runtime: RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(16 << 20),
+            images: ImageServiceClient::new(channel).max_decoding_message_size(16 << 20),
+        })
+    }
+
+    pub(crate) async fn version(&self) -> Result<cri::VersionResponse> {
+        let request = cri::VersionRequest { version: "0.1.0".into() };
+        Ok(self.runtime.clone().version(within(QUICK, request)).await?.into_inner())
+    }
+
+    /// Conditions that are not met, as `type: message`; empty when the runtime and its network are ready.
+    pub(crate) async fn unmet_conditions(&self) -> Result<Vec<cri::RuntimeCondition>> {
+        let answer = self.runtime.clone().status(within(QUICK, cri::StatusRequest::default())).await?.into_inner();
+        let conditions = answer.status.ok_or(RuntimeError::Incomplete("a status"))?.conditions;
+        Ok(conditions.into_iter().filter(|c| !c.status).collect())
+    }
+
+    /// Everything that the runtime runs for Kubernetes, by pod uid.
+    pub(crate) async fn list(&self) -> Result<BTreeMap<String, PodState>> {
+        self.list_where(HashMap::new()).await
+    }
+
+    pub(crate) async fn pod(&self, uid: &str) -> Result<PodState> {
+        let selector = HashMap::from([(labels::POD_UID.to_owned(), uid.to_owned())]);
+        Ok(self.list_where(selector).await?.remove(uid).unwrap_or_default())
+    }
+
+    async fn list_where(&self, label_selector: HashMap<String, String>) -> Result<BTreeMap<String, PodState>> {
+        let mut client = self.runtime.clone();
+        let filter = cri::PodSandboxFilter { label_selector: label_selector.clone(), ..Default::default() };
+        let sandboxes = client
+            .list_pod_sandbox(within(QUICK, cri::ListPodSandboxRequest { filter: Some(filter) }))
+            .await?
+            .into_inner()
+            .items;
+        let filter = cri::ContainerFilter { label_selector, ..Default::default() };
+        let containers = client
+            .list_containers(within(QUICK, cri::ListContainersRequest { filter: Some(filter) }))
+            .await?
+            .into_inner()
+            .containers;
+        Ok(group(sandboxes, containers))
+    }
+
+    pub(crate) async fn sandbox_ips(&self, id: &str) -> Result<Vec<String>> {
+        let request = cri::PodSandboxStatusRequest { pod_sandbox_id: id.into(), verbose: false };
+        let answer = self.runtime.clone().pod_sandbox_status(within(QUICK, request)).await?.into_inner();
+        let Some(network) = answer.status.and_then(|s| s.network).filter(|n| !n.ip.is_empty()) else { return Ok(Vec::new()) };
+        Ok(std::iter::once(network.ip).chain(network.additional_ips.into_iter().map(|ip| ip.ip)).collect())
+    }
+
+    pub(crate) async fn container(&self, id: &str) -> Result<ContainerStatus> {
+        let request = cri::ContainerStatusRequest { container_id: id.into(), verbose: false };
+        let answer = self.runtime.clone().container_status(within(QUICK, request)).await?.into_inner();
+        let status = answer.status.ok_or(RuntimeError::Incomplete("a container status"))?;
+        Ok(status_of(status))
+    }
+
+    pub(crate) async fn run_sandbox(&self, config: cri::PodSandboxConfig, handler: &str) -> Result<String> {
+        let request = cri::RunPodSandboxRequest { config: Some(config), runtime_handler: handler.to_owned() };
+        Ok(self.runtime.clone().run_pod_sandbox(within(SLOW, request)).await?.into_inner().pod_sandbox_id)
+    }
+
+    pub(crate) async fn stop_sandbox(&self, id: &str) -> Result<()> {
+        let request = cri::StopPodSandboxRequest { pod_sandbox_id: id.into() };
+        self.runtime.clone().stop_pod_sandbox(within(SLOW, request)).await?;
+        Ok(())
+    }
+
+    pub(crate) async fn remove_sandbox(&self, id: &str) -> Result<()> {
+        let request = cri::RemovePodSandboxRequest { pod_sandbox_id: id.into() };
+        self.runtime.clone().remove_pod_sandbox(within(SLOW, request)).await?;
+        Ok(())
+    }
+
+    pub(crate) async fn create_container(
+        &self,
+        sandbox_id: &str,
+        config: cri::ContainerConfig,
+        sandbox: cri::PodSandboxConfig,
+    ) -> Result<String> {
+        let (config, sandbox_config) = (Some(config), Some(sandbox));
+        let request = cri::CreateContainerRequest { pod_sandbox_id: sandbox_id.into(), config, sandbox_config };
+        Ok(self.runtime.clone().create_container(within(SLOW, request)).await?.into_inner().container_id)
+    }
+
+    pub(crate) async fn start_container(&self, id: &str) -> Result<()> {
+        let request = cri::StartContainerRequest { container_id: id.into() };
+        self.runtime.clone().start_container(within(SLOW, request)).await?;
+        Ok(())
+    }
+
+    /// Sends the stop signal, waits up to `grace`, and kills.
+    pub(crate) async fn stop_container(&self, id: &str, grace: Duration) -> Result<()> {
+        let timeout = i64::try_from(grace.as_secs()).unwrap_or(i64::MAX);
+        let request = cri::StopContainerRequest { container_id: id.into(), timeout };
+        self.runtime.clone().stop_container(within(grace + QUICK, request)).await?;
+        Ok(())
+    }
+
+    pub(crate) async fn remove_container(&self, id: &str) -> Result<()> {
+        let request = cri::RemoveContainerRequest { container_id: id.into() };
+        self.runtime.clone().remove_container(within(QUICK, request)).await?;
+        Ok(())
+    }
+
+    pub(crate) async fn exec(&self, id: &str, cmd: Vec<String>, timeout: Duration) -> Result<cri::ExecSyncResponse> {
+        let seconds = i64::try_from(timeout.as_secs()).unwrap_or_default();
+        let request = cri::ExecSyncRequest { container_id: id.into(), cmd, timeout: seconds };
+        Ok(self.runtime.clone().exec_sync(within(timeout + QUICK, request)).await?.into_inner())
+    }
+
+    /// The URL at which the runtime streams an exec.
+    pub(crate) async fn exec_url(&self, request: cri::ExecRequest) -> Result<String> {
+        Ok(self.runtime.clone().exec(within(QUICK, request)).await?.into_inner().url)
+    }
+
+    pub(crate) async fn attach_url(&self, request: cri::AttachRequest) -> Result<String> {
+        Ok(self.runtime.clone().attach(within(QUICK, request)).await?.into_inner().url)
+    }
+
+    pub(crate) async fn port_forward_url(&self, sandbox_id: &str, ports: Vec<i32>) -> Result<String> {
+        let request = cri::PortForwardRequest { pod_sandbox_id: sandbox_id.into(), port: ports };
+        Ok(self.runtime.clone().port_forward(within(QUICK, request)).await?.into_inner().url)
+    }
+
+    pub(crate) async fn container_stats(&self) -> Result<Vec<cri::ContainerStats>> {
+        let request = cri::ListContainerStatsRequest::default();
+        Ok(self.runtime.clone().list_container_stats(within(QUICK, request)).await?.into_inner().stats)
+    }
+
+    pub(crate) async fn image(&self, image: &str) -> Result<Option<cri::Image>> {
+        let request = cri::ImageStatusRequest { image: Some(spec_of(image)), verbose: false };
+        Ok(self.images.clone().image_status(within(QUICK, request)).await?.into_inner().image)
+    }
+
+    pub(crate) async fn images(&self) -> Result<Vec<cri::Image>> {
+        Ok(self.images.clone().list_images(within(QUICK, cri::ListImagesRequest::default())).await?.into_inner().images)
+    }
+
+    pub(crate) async fn pull(&self, image: &str, auth: Option<cri::AuthConfig>) -> Result<String> {
+        let request = cri::PullImageRequest { image: Some(spec_of(image)), auth, sandbox_config: None };
+        // A pull has no deadline of its own: the runtime gives up when nothing moves.
+        Ok(self.images.clone().pull_image(request).await?.into_inner().image_ref)
+    }
+}
+
+fn spec_of(image: &str) -> cri::ImageSpec {
+    cri::ImageSpec { image: image.to_owned(), ..Default::default() }
+}
+
+fn group(sandboxes: Vec<cri::PodSandbox>, containers: Vec<cri::Container>) -> BTreeMap<String, PodState> {
+    let mut pods: BTreeMap<String, PodState> = BTreeMap::new();
+    for s in sandboxes {
+        let Some(meta) = s.metadata else { continue };
+        let pod = pods.entry(meta.uid.clone()).or_default();
+        (pod.uid, pod.name, pod.namespace) = (meta.uid, meta.name, meta.namespace);
+        let ready = s.state == cri::PodSandboxState::SandboxReady as i32;
+        pod.sandboxes.push(Sandbox { id: s.id, attempt: meta.attempt, ready, created_at: s.created_at });
+    }
+    for c in containers {
+        let Some(uid) = c.labels.get(labels::POD_UID).cloned() else { continue };
+        let pod = pods.entry(uid.clone()).or_default();
+        pod.uid = uid;
+        let (name, namespace) = (c.labels.get(labels::POD_NAME), c.labels.get(labels::POD_NAMESPACE));
+        pod.name = name.cloned().unwrap_or_default();
+        pod.namespace = namespace.cloned().unwrap_or_default();
+        let name = c.metadata.map(|m| m.name).unwrap_or_default();
+        pod.containers.push(listed(c.id, c.pod_sandbox_id, name, c.state, c.created_at, &c.annotations));
+    }
+    for pod in pods.values_mut() {
+        pod.sandboxes.sort_by_key(|s| std::cmp::Reverse(s.created_at));
+        pod.containers.sort_by_key(|c| std::cmp::Reverse(c.created_at));
+    }
+    pods
+}
+
+fn listed(
+    id: String,
+    sandbox_id: String,
+    name: String,
+    state: i32,
+    created_at: i64,
+    annotations: &HashMap<String, String>,
+) -> Listed {
+    let phase = match cri::ContainerState::try_from(state) {
+        Ok(cri::ContainerState::ContainerCreated) => Phase::Created,
+        Ok(cri::ContainerState::ContainerRunning) => Phase::Running,
+        Ok(cri::ContainerState::ContainerExited) => Phase::Exited,
+        _ => Phase::Unknown,
+    };
+    let restart_count = annotations.get(labels::RESTART_COUNT).and_then(|c| c.parse().ok()).unwrap_or_default();
+    let hash = annotations.get(labels::HASH).cloned().unwrap_or_default();
+    Listed { id, sandbox_id, name, phase, created_at, restart_count, hash }
+}
+
+fn status_of(s: cri::ContainerStatus) -> ContainerStatus {
+    let in_container = s.annotations.get(labels::TERMINATION_PATH);
+    let mounted = s.mounts.iter().find(|m| Some(&m.container_path) == in_container);
+    let fallback = s.annotations.get(labels::TERMINATION_POLICY).is_some_and(|p| p == "FallbackToLogsOnError");
+    let name = s.metadata.map(|m| m.name).unwrap_or_default();
+    ContainerStatus {
+        termination_path: mounted.map(|m| PathBuf::from(&m.host_path)),
+        termination_fallback: fallback,
+        listed: listed(s.id, String::new(), name, s.state, s.created_at, &s.annotations),
+        started_at: s.started_at,
+        finished_at: s.finished_at,
+        exit_code: s.exit_code,
+        reason: s.reason,
+        message: s.message,
+        image: s.image.map(|i| i.image).unwrap_or_default(),
+        image_ref: s.image_ref,
+        log_path: s.log_path,
+    }
+}

@@ -1,0 +1,370 @@
+//! The kubelet's own API on port 10250.
+
+mod auth;
+pub(crate) mod logs;
+mod streaming;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use component_base::tls;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::context::Context;
+use crate::pod::manager::Pods;
+use crate::runtime::Phase;
+
+type Body = UnsyncBoxBody<Bytes, std::io::Error>;
+
+pub(crate) struct Server {
+    context: Arc<Context>,
+    pods: Pods,
+    auth: auth::Auth,
+    config: Config,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("cannot listen on {address}")]
+    Listen { address: SocketAddr, source: std::io::Error },
+    #[error(transparent)]
+    Tls(#[from] tls::TlsError),
+}
+
+/// An answer that is no success: its code and text.
+struct Refused(StatusCode, String);
+
+impl Server {
+    pub(crate) fn new(context: Arc<Context>, pods: Pods, config: Config) -> Self {
+        let auth = auth::Auth::new(context.client.clone(), &config);
+        Server { context, pods, auth, config }
+    }
+
+    /// Binds and serves in a task of its own until `stop`. Gives the port.
+    pub(crate) async fn start(self, stop: CancellationToken) -> Result<u16, ServeError> {
+        let certificate: Arc<dyn rustls::server::ResolvesServerCert> = match &self.config.tls {
+            Some((cert, key)) => Arc::new(tls::ReloadingCertificate::open(cert, key)?),
+            None => {
+                let mut hosts = vec![self.config.node_name.clone()];
+                hosts.extend(self.context.host_ips.iter().cloned());
+                tls::self_signed("kubelet", &hosts, Some(&self.config.cert_dir))?
+            }
+        };
+        let roots = self.config.client_ca_file.as_deref().map(tls::load_roots).transpose()?;
+        // HTTP/1.1 only: exec, attach and port-forward upgrade their connections.
+        let acceptor = TlsAcceptor::from(Arc::new(tls::server_config(certificate, roots, &["http/1.1"])?));
+        let address = self.config.address;
+        let listener = TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, source })?;
+        let port = listener.local_addr().map_or(address.port(), |a| a.port());
+        let server = Arc::new(self);
+        tokio::spawn(async move {
+            while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
+                let Ok((socket, _)) = accepted else {
+                    tokio::time::sleep(std::time::Duration::from_millis(100)).await; // out of descriptors
+                    continue;
+                };
+                let (server, acceptor, stop) = (Arc::clone(&server), acceptor.clone(), stop.clone());
+                tokio::spawn(async move { stop.run_until_cancelled(server.serve(socket, acceptor)).await });
+            }
+        });
+        Ok(port)
+    }
+
+    async fn serve(self: Arc<Self>, socket: tokio::net::TcpStream, acceptor: TlsAcceptor) {
+        let Ok(tls) = acceptor.accept(socket).await else { return };
+        let peer = tls.get_ref().1.peer_certificates().and_then(|c| c.first()).map(|c| c.as_ref().to_vec());
+        let peer = Arc::new(peer);
+        let service = service_fn(move |request| {
+            let (server, peer) = (Arc::clone(&self), Arc::clone(&peer));
+            async move { Ok::<_, std::convert::Infallible>(server.answer(request, peer.as_deref()).await) }
+        });
+        let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
+        builder.http1().timer(TokioTimer::new());
+        if let Err(error) = builder.serve_connection_with_upgrades(TokioIo::new(tls), service).await {
+            tracing::debug!(%error, "a connection to the kubelet broke");
+        }
+    }
+
+    async fn answer(&self, request: Request<Incoming>, peer: Option<&[u8]>) -> Response<Body> {
+        match self.route(request, peer).await {
+            Ok(response) => response,
+            Err(Refused(code, message)) => {
+                let mut response = text(message);
+                *response.status_mut() = code;
+                response
+            }
+        }
+    }
+
+    async fn route(&self, request: Request<Incoming>, peer: Option<&[u8]>) -> Result<Response<Body>, Refused> {
+        let path = request.uri().path().to_owned();
+        let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+        self.auth.check(&request, peer, &self.context.node_name).await?;
+        let query = query_of(request.uri().query().unwrap_or_default());
+        match (request.method(), parts.as_slice()) {
+            (&Method::GET, ["healthz"]) => Ok(text("ok".to_owned())),
+            (&Method::GET, ["healthz", ..]) => Ok(text("ok".to_owned())),
+            (&Method::GET, ["pods"]) => Ok(json(&serde_json::json!({
+                "kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": self.pods.list(&self.context),
+            }))),
+            (&Method::GET, ["runningpods"]) => Ok(json(&self.running_pods().await?)),
+            (&Method::GET, ["containerLogs", namespace, pod, container]) => {
+                let (namespace, pod, container) = (decode(namespace), decode(pod), decode(container));
+                self.container_logs(&namespace, &pod, &container, &query).await
+            }
+            (&Method::GET, ["metrics"]) => Ok(typed(component_base::metrics::CONTENT_TYPE, self.metrics_text())),
+            (&Method::GET, ["metrics", "resource"]) => {
+                Ok(typed(component_base::metrics::CONTENT_TYPE, self.resource_metrics().await?))
+            }
+            (&Method::GET, ["stats", "summary"]) => Ok(json(&self.summary().await?)),
+            (&Method::GET, ["configz"]) => Ok(json(&serde_json::json!({"kubeletconfig": {
+                "maxPods": self.config.max_pods,
+                "clusterDNS": self.config.cluster_dns,
+                "clusterDomain": self.config.cluster_domain,
+                "containerRuntimeEndpoint": self.config.runtime_endpoint,
+            }}))),
+            (_, ["exec", rest @ ..]) => {
+                let (id, tty) = self.running_container(rest).await?;
+                streaming::exec(&self.context.runtime, request, id, tty).await
+            }
+            (_, ["attach", rest @ ..]) => {
+                let (id, tty) = self.running_container(rest).await?;
+                streaming::attach(&self.context.runtime, request, id, tty).await
+            }
+            (_, ["portForward", namespace, pod]) => {
+                let sandbox = self.sandbox_of(&decode(namespace), &decode(pod)).await?;
+                streaming::port_forward(&self.context.runtime, request, &sandbox).await
+            }
+            (&Method::POST, ["run", namespace, pod, container]) => {
+                let (id, _) = self.running_container(&[namespace, pod, container]).await?;
+                let command = query.get("cmd").map(|c| c.split_whitespace().map(str::to_owned).collect()).unwrap_or_default();
+                let done = self.context.runtime.exec(&id, command, std::time::Duration::from_secs(60)).await;
+                let done = done.map_err(|e| Refused(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?;
+                Ok(text(String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned()))
+            }
+            _ => Err(Refused(StatusCode::NOT_FOUND, "404 page not found\n".to_owned())),
+        }
+    }
+
+    async fn container_logs(
+        &self,
+        namespace: &str,
+        name: &str,
+        container: &str,
+        query: &HashMap<String, String>,
+    ) -> Result<Response<Body>, Refused> {
+        let pod = self.pod(namespace, name)?;
+        let options = logs::Options::parse(query).map_err(|why| Refused(StatusCode::BAD_REQUEST, why))?;
+        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        let state = self.context.runtime.pod(uid).await.map_err(internal)?;
+        let mut runs = state.containers.iter().filter(|c| c.name == container);
+        let spec = pod.spec.clone().unwrap_or_default();
+        let known = spec.containers.iter().chain(spec.init_containers.iter().flatten()).any(|c| c.name == container);
+        if !known {
+            let text = format!("container {container} is not valid for pod {name}");
+            return Err(Refused(StatusCode::BAD_REQUEST, text));
+        }
+        let run = if options.previous { runs.nth(1) } else { runs.next() };
+        let Some(run) = run else {
+            let what = if options.previous {
+                format!("previous terminated container \"{container}\" in pod \"{name}\" not found")
+            } else {
+                format!("container \"{container}\" in pod \"{name}\" is waiting to start: ContainerCreating")
+            };
+            return Err(Refused(StatusCode::BAD_REQUEST, what));
+        };
+        let path = crate::pod::container_config::log_dir(&self.context.log_root, &pod)
+            .join(format!("{container}/{}.log", run.restart_count));
+        let still_runs = {
+            let (runtime, id) = (self.context.runtime.clone(), run.id.clone());
+            move || {
+                let (runtime, id) = (runtime.clone(), id.clone());
+                async move { runtime.container(&id).await.is_ok_and(|c| matches!(c.listed.phase, Phase::Running | Phase::Created)) }
+            }
+        };
+        let body = logs::stream(path, options, still_runs).map_err(|e| Refused(StatusCode::NOT_FOUND, e.to_string()))?;
+        let mut response = Response::new(body);
+        response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("text/plain"));
+        Ok(response)
+    }
+
+    fn pod(&self, namespace: &str, name: &str) -> Result<k8s_openapi::api::core::v1::Pod, Refused> {
+        let missing = || Refused(StatusCode::NOT_FOUND, format!("pod \"{name}\" not found\n"));
+        self.pods.find(&self.context, namespace, name).ok_or_else(missing)
+    }
+
+    /// The id of a running container and whether it has a terminal, from `namespace/pod[/uid]/container`.
+    async fn running_container(&self, rest: &[&str]) -> Result<(String, bool), Refused> {
+        let rest: Vec<String> = rest.iter().map(|p| decode(p)).collect();
+        let (namespace, name, container) = match rest.as_slice() {
+            [namespace, name, container] | [namespace, name, _, container] => (namespace, name, container),
+            _ => return Err(Refused(StatusCode::NOT_FOUND, "404 page not found\n".to_owned())),
+        };
+        let pod = self.pod(namespace, name)?;
+        let state = self.context.runtime.pod(pod.metadata.uid.as_deref().unwrap_or_default()).await.map_err(internal)?;
+        let spec = pod.spec.unwrap_or_default();
+        let tty = spec.containers.iter().find(|c| c.name == *container).and_then(|c| c.tty) == Some(true);
+        let found = state.containers.iter().find(|c| c.name == *container && c.phase == Phase::Running);
+        let missing = || Refused(StatusCode::NOT_FOUND, format!("container not found (\"{container}\")\n"));
+        found.map(|c| (c.id.clone(), tty)).ok_or_else(missing)
+    }
+
+    async fn sandbox_of(&self, namespace: &str, name: &str) -> Result<String, Refused> {
+        let pod = self.pod(namespace, name)?;
+        let state = self.context.runtime.pod(pod.metadata.uid.as_deref().unwrap_or_default()).await.map_err(internal)?;
+        let ready = state.sandboxes.iter().find(|s| s.ready).map(|s| s.id.clone());
+        ready.ok_or_else(|| Refused(StatusCode::NOT_FOUND, format!("pod {name} is not running\n")))
+    }
+
+    async fn running_pods(&self) -> Result<serde_json::Value, Refused> {
+        let pods = self.context.runtime.list().await.map_err(internal)?;
+        let items: Vec<serde_json::Value> = pods
+            .values()
+            .filter(|p| p.sandboxes.iter().any(|s| s.ready))
+            .map(|p| {
+                let names = p.containers.iter().filter(|c| c.phase == Phase::Running).map(|c| serde_json::json!({"name": c.name}));
+                serde_json::json!({
+                    "metadata": {"name": p.name, "namespace": p.namespace, "uid": p.uid},
+                    "spec": {"containers": names.collect::<Vec<_>>()},
+                })
+            })
+            .collect();
+        Ok(serde_json::json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items}))
+    }
+
+    fn metrics_text(&self) -> String {
+        let mut text = self.config.metrics.text();
+        text.push_str(&format!(
+            "# HELP kubelet_running_pods Number of pods that have a worker\n# TYPE kubelet_running_pods gauge\n\
+             kubelet_running_pods {}\n",
+            self.pods.len()
+        ));
+        text
+    }
+
+    async fn resource_metrics(&self) -> Result<String, Refused> {
+        let stats = self.context.runtime.container_stats().await.map_err(internal)?;
+        let mut cpu = String::from(
+            "# HELP container_cpu_usage_seconds_total CPU time of a container in seconds\n\
+             # TYPE container_cpu_usage_seconds_total counter\n",
+        );
+        let mut memory = String::from(
+            "# HELP container_memory_working_set_bytes Working set of a container in bytes\n\
+             # TYPE container_memory_working_set_bytes gauge\n",
+        );
+        for s in stats {
+            let Some(attributes) = s.attributes else { continue };
+            let label = |key: &str| attributes.labels.get(key).cloned().unwrap_or_default();
+            let labels = format!(
+                "container=\"{}\",namespace=\"{}\",pod=\"{}\"",
+                label(crate::labels::CONTAINER_NAME),
+                label(crate::labels::POD_NAMESPACE),
+                label(crate::labels::POD_NAME)
+            );
+            if let Some(nanos) = s.cpu.and_then(|c| c.usage_core_nano_seconds) {
+                #[expect(clippy::cast_precision_loss, reason = "a metric is a float")]
+                cpu.push_str(&format!("container_cpu_usage_seconds_total{{{labels}}} {}\n", nanos.value as f64 / 1e9));
+            }
+            if let Some(bytes) = s.memory.and_then(|m| m.working_set_bytes) {
+                memory.push_str(&format!("container_memory_working_set_bytes{{{labels}}} {}\n", bytes.value));
+            }
+        }
+        Ok(cpu + &memory)
+    }
+
+    async fn summary(&self) -> Result<serde_json::Value, Refused> {
+        let stats = self.context.runtime.container_stats().await.map_err(internal)?;
+        let mut pods: std::collections::BTreeMap<String, serde_json::Value> = std::collections::BTreeMap::new();
+        for s in stats {
+            let Some(attributes) = s.attributes else { continue };
+            let label = |key: &str| attributes.labels.get(key).cloned().unwrap_or_default();
+            let uid = label(crate::labels::POD_UID);
+            let pod = pods.entry(uid.clone()).or_insert_with(|| {
+                serde_json::json!({"podRef": {"name": label(crate::labels::POD_NAME),
+                    "namespace": label(crate::labels::POD_NAMESPACE), "uid": uid}, "containers": []})
+            });
+            let container = serde_json::json!({
+                "name": label(crate::labels::CONTAINER_NAME),
+                "cpu": {"usageCoreNanoSeconds": s.cpu.and_then(|c| c.usage_core_nano_seconds).map(|v| v.value)},
+                "memory": {"workingSetBytes": s.memory.and_then(|m| m.working_set_bytes).map(|v| v.value)},
+            });
+            if let Some(list) = pod["containers"].as_array_mut() {
+                list.push(container);
+            }
+        }
+        Ok(serde_json::json!({"node": {"nodeName": self.context.node_name}, "pods": pods.into_values().collect::<Vec<_>>()}))
+    }
+}
+
+fn internal(error: crate::runtime::RuntimeError) -> Refused {
+    Refused(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
+}
+
+/// `%2F` and its like in a part of a path.
+fn decode(part: &str) -> String {
+    let bytes = part.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut i = 0;
+    while i < bytes.len() {
+        let hex = part.get(i + 1..i + 3).and_then(|h| u8::from_str_radix(h, 16).ok());
+        match (bytes[i], hex) {
+            (b'%', Some(byte)) => {
+                out.push(byte);
+                i += 3;
+            }
+            (b'+', _) => {
+                out.push(b' ');
+                i += 1;
+            }
+            (byte, _) => {
+                out.push(byte);
+                i += 1;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// The first value of each parameter.
+pub(super) fn query_of(query: &str) -> HashMap<String, String> {
+    let mut map = HashMap::new();
+    for (key, value) in pairs(query) {
+        map.entry(key).or_insert(value);
+    }
+    map
+}
+
+pub(super) fn pairs(query: &str) -> Vec<(String, String)> {
+    let parts = query.split('&').filter(|p| !p.is_empty());
+    parts.map(|p| p.split_once('=').unwrap_or((p, ""))).map(|(k, v)| (decode(k), decode(v))).collect()
+}
+
+fn text(body: String) -> Response<Body> {
+    typed("text/plain; charset=utf-8", body)
+}
+
+fn json(value: &serde_json::Value) -> Response<Body> {
+    typed("application/json", value.to_string())
+}
+
+fn typed(content_type: &'static str, body: String) -> Response<Body> {
+    let mut response = Response::new(full(body));
+    response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(content_type));
+    response
+}
+
+fn full(body: String) -> Body {
+    Full::new(Bytes::from(body)).map_err(|never| match never {}).boxed_unsync()
+}

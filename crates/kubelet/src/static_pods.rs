@@ -1,0 +1,142 @@
+//! Pods from files on this node, and their mirrors in the API.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use client::error::{ApiError, ignore_not_found};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::Api;
+use kube::api::{DeleteParams, PostParams};
+use sha2::{Digest, Sha256};
+
+use crate::labels;
+
+/// Whether the pod comes from a file, and not from the API.
+pub(crate) fn is_static(pod: &Pod) -> bool {
+    let source = pod.metadata.annotations.as_ref().and_then(|a| a.get(labels::CONFIG_SOURCE));
+    source.is_some_and(|s| s != "api")
+}
+
+pub(crate) fn is_mirror(pod: &Pod) -> bool {
+    pod.metadata.annotations.as_ref().is_some_and(|a| a.contains_key(labels::CONFIG_MIRROR))
+}
+
+/// The uid that a status patch must name: `Some(None)` for a static pod, whose mirror has a uid of its own.
+#[expect(clippy::option_option, reason = "the pod's uid, any uid, or no pod of the API at all")]
+pub(crate) fn api_identity(pod: &Pod) -> Option<Option<String>> {
+    if is_static(pod) { Some(None) } else { pod.metadata.uid.clone().map(Some) }
+}
+
+/// All pods of a directory, by file order; a file that holds no pod is reported and left out.
+pub(crate) fn read(dir: &Path, node_name: &str) -> Vec<Pod> {
+    let mut files: Vec<_> = match std::fs::read_dir(dir) {
+        Ok(entries) => entries.filter_map(Result::ok).map(|e| e.path()).collect(),
+        Err(_) => return Vec::new(), // made later, or never
+    };
+    files.retain(|f| f.is_file() && !f.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.')));
+    files.sort();
+    let mut pods = BTreeMap::new();
+    for file in files {
+        let read = std::fs::read_to_string(&file).map_err(|e| e.to_string());
+        match read.and_then(|text| parse(&text, &file, node_name)) {
+            Ok(pod) => {
+                pods.entry(pod.metadata.uid.clone()).or_insert(pod);
+            }
+            Err(error) => tracing::error!(file = %file.display(), error, "this file is no pod"),
+        }
+    }
+    pods.into_values().collect()
+}
+
+fn parse(text: &str, file: &Path, node_name: &str) -> Result<Pod, String> {
+    let value: serde_json::Value = serde_saphyr::from_str(text).map_err(|e| e.to_string())?;
+    if value["kind"] != "Pod" || value["apiVersion"] != "v1" {
+        return Err(format!("its kind is {} of {}", value["kind"], value["apiVersion"]));
+    }
+    let mut pod: Pod = serde_json::from_value(value).map_err(|e| e.to_string())?;
+    let name = pod.metadata.name.clone().filter(|n| !n.is_empty()).ok_or("it has no name")?;
+    let mut hash = Sha256::new();
+    hash.update(file.to_string_lossy().as_bytes());
+    hash.update(node_name.as_bytes());
+    hash.update(text.as_bytes());
+    let digest: String = hash.finalize().iter().take(16).map(|b| format!("{b:02x}")).collect();
+    let meta = &mut pod.metadata;
+    meta.name = Some(format!("{name}-{node_name}"));
+    meta.namespace.get_or_insert_with(|| "default".to_owned());
+    // The uid changes with the file's content: a changed pod is another pod, which replaces the old one.
+    meta.uid = Some(digest.clone());
+    let annotations = meta.annotations.get_or_insert_with(BTreeMap::new);
+    annotations.insert(labels::CONFIG_SOURCE.to_owned(), "file".to_owned());
+    annotations.insert(labels::CONFIG_HASH.to_owned(), digest);
+    annotations.insert(labels::CONFIG_SEEN.to_owned(), jiff::Timestamp::now().to_string());
+    let spec = pod.spec.as_mut().ok_or("it has no spec")?;
+    spec.node_name = Some(node_name.to_owned());
+    // Nothing on this node evicts it.
+    let tolerations = spec.tolerations.get_or_insert_with(Vec::new);
+    tolerations.push(k8s_openapi::api::core::v1::Toleration {
+        operator: Some("Exists".to_owned()),
+        effect: Some("NoExecute".to_owned()),
+        ..Default::default()
+    });
+    for container in spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten()) {
+        container.termination_message_path.get_or_insert_with(|| "/dev/termination-log".to_owned());
+    }
+    Ok(pod)
+}
+
+/// Makes the API show a static pod: a mirror with the same hash, owned by the Node.
+pub(crate) async fn ensure_mirror(client: &kube::Client, pod: &Arc<Pod>, node_name: &str) -> Result<(), kube::Error> {
+    let api: Api<Pod> = Api::namespaced(client.clone(), pod.metadata.namespace.as_deref().unwrap_or_default());
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    let hash_of = |p: &Pod, key: &str| p.metadata.annotations.as_ref().and_then(|a| a.get(key)).cloned();
+    let wanted = hash_of(pod, labels::CONFIG_HASH);
+    if let Some(present) = ignore_not_found(api.get(name).await)? {
+        if hash_of(&present, labels::CONFIG_MIRROR) == wanted && present.metadata.deletion_timestamp.is_none() {
+            return Ok(());
+        }
+        ignore_not_found(api.delete(name, &DeleteParams::default().grace_period(0)).await)?;
+    }
+    let mut mirror = (**pod).clone();
+    mirror.metadata.uid = None;
+    mirror.status = None;
+    let annotations = mirror.metadata.annotations.get_or_insert_with(BTreeMap::new);
+    annotations.insert(labels::CONFIG_MIRROR.to_owned(), wanted.unwrap_or_default());
+    let node = Api::<Node>::all(client.clone()).get(node_name).await?;
+    mirror.metadata.owner_references = Some(vec![OwnerReference {
+        api_version: "v1".to_owned(),
+        kind: "Node".to_owned(),
+        name: node_name.to_owned(),
+        uid: node.metadata.uid.unwrap_or_default(),
+        controller: Some(true),
+        ..OwnerReference::default()
+    }]);
+    match api.create(&PostParams::default(), &mirror).await {
+        Err(error) if !error.is_already_exists() => Err(error),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_becomes_a_pod_of_this_node() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+        write("web.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec: {containers: [{name: c, image: i}]}\n");
+        write("broken.yaml", "apiVersion: v1\nkind: Pod\n");
+        write(".hidden.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: no}\nspec: {containers: []}\n");
+        let pods = read(dir.path(), "node1");
+        assert_eq!(pods.len(), 1);
+        let pod = &pods[0];
+        assert_eq!(pod.metadata.name.as_deref(), Some("web-node1"));
+        assert_eq!(pod.metadata.namespace.as_deref(), Some("default"));
+        assert!(is_static(pod) && !is_mirror(pod));
+        assert_eq!(api_identity(pod), Some(None));
+        write("web.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec: {containers: [{name: c, image: j}]}\n");
+        assert_ne!(read(dir.path(), "node1")[0].metadata.uid, pod.metadata.uid);
+    }
+}

@@ -1,0 +1,195 @@
+//! The volumes of a pod as directories on the host.
+//!
+//! Below `<root-dir>/pods/<uid>/volumes/`, under upstream's plugin names, so that another kubelet finds them.
+
+mod atomic;
+mod files;
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use k8s_openapi::api::core::v1::{Pod, Volume};
+use nix::mount::{MntFlags, MsFlags};
+
+use crate::env::Sources;
+use crate::materials::{Materials, Tokens};
+pub(crate) use files::File;
+
+/// A volume that cannot be set up; the text is that of the FailedMount event.
+#[derive(Debug, thiserror::Error)]
+#[error("MountVolume.SetUp failed for volume \"{volume}\" : {why}")]
+pub(crate) struct MountError {
+    pub volume: String,
+    pub why: String,
+}
+
+/// What the setting up of volumes needs to know.
+pub(crate) struct Setup<'a> {
+    pub root: &'a Path,
+    pub pod: &'a Pod,
+    pub materials: &'a Materials,
+    pub sources: &'a Sources<'a>,
+    pub tokens: &'a Tokens,
+    pub client: Option<&'a kube::Client>,
+}
+
+pub(crate) fn pod_dir(root: &Path, uid: &str) -> PathBuf {
+    root.join("pods").join(uid)
+}
+
+impl Setup<'_> {
+    /// Sets up every volume, or brings those that change up to date. Gives the host path of each.
+    pub(crate) async fn all(&self) -> Result<BTreeMap<String, PathBuf>, MountError> {
+        let mut paths = BTreeMap::new();
+        for volume in self.pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()) {
+            let path = self.one(volume).await.map_err(|why| MountError { volume: volume.name.clone(), why })?;
+            paths.insert(volume.name.clone(), path);
+        }
+        Ok(paths)
+    }
+
+    fn dir(&self, plugin: &str, volume: &Volume) -> PathBuf {
+        let uid = self.pod.metadata.uid.as_deref().unwrap_or_default();
+        pod_dir(self.root, uid).join("volumes").join(plugin).join(&volume.name)
+    }
+
+    async fn one(&self, volume: &Volume) -> Result<PathBuf, String> {
+        if let Some(host) = &volume.host_path {
+            return host_path(&host.path, host.type_.as_deref().unwrap_or_default());
+        }
+        if let Some(empty) = &volume.empty_dir {
+            let dir = self.dir("kubernetes.io~empty-dir", volume);
+            let in_memory = empty.medium.as_deref() == Some("Memory");
+            let size = empty.size_limit.as_ref().and_then(crate::cgroups::whole);
+            return self.empty_dir(dir, in_memory, size).map_err(|e| e.to_string());
+        }
+        let (plugin, files) = if let Some(source) = &volume.config_map {
+            let mode = source.default_mode.unwrap_or(0o644);
+            let optional = source.optional == Some(true);
+            ("kubernetes.io~configmap", files::config_map(self, &source.name, source.items.as_deref(), optional, mode)?)
+        } else if let Some(source) = &volume.secret {
+            let mode = source.default_mode.unwrap_or(0o644);
+            let optional = source.optional == Some(true);
+            let name = source.secret_name.as_deref().unwrap_or_default();
+            ("kubernetes.io~secret", files::secret(self, name, source.items.as_deref(), optional, mode)?)
+        } else if let Some(source) = &volume.downward_api {
+            let mode = source.default_mode.unwrap_or(0o644);
+            ("kubernetes.io~downward-api", files::downward(self, source.items.as_deref().unwrap_or_default(), mode)?)
+        } else if let Some(source) = &volume.projected {
+            ("kubernetes.io~projected", files::projected(self, source).await?)
+        } else {
+            return Err("this kind of volume is not supported on this node".to_owned());
+        };
+        let dir = self.dir(plugin, volume);
+        let in_memory = matches!(plugin, "kubernetes.io~secret" | "kubernetes.io~projected");
+        make_dir(&dir, 0o755).map_err(|e| e.to_string())?;
+        if in_memory {
+            mount_tmpfs(&dir, None, 0o755).map_err(|e| e.to_string())?;
+        }
+        atomic::write(&dir, &files, self.fs_group()).map_err(|e| e.to_string())?;
+        Ok(dir)
+    }
+
+    fn fs_group(&self) -> Option<u32> {
+        let group = self.pod.spec.as_ref()?.security_context.as_ref()?.fs_group?;
+        u32::try_from(group).ok()
+    }
+
+    fn empty_dir(&self, dir: PathBuf, in_memory: bool, size: Option<i64>) -> std::io::Result<PathBuf> {
+        let fresh = !dir.exists();
+        make_dir(&dir, 0o777)?;
+        if in_memory {
+            mount_tmpfs(&dir, size, 0o777)?;
+        }
+        if fresh || in_memory {
+            let mode = if self.fs_group().is_some() { 0o2777 } else { 0o777 };
+            std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(mode))?;
+            if let Some(group) = self.fs_group() {
+                std::os::unix::fs::chown(&dir, None, Some(group))?;
+            }
+        }
+        Ok(dir)
+    }
+}
+
+fn make_dir(dir: &Path, mode: u32) -> std::io::Result<()> {
+    if let Some(parent) = dir.parent() {
+        std::fs::DirBuilder::new().recursive(true).mode(0o750).create(parent)?;
+    }
+    match std::fs::DirBuilder::new().mode(mode).create(dir) {
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        made => made,
+    }
+}
+
+fn mount_tmpfs(dir: &Path, size: Option<i64>, mode: u32) -> std::io::Result<()> {
+    if is_mount_point(dir)? {
+        return Ok(());
+    }
+    let size = size.map(|bytes| format!(",size={bytes}")).unwrap_or_default();
+    let options = format!("mode={mode:o}{size}");
+    nix::mount::mount(Some("tmpfs"), dir, Some("tmpfs"), MsFlags::empty(), Some(options.as_str()))?;
+    Ok(())
+}
+
+/// A directory on another device than its parent is a mount point; we mount nothing but file systems of their own here.
+fn is_mount_point(dir: &Path) -> std::io::Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    let parent = dir.parent().unwrap_or(dir);
+    Ok(std::fs::symlink_metadata(dir)?.dev() != std::fs::symlink_metadata(parent)?.dev())
+}
+
+/// hostPath with its type check, in upstream's words.
+fn host_path(path: &str, kind: &str) -> Result<PathBuf, String> {
+    use std::os::unix::fs::FileTypeExt;
+    let path_buf = PathBuf::from(path);
+    let found = std::fs::metadata(&path_buf).ok();
+    let make = |done: std::io::Result<()>| done.map_err(|e| format!("cannot make {path}: {e}"));
+    let check = |holds: bool, words: &str| if holds { Ok(()) } else { Err(format!("hostPath type check failed: {path} is not {words}")) };
+    let is = |test: fn(&std::fs::Metadata) -> bool| found.as_ref().is_some_and(test);
+    match kind {
+        "" => {}
+        "DirectoryOrCreate" if found.is_none() => make(std::fs::create_dir_all(&path_buf))?,
+        "Directory" | "DirectoryOrCreate" => check(is(std::fs::Metadata::is_dir), "a directory")?,
+        "FileOrCreate" if found.is_none() => make(std::fs::File::create(&path_buf).map(drop))?,
+        "File" | "FileOrCreate" => check(is(std::fs::Metadata::is_file), "a file")?,
+        "Socket" => check(is(|m| m.file_type().is_socket()), "a socket")?,
+        "CharDevice" => check(is(|m| m.file_type().is_char_device()), "a character device")?,
+        "BlockDevice" => check(is(|m| m.file_type().is_block_device()), "a block device")?,
+        other => return Err(format!("unknown hostPath type {other:?}")),
+    }
+    Ok(path_buf)
+}
+
+/// Unmounts and removes everything of a pod. What cannot be unmounted stays, and nothing below it is touched.
+pub(crate) fn tear_down(root: &Path, uid: &str) -> std::io::Result<()> {
+    let dir = pod_dir(root, uid);
+    if uid.is_empty() || !dir.exists() {
+        return Ok(());
+    }
+    let prefix = format!("{}/", dir.display());
+    let mounts = std::fs::read_to_string("/proc/self/mounts")?;
+    let mut below: Vec<&str> = mounts.lines().filter_map(|l| l.split(' ').nth(1)).filter(|m| m.starts_with(&prefix)).collect();
+    below.sort_unstable();
+    for mount in below.iter().rev() {
+        nix::mount::umount2(*mount, MntFlags::UMOUNT_NOFOLLOW)?;
+    }
+    std::fs::remove_dir_all(dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_paths_are_checked_against_their_type() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
+        assert!(host_path(&at("new"), "DirectoryOrCreate").unwrap().is_dir());
+        assert!(host_path(&at("file"), "FileOrCreate").unwrap().is_file());
+        assert!(host_path(&at("file"), "Directory").unwrap_err().contains("is not a directory"));
+        assert!(host_path(&at("none"), "File").is_err());
+        assert!(host_path(&at("none"), "").is_ok());
+    }
+}
