@@ -115,28 +115,108 @@ struct Authorization {
 
 /// The fields of upstream's v1beta1 that are taken without effect here.
 const OTHER_FIELDS: &[&str] = &[
-    "allowedUnsafeSysctls", "cgroupDriver", "cgroupsPerQOS", "configMapAndSecretChangeDetectionStrategy",
-    "containerLogMaxFiles", "containerLogMaxSize", "containerLogMaxWorkers", "containerLogMonitorInterval",
-    "contentType", "cpuCFSQuota", "cpuCFSQuotaPeriod", "cpuManagerPolicy", "cpuManagerPolicyOptions",
-    "cpuManagerReconcilePeriod", "crashLoopBackOff", "enableContentionProfiling", "enableControllerAttachDetach",
-    "enableDebugFlagsHandler", "enableDebuggingHandlers", "enableProfilingHandler", "enableServer",
-    "enableSystemLogHandler", "enableSystemLogQuery", "enforceNodeAllocatable", "eventBurst", "eventRecordQPS",
-    "evictionHard", "evictionMaxPodGracePeriod", "evictionMinimumReclaim", "evictionPressureTransitionPeriod",
-    "evictionSoft", "evictionSoftGracePeriod", "failCgroupV1", "failSwapOn", "fileCheckFrequency", "hairpinMode",
-    "httpCheckFrequency", "imageGCHighThresholdPercent", "imageGCLowThresholdPercent", "imageMaximumGCAge",
-    "imageMinimumGCAge", "imagePullCredentialsVerificationPolicy", "imageServiceEndpoint", "iptablesDropBit",
-    "iptablesMasqueradeBit", "kernelMemcgNotification", "kubeAPIBurst", "kubeAPIQPS", "kubeReserved",
-    "kubeReservedCgroup", "kubeletCgroups", "localStorageCapacityIsolation", "logging", "makeIPTablesUtilChains",
-    "maxOpenFiles", "memoryManagerPolicy", "memorySwap", "memoryThrottlingFactor", "mergeDefaultEvictionSettings",
-    "nodeLeaseDurationSeconds", "nodeStatusMaxImages", "nodeStatusReportFrequency", "nodeStatusUpdateFrequency",
-    "oomScoreAdj", "podCIDR", "podPidsLimit", "podsPerCore", "preloadedImagesVerificationAllowlist", "protectKernelDefaults",
-    "providerID", "qosReserved", "readOnlyPort", "registryBurst", "registryPullQPS", "reservedMemory",
-    "reservedSystemCPUs", "rotateCertificates", "runOnce", "runtimeRequestTimeout", "seccompDefault",
-    "serverTLSBootstrap", "showHiddenMetricsForVersion", "shutdownGracePeriod", "shutdownGracePeriodByPodPriority",
-    "shutdownGracePeriodCriticalPods", "singleProcessOOMKill", "staticPodURL", "staticPodURLHeader",
-    "streamingConnectionIdleTimeout", "syncFrequency", "systemCgroups", "systemReserved", "systemReservedCgroup",
-    "tlsCipherSuites", "tlsMinVersion", "topologyManagerPolicy", "topologyManagerPolicyOptions", "topologyManagerScope",
-    "tracing", "userNamespaces", "volumePluginDir", "volumeStatsAggPeriod",
+    "allowedUnsafeSysctls",
+    "cgroupDriver",
+    "cgroupsPerQOS",
+    "configMapAndSecretChangeDetectionStrategy",
+    "containerLogMaxFiles",
+    "containerLogMaxSize",
+    "containerLogMaxWorkers",
+    "containerLogMonitorInterval",
+    "contentType",
+    "cpuCFSQuota",
+    "cpuCFSQuotaPeriod",
+    "cpuManagerPolicy",
+    "cpuManagerPolicyOptions",
+    "cpuManagerReconcilePeriod",
+    "crashLoopBackOff",
+    "enableContentionProfiling",
+    "enableControllerAttachDetach",
+    "enableDebugFlagsHandler",
+    "enableDebuggingHandlers",
+    "enableProfilingHandler",
+    "enableServer",
+    "enableSystemLogHandler",
+    "enableSystemLogQuery",
+    "enforceNodeAllocatable",
+    "eventBurst",
+    "eventRecordQPS",
+    "evictionHard",
+    "evictionMaxPodGracePeriod",
+    "evictionMinimumReclaim",
+    "evictionPressureTransitionPeriod",
+    "evictionSoft",
+    "evictionSoftGracePeriod",
+    "failCgroupV1",
+    "failSwapOn",
+    "fileCheckFrequency",
+    "hairpinMode",
+    "httpCheckFrequency",
+    "imageGCHighThresholdPercent",
+    "imageGCLowThresholdPercent",
+    "imageMaximumGCAge",
+    "imageMinimumGCAge",
+    "imagePullCredentialsVerificationPolicy",
+    "imageServiceEndpoint",
+    "iptablesDropBit",
+    "iptablesMasqueradeBit",
+    "kernelMemcgNotification",
+    "kubeAPIBurst",
+    "kubeAPIQPS",
+    "kubeReserved",
+    "kubeReservedCgroup",
+    "kubeletCgroups",
+    "localStorageCapacityIsolation",
+    "logging",
+    "makeIPTablesUtilChains",
+    "maxOpenFiles",
+    "memoryManagerPolicy",
+    "memorySwap",
+    "memoryThrottlingFactor",
+    "mergeDefaultEvictionSettings",
+    "nodeLeaseDurationSeconds",
+    "nodeStatusMaxImages",
+    "nodeStatusReportFrequency",
+    "nodeStatusUpdateFrequency",
+    "oomScoreAdj",
+    "podCIDR",
+    "podPidsLimit",
+    "podsPerCore",
+    "preloadedImagesVerificationAllowlist",
+    "protectKernelDefaults",
+    "providerID",
+    "qosReserved",
+    "readOnlyPort",
+    "registryBurst",
+    "registryPullQPS",
+    "reservedMemory",
+    "reservedSystemCPUs",
+    "rotateCertificates",
+    "runOnce",
+    "runtimeRequestTimeout",
+    "seccompDefault",
+    "serverTLSBootstrap",
+    "showHiddenMetricsForVersion",
+    "shutdownGracePeriod",
+    "shutdownGracePeriodByPodPriority",
+    "shutdownGracePeriodCriticalPods",
+    "singleProcessOOMKill",
+    "staticPodURL",
+    "staticPodURLHeader",
+    "streamingConnectionIdleTimeout",
+    "syncFrequency",
+    "systemCgroups",
+    "systemReserved",
+    "systemReservedCgroup",
+    "tlsCipherSuites",
+    "tlsMinVersion",
+    "topologyManagerPolicy",
+    "topologyManagerPolicyOptions",
+    "topologyManagerScope",
+    "tracing",
+    "userNamespaces",
+    "volumePluginDir",
+    "volumeStatsAggPeriod",
 ];
 
 /// What the kubelet runs with.
@@ -298,7 +378,8 @@ fn hostname() -> String {
 
 /// The address from which this machine would reach others; no packet is sent to find it.
 fn default_addresses() -> Vec<IpAddr> {
-    let probe = std::net::UdpSocket::bind("0.0.0.0:0").and_then(|s| s.connect("192.0.2.1:9").and_then(|()| s.local_addr()));
+    let probe =
+        std::net::UdpSocket::bind("0.0.0.0:0").and_then(|s| s.connect("192.0.2.1:9").and_then(|()| s.local_addr()));
     probe.map(|a| vec![a.ip()]).unwrap_or_else(|_| vec![[127, 0, 0, 1].into()])
 }
 
@@ -309,7 +390,8 @@ mod tests {
     fn complete(file: &str, args: &[&str]) -> Result<Config, String> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("kubelet.yaml");
-        std::fs::write(&path, format!("apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n{file}")).unwrap();
+        std::fs::write(&path, format!("apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n{file}"))
+            .unwrap();
         let mut all = vec![format!("--config={}", path.display())];
         all.extend(args.iter().map(ToString::to_string));
         flags::parse::<Flags>("kubelet", all).map_err(|e| e.0)?.complete().map_err(|e| e.to_string())
@@ -319,8 +401,13 @@ mod tests {
     fn flags_win_over_the_file() {
         let file = "clusterDNS: [10.96.0.10]\nport: 10260\ncontainerRuntimeEndpoint: unix:///a\nevictionHard: {memory.available: 1Gi}\n\
                     authentication: {x509: {clientCAFile: /ca}, webhook: {enabled: true, cacheTTL: 2m}, anonymous: {enabled: false}}\n";
-        let args = ["--hostname-override=Node1", "--node-ip=192.0.2.1", "--container-runtime-endpoint=unix:///b", "--v=2",
-            "--register-with-taints=a=b:NoSchedule"];
+        let args = [
+            "--hostname-override=Node1",
+            "--node-ip=192.0.2.1",
+            "--container-runtime-endpoint=unix:///b",
+            "--v=2",
+            "--register-with-taints=a=b:NoSchedule",
+        ];
         let config = complete(file, &args).unwrap();
         assert_eq!(config.node_name, "node1");
         assert_eq!(config.runtime_endpoint, "unix:///b");
@@ -333,7 +420,9 @@ mod tests {
     fn mistakes_are_named() {
         assert!(complete("clusterDNSS: []\n", &[]).unwrap_err().contains("unknown field \"clusterDNSS\""));
         assert!(complete("", &["--no-such-flag"]).unwrap_err().contains("unknown flag: --no-such-flag"));
-        assert!(complete("authorization: {mode: Maybe}\n", &[]).unwrap_err().contains("unknown authorization mode Maybe"));
+        assert!(
+            complete("authorization: {mode: Maybe}\n", &[]).unwrap_err().contains("unknown authorization mode Maybe")
+        );
         assert!(complete("", &["--register-with-taints=a=b:Never"]).is_err());
     }
 }

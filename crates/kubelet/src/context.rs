@@ -66,7 +66,8 @@ impl Context {
     pub(crate) fn remove_log_links(&self, pod: &Pod) {
         let Some(dir) = &self.log_links else { return };
         let meta = &pod.metadata;
-        let (name, namespace) = (meta.name.as_deref().unwrap_or_default(), meta.namespace.as_deref().unwrap_or_default());
+        let (name, namespace) =
+            (meta.name.as_deref().unwrap_or_default(), meta.namespace.as_deref().unwrap_or_default());
         let prefix = format!("{name}_{namespace}_");
         for entry in std::fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok) {
             let dangling = std::fs::metadata(entry.path()).is_err();

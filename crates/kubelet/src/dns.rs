@@ -15,8 +15,7 @@ pub(crate) fn config_of(pod: &Pod, cluster_dns: &[String], domain: &str, host_re
         _ if cluster_dns.is_empty() => host(),
         _ => {
             let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-            let mut searches =
-                vec![format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.to_owned()];
+            let mut searches = vec![format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.to_owned()];
             searches.extend(host().searches.into_iter().filter(|s| s != "."));
             DnsConfig { servers: cluster_dns.to_vec(), searches, options: vec!["ndots:5".to_owned()] }
         }
@@ -33,7 +32,12 @@ pub(crate) fn config_of(pod: &Pod, cluster_dns: &[String], domain: &str, host_re
     let mut seen = Vec::new();
     for list in [&mut config.servers, &mut config.searches] {
         seen.clear();
-        list.retain(|item| !seen.contains(item) && { seen.push(item.clone()); true });
+        list.retain(|item| {
+            !seen.contains(item) && {
+                seen.push(item.clone());
+                true
+            }
+        });
     }
     config.servers.truncate(3); // the resolver library reads no more
     config
@@ -58,7 +62,8 @@ mod tests {
     use super::*;
 
     fn check(spec: serde_json::Value, servers: &[&str], searches: &[&str], options: &[&str]) {
-        let pod: Pod = serde_json::from_value(serde_json::json!({"metadata": {"namespace": "prod"}, "spec": spec})).unwrap();
+        let pod: Pod =
+            serde_json::from_value(serde_json::json!({"metadata": {"namespace": "prod"}, "spec": spec})).unwrap();
         let host = "# x\nnameserver 192.0.2.53\nsearch example.com\noptions edns0\n";
         let got = config_of(&pod, &["10.96.0.10".to_owned()], "cluster.local", host);
         assert_eq!((got.servers, got.searches, got.options), (owned(servers), owned(searches), owned(options)));
@@ -74,9 +79,15 @@ mod tests {
         check(serde_json::json!({"containers": []}), &["10.96.0.10"], &cluster, &["ndots:5"]);
         let host_net = serde_json::json!({"containers": [], "hostNetwork": true});
         check(host_net, &["192.0.2.53"], &["example.com"], &["edns0"]);
-        let with_host_net = serde_json::json!({"containers": [], "hostNetwork": true, "dnsPolicy": "ClusterFirstWithHostNet"});
+        let with_host_net =
+            serde_json::json!({"containers": [], "hostNetwork": true, "dnsPolicy": "ClusterFirstWithHostNet"});
         check(with_host_net, &["10.96.0.10"], &cluster, &["ndots:5"]);
-        check(serde_json::json!({"containers": [], "dnsPolicy": "Default"}), &["192.0.2.53"], &["example.com"], &["edns0"]);
+        check(
+            serde_json::json!({"containers": [], "dnsPolicy": "Default"}),
+            &["192.0.2.53"],
+            &["example.com"],
+            &["edns0"],
+        );
         let none = serde_json::json!({"containers": [], "dnsPolicy": "None", "dnsConfig": {"nameservers": ["192.0.2.9"],
             "searches": ["a.example"], "options": [{"name": "ndots", "value": "2"}, {"name": "edns0"}]}});
         check(none, &["192.0.2.9"], &["a.example"], &["ndots:2", "edns0"]);

@@ -94,7 +94,8 @@ fn value_from(
         let named = resource.container_name.as_deref().filter(|n| !n.is_empty());
         let all = pod.spec.iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten()));
         let container = named.map_or(Some(container), |n| all.into_iter().find(|c| c.name == n));
-        let container = container.ok_or_else(|| EnvError(format!("container {} not found", named.unwrap_or_default())))?;
+        let container =
+            container.ok_or_else(|| EnvError(format!("container {} not found", named.unwrap_or_default())))?;
         let divisor = resource.divisor.as_ref().map_or("0", |q| q.0.as_str());
         return resource_value(container, &resource.resource, divisor, from).map(Some);
     }
@@ -212,7 +213,8 @@ fn service_variables(services: &[std::sync::Arc<Service>], namespace: &str, link
                 vars.push((format!("{prefix}_SERVICE_PORT_{port_name}"), port.port.to_string()));
             }
         }
-        let protocol = |p: &k8s_openapi::api::core::v1::ServicePort| p.protocol.clone().unwrap_or_else(|| "TCP".to_owned());
+        let protocol =
+            |p: &k8s_openapi::api::core::v1::ServicePort| p.protocol.clone().unwrap_or_else(|| "TCP".to_owned());
         vars.push((format!("{prefix}_PORT"), format!("{}://{host}:{}", protocol(first).to_lowercase(), first.port)));
         for port in spec.ports.iter().flatten() {
             let base = format!("{prefix}_PORT_{}_{}", port.port, protocol(port).to_uppercase());

@@ -124,7 +124,10 @@ impl Images {
     /// How long until a pull of this image may be tried again.
     pub(crate) fn backoff_left(&self, pod_uid: &str, image: &str) -> Duration {
         let failures = self.failures.lock();
-        failures.get(&format!("{pod_uid}/{image}")).map(|f| f.until.saturating_duration_since(Instant::now())).unwrap_or_default()
+        failures
+            .get(&format!("{pod_uid}/{image}"))
+            .map(|f| f.until.saturating_duration_since(Instant::now()))
+            .unwrap_or_default()
     }
 
     pub(crate) fn forget(&self, pod_uid: &str) {
@@ -138,7 +141,8 @@ fn credentials(pod: &Pod, image: &str, materials: &Materials) -> Vec<Option<Auth
     let mut found: Vec<Option<AuthConfig>> = names
         .filter_map(|name| materials.secrets.get(name))
         .flat_map(|secret| {
-            let modern = secret.get(".dockerconfigjson").and_then(|d| serde_json::from_slice::<serde_json::Value>(d).ok());
+            let modern =
+                secret.get(".dockerconfigjson").and_then(|d| serde_json::from_slice::<serde_json::Value>(d).ok());
             let legacy = secret.get(".dockercfg").and_then(|d| serde_json::from_slice::<serde_json::Value>(d).ok());
             modern.map(|m| m["auths"].clone()).or(legacy)
         })
@@ -150,7 +154,8 @@ fn credentials(pod: &Pod, image: &str, materials: &Materials) -> Vec<Option<Auth
 }
 
 fn matching(auths: &serde_json::Value, image: &str) -> Vec<AuthConfig> {
-    let registry = image.split('/').next().filter(|r| r.contains(['.', ':']) || *r == "localhost").unwrap_or("docker.io");
+    let registry =
+        image.split('/').next().filter(|r| r.contains(['.', ':']) || *r == "localhost").unwrap_or("docker.io");
     let entries = auths.as_object().into_iter().flatten();
     entries
         .filter(|(server, _)| {
@@ -160,7 +165,8 @@ fn matching(auths: &serde_json::Value, image: &str) -> Vec<AuthConfig> {
         })
         .map(|(server, entry)| {
             let text = |field: &str| entry[field].as_str().unwrap_or_default().to_owned();
-            let decoded = STANDARD.decode(text("auth")).ok().and_then(|d| String::from_utf8(d).ok()).unwrap_or_default();
+            let decoded =
+                STANDARD.decode(text("auth")).ok().and_then(|d| String::from_utf8(d).ok()).unwrap_or_default();
             let (user, password) = decoded.split_once(':').unwrap_or_default();
             let or = |given: String, other: &str| if given.is_empty() { other.to_owned() } else { given };
             AuthConfig {

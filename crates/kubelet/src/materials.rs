@@ -51,7 +51,9 @@ pub(crate) async fn fetch(client: Option<&kube::Client>, pod: &Pod) -> Result<Ma
 /// Whether anything in the pod's volumes may change while it runs.
 pub(crate) fn has_changing_volumes(pod: &Pod) -> bool {
     let volumes = pod.spec.as_ref().and_then(|s| s.volumes.as_deref()).unwrap_or_default();
-    volumes.iter().any(|v| v.config_map.is_some() || v.secret.is_some() || v.projected.is_some() || v.downward_api.is_some())
+    volumes
+        .iter()
+        .any(|v| v.config_map.is_some() || v.secret.is_some() || v.projected.is_some() || v.downward_api.is_some())
 }
 
 fn names_in(pod: &Pod) -> Named {

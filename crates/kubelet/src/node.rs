@@ -39,7 +39,9 @@ impl Machine {
     pub(crate) fn look() -> Self {
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
         let meminfo = read("/proc/meminfo");
-        let kib = meminfo.lines().find_map(|l| l.strip_prefix("MemTotal:")?.trim().trim_end_matches(" kB").parse::<i64>().ok());
+        let kib = meminfo
+            .lines()
+            .find_map(|l| l.strip_prefix("MemTotal:")?.trim().trim_end_matches(" kB").parse::<i64>().ok());
         let release = read("/etc/os-release");
         let pretty = release.lines().find_map(|l| l.strip_prefix("PRETTY_NAME=")).unwrap_or("Linux").trim_matches('"');
         let info = NodeSystemInfo {
@@ -132,7 +134,8 @@ impl NodeReporter {
                 ..ObjectMeta::default()
             },
             spec: Some(NodeSpec {
-                taints: (!self.config.register_with_taints.is_empty()).then(|| self.config.register_with_taints.clone()),
+                taints: (!self.config.register_with_taints.is_empty())
+                    .then(|| self.config.register_with_taints.clone()),
                 ..NodeSpec::default()
             }),
             status: None,
@@ -212,9 +215,15 @@ impl NodeReporter {
                 .into_iter()
                 .map(|c| match c.r#type.as_str() {
                     "NetworkReady" => {
-                        format!("container runtime network not ready: NetworkReady=false reason:{} message:{}", c.reason, c.message)
+                        format!(
+                            "container runtime network not ready: NetworkReady=false reason:{} message:{}",
+                            c.reason, c.message
+                        )
                     }
-                    _ => format!("container runtime not ready: {}=false reason:{} message:{}", c.r#type, c.reason, c.message),
+                    _ => format!(
+                        "container runtime not ready: {}=false reason:{} message:{}",
+                        c.r#type, c.reason, c.message
+                    ),
                 })
                 .collect::<Vec<_>>(),
             Err(error) => vec![format!("container runtime is down: {error}")],
@@ -236,12 +245,27 @@ impl NodeReporter {
         let ready = if unmet.is_empty() {
             condition("Ready", true, "KubeletReady", "kubelet is posting ready status".to_owned())
         } else {
-            condition("Ready", false, "KubeletNotReady", format!("[{}]", unmet.join(", ")).replace("[container runtime is", "[container runtime is"))
+            condition(
+                "Ready",
+                false,
+                "KubeletNotReady",
+                format!("[{}]", unmet.join(", ")).replace("[container runtime is", "[container runtime is"),
+            )
         };
         vec![
-            condition("MemoryPressure", false, "KubeletHasSufficientMemory", "kubelet has sufficient memory available".to_owned()),
+            condition(
+                "MemoryPressure",
+                false,
+                "KubeletHasSufficientMemory",
+                "kubelet has sufficient memory available".to_owned(),
+            ),
             condition("DiskPressure", false, "KubeletHasNoDiskPressure", "kubelet has no disk pressure".to_owned()),
-            condition("PIDPressure", false, "KubeletHasSufficientPID", "kubelet has sufficient PID available".to_owned()),
+            condition(
+                "PIDPressure",
+                false,
+                "KubeletHasSufficientPID",
+                "kubelet has sufficient PID available".to_owned(),
+            ),
             ready,
         ]
     }

@@ -22,7 +22,20 @@ fn layout() -> Layout {
     match libcgroups::common::get_cgroup_setup() {
         Ok(libcgroups::common::CgroupSetup::Unified) => Layout::V2(PathBuf::from(MOUNT)),
         _ => {
-            let controllers = ["cpu", "cpuacct", "cpuset", "memory", "pids", "blkio", "devices", "freezer", "hugetlb", "net_cls", "net_prio", "perf_event"];
+            let controllers = [
+                "cpu",
+                "cpuacct",
+                "cpuset",
+                "memory",
+                "pids",
+                "blkio",
+                "devices",
+                "freezer",
+                "hugetlb",
+                "net_cls",
+                "net_prio",
+                "perf_event",
+            ];
             let roots = controllers.iter().map(|c| Path::new(MOUNT).join(c)).filter(|p| p.is_dir());
             Layout::V1(roots.collect())
         }
@@ -31,7 +44,9 @@ fn layout() -> Layout {
 
 /// Makes the pod's cgroup with the sum of its containers' limits.
 pub(crate) fn make(sandbox: &PodSandboxConfig, pod: &Pod, context: &Context) -> io::Result<()> {
-    let Some(parent) = sandbox.linux.as_ref().map(|l| l.cgroup_parent.trim_start_matches('/').to_owned()) else { return Ok(()) };
+    let Some(parent) = sandbox.linux.as_ref().map(|l| l.cgroup_parent.trim_start_matches('/').to_owned()) else {
+        return Ok(());
+    };
     let wanted = Wanted::of(pod, context.node_memory);
     match layout() {
         Layout::V2(root) => {
@@ -111,7 +126,11 @@ impl Wanted {
         let sum = |of: fn(&cgroups::Limits) -> i64| {
             if each.iter().any(|l| of(l) == 0) { 0 } else { each.iter().map(of).sum() }
         };
-        Wanted { shares: sum(|l| l.cpu_shares).clamp(2, 262_144), quota: sum(|l| l.cpu_quota), memory: sum(|l| l.memory_bytes) }
+        Wanted {
+            shares: sum(|l| l.cpu_shares).clamp(2, 262_144),
+            quota: sum(|l| l.cpu_quota),
+            memory: sum(|l| l.memory_bytes),
+        }
     }
 }
 

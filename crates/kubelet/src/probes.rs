@@ -214,7 +214,9 @@ impl Task {
 
     async fn probe_once(&self) -> Result<(), String> {
         let timeout = seconds(self.probe.timeout_seconds, 1, 1);
-        let host = |given: Option<&String>| given.cloned().filter(|h| !h.is_empty()).unwrap_or_else(|| self.target.pod_ip.clone());
+        let host = |given: Option<&String>| {
+            given.cloned().filter(|h| !h.is_empty()).unwrap_or_else(|| self.target.pod_ip.clone())
+        };
         if let Some(exec) = &self.probe.exec {
             let command = exec.command.clone().unwrap_or_default();
             let done = self.runtime.exec(&self.target.container_id, command, timeout);
@@ -232,7 +234,10 @@ impl Task {
             if let Some(tcp) = &self.probe.tcp_socket {
                 let address = (host(tcp.host.as_ref()), port_of(&tcp.port, &self.target.container)?);
                 let shown = format!("{}:{}", address.0, address.1);
-                return TcpStream::connect(address).await.map(drop).map_err(|e| format!("dial tcp {shown}: connect: {}", words(&e)));
+                return TcpStream::connect(address)
+                    .await
+                    .map(drop)
+                    .map_err(|e| format!("dial tcp {shown}: connect: {}", words(&e)));
             }
             if let Some(grpc) = &self.probe.grpc {
                 let port = u16::try_from(grpc.port).map_err(|_| "invalid port".to_owned())?;
@@ -241,9 +246,9 @@ impl Task {
             }
             Err("missing probe handler".to_owned())
         };
-        tokio::time::timeout(timeout, attempt)
-            .await
-            .unwrap_or_else(|_| Err("context deadline exceeded (Client.Timeout exceeded while awaiting headers)".to_owned()))
+        tokio::time::timeout(timeout, attempt).await.unwrap_or_else(|_| {
+            Err("context deadline exceeded (Client.Timeout exceeded while awaiting headers)".to_owned())
+        })
     }
 }
 
@@ -320,7 +325,8 @@ fn port_of(port: &IntOrString, container: &Container) -> Result<u16, String> {
     let number = match port {
         IntOrString::Int(n) => Some(*n),
         IntOrString::String(name) => {
-            let named = container.ports.iter().flatten().find(|p| p.name.as_deref() == Some(name)).map(|p| p.container_port);
+            let named =
+                container.ports.iter().flatten().find(|p| p.name.as_deref() == Some(name)).map(|p| p.container_port);
             named.or_else(|| name.parse().ok())
         }
     };

@@ -115,10 +115,11 @@ impl Runtime {
             return Err(RuntimeError::Endpoint(endpoint.to_owned()));
         }
         let path = PathBuf::from(path);
-        let channel = Endpoint::from_static("http://localhost").connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
-            let path = path.clone();
-            async move { Ok::<_, std::io::Error>(TokioIo::new(tokio::net::UnixStream::connect(path).await?)) }
-        }));
+        let channel =
+            Endpoint::from_static("http://localhost").connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
+                let path = path.clone();
+                async move { Ok::<_, std::io::Error>(TokioIo::new(tokio::net::UnixStream::connect(path).await?)) }
+            }));
         Ok(Runtime {
             runtime: RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(16 << 20),
             images: ImageServiceClient::new(channel).max_decoding_message_size(16 << 20),
@@ -167,7 +168,9 @@ impl Runtime {
     pub(crate) async fn sandbox_ips(&self, id: &str) -> Result<Vec<String>> {
         let request = cri::PodSandboxStatusRequest { pod_sandbox_id: id.into(), verbose: false };
         let answer = self.runtime.clone().pod_sandbox_status(within(QUICK, request)).await?.into_inner();
-        let Some(network) = answer.status.and_then(|s| s.network).filter(|n| !n.ip.is_empty()) else { return Ok(Vec::new()) };
+        let Some(network) = answer.status.and_then(|s| s.network).filter(|n| !n.ip.is_empty()) else {
+            return Ok(Vec::new());
+        };
         Ok(std::iter::once(network.ip).chain(network.additional_ips.into_iter().map(|ip| ip.ip)).collect())
     }
 

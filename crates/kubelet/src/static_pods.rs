@@ -126,7 +126,10 @@ mod tests {
     fn a_file_becomes_a_pod_of_this_node() {
         let dir = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
-        write("web.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec: {containers: [{name: c, image: i}]}\n");
+        write(
+            "web.yaml",
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec: {containers: [{name: c, image: i}]}\n",
+        );
         write("broken.yaml", "apiVersion: v1\nkind: Pod\n");
         write(".hidden.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: no}\nspec: {containers: []}\n");
         let pods = read(dir.path(), "node1");
@@ -136,7 +139,10 @@ mod tests {
         assert_eq!(pod.metadata.namespace.as_deref(), Some("default"));
         assert!(is_static(pod) && !is_mirror(pod));
         assert_eq!(api_identity(pod), Some(None));
-        write("web.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec: {containers: [{name: c, image: j}]}\n");
+        write(
+            "web.yaml",
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec: {containers: [{name: c, image: j}]}\n",
+        );
         assert_ne!(read(dir.path(), "node1")[0].metadata.uid, pod.metadata.uid);
     }
 }

@@ -62,23 +62,26 @@ pub(crate) fn hostname(pod: &Pod, node_name: &str) -> String {
 pub(crate) fn sandbox(pod: &Pod, attempt: u32, host: &Host) -> cri::PodSandboxConfig {
     let meta = &pod.metadata;
     let context = pod.spec.as_ref().and_then(|s| s.security_context.clone()).unwrap_or_default();
-    let privileged = pod.spec.iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten())).any(|c| {
-        c.security_context.as_ref().and_then(|s| s.privileged) == Some(true)
-    });
+    let privileged = pod
+        .spec
+        .iter()
+        .flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten()))
+        .any(|c| c.security_context.as_ref().and_then(|s| s.privileged) == Some(true));
     let port_mappings = pod.spec.iter().flat_map(|s| &s.containers).flat_map(|c| c.ports.iter().flatten());
-    let port_mappings = port_mappings.filter(|p| p.host_port.unwrap_or_default() > 0 && !is_host_network(pod)).map(|p| {
-        let protocol = match p.protocol.as_deref() {
-            Some("UDP") => cri::Protocol::Udp,
-            Some("SCTP") => cri::Protocol::Sctp,
-            _ => cri::Protocol::Tcp,
-        };
-        cri::PortMapping {
-            protocol: protocol as i32,
-            container_port: p.container_port,
-            host_port: p.host_port.unwrap_or_default(),
-            host_ip: p.host_ip.clone().unwrap_or_default(),
-        }
-    });
+    let port_mappings =
+        port_mappings.filter(|p| p.host_port.unwrap_or_default() > 0 && !is_host_network(pod)).map(|p| {
+            let protocol = match p.protocol.as_deref() {
+                Some("UDP") => cri::Protocol::Udp,
+                Some("SCTP") => cri::Protocol::Sctp,
+                _ => cri::Protocol::Tcp,
+            };
+            cri::PortMapping {
+                protocol: protocol as i32,
+                container_port: p.container_port,
+                host_port: p.host_port.unwrap_or_default(),
+                host_ip: p.host_ip.clone().unwrap_or_default(),
+            }
+        });
     cri::PodSandboxConfig {
         metadata: Some(cri::PodSandboxMetadata {
             name: meta.name.clone().unwrap_or_default(),
@@ -198,9 +201,12 @@ fn mounts(m: &Made<'_>, termination_path: &str) -> Result<Vec<cri::Mount>, Strin
     let mut mounts = Vec::new();
     for mount in m.container.volume_mounts.iter().flatten() {
         let volume = m.volumes.get(&mount.name).ok_or_else(|| format!("volume \"{}\" is not mounted", mount.name))?;
-        let has_sub_path = [&mount.sub_path, &mount.sub_path_expr].iter().any(|p| p.as_deref().is_some_and(|p| !p.is_empty()));
+        let has_sub_path =
+            [&mount.sub_path, &mount.sub_path_expr].iter().any(|p| p.as_deref().is_some_and(|p| !p.is_empty()));
         let host_path = if has_sub_path {
-            m.sub_paths.get(&mount.mount_path).ok_or_else(|| format!("subPath of {} is not prepared", mount.mount_path))?
+            m.sub_paths
+                .get(&mount.mount_path)
+                .ok_or_else(|| format!("subPath of {} is not prepared", mount.mount_path))?
         } else {
             volume
         };
@@ -237,8 +243,17 @@ fn plain_mount(container_path: &str, host_path: &Path) -> cri::Mount {
 
 /// Paths of /proc and /sys that a container does not see, and those that it cannot write, unless `procMount` says so.
 const MASKED: &[&str] = &[
-    "/proc/asound", "/proc/acpi", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
-    "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware",
+    "/proc/asound",
+    "/proc/acpi",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
     "/sys/devices/virtual/powercap",
 ];
 const READ_ONLY: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];

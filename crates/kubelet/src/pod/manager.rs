@@ -206,7 +206,12 @@ fn has_ended(pod: &Pod) -> bool {
 
 /// Our own writes of the status come back through the watch; they are no reason to work again.
 fn same(a: &Desired, b: &Desired) -> bool {
-    let equal = |x: &Pod, y: &Pod| x.spec == y.spec && x.metadata.annotations == y.metadata.annotations && x.metadata.labels == y.metadata.labels && gates(x) == gates(y);
+    let equal = |x: &Pod, y: &Pod| {
+        x.spec == y.spec
+            && x.metadata.annotations == y.metadata.annotations
+            && x.metadata.labels == y.metadata.labels
+            && gates(x) == gates(y)
+    };
     match (a, b) {
         (Desired::Run(x), Desired::Run(y)) => Arc::ptr_eq(x, y) || equal(x, y),
         (Desired::Stop { grace: g, .. }, Desired::Stop { grace: h, .. }) => g == h,
@@ -216,7 +221,8 @@ fn same(a: &Desired, b: &Desired) -> bool {
 
 /// Conditions that others set, which readiness gates look at.
 fn gates(pod: &Pod) -> Vec<(String, String)> {
-    let wanted: Vec<String> = pod.spec.iter().flat_map(|s| s.readiness_gates.iter().flatten()).map(|g| g.condition_type.clone()).collect();
+    let wanted: Vec<String> =
+        pod.spec.iter().flat_map(|s| s.readiness_gates.iter().flatten()).map(|g| g.condition_type.clone()).collect();
     let conditions = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
     conditions.filter(|c| wanted.contains(&c.type_)).map(|c| (c.type_.clone(), c.status.clone())).collect()
 }

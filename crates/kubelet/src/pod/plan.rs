@@ -105,9 +105,9 @@ pub(crate) fn has_finished(facts: &Facts<'_>) -> bool {
     if policy == "Always" {
         return false;
     }
-    let failed_init = init_containers(facts.pod).iter().any(|c| {
-        !is_sidecar(c) && policy == "Never" && facts.ended.get(&c.name).is_some_and(|e| e.exit_code != 0)
-    });
+    let failed_init = init_containers(facts.pod)
+        .iter()
+        .any(|c| !is_sidecar(c) && policy == "Never" && facts.ended.get(&c.name).is_some_and(|e| e.exit_code != 0));
     let done = |c: &Container| facts.ended.get(&c.name).is_some_and(|e| policy == "Never" || e.exit_code == 0);
     failed_init || (!containers(facts.pod).is_empty() && containers(facts.pod).iter().all(done))
 }
@@ -200,7 +200,12 @@ fn plan_app(facts: &Facts<'_>, container: &Container, plan: &mut Plan) {
             if changed {
                 kill(plan, now, container, "definition changed");
             } else if probed.failed {
-                kill(plan, now, container, if probed.started { "failed liveness probe" } else { "failed startup probe" });
+                kill(
+                    plan,
+                    now,
+                    container,
+                    if probed.started { "failed liveness probe" } else { "failed startup probe" },
+                );
             } else {
                 return;
             }
@@ -309,7 +314,8 @@ mod tests {
 
     #[test]
     fn init_containers_run_one_after_the_other() {
-        let spec = serde_json::json!({"initContainers": [{"name": "a"}, {"name": "b"}], "containers": [{"name": "web"}]});
+        let spec =
+            serde_json::json!({"initContainers": [{"name": "a"}, {"name": "b"}], "containers": [{"name": "web"}]});
         assert_eq!(decide(case(spec.clone(), state(&[]))).start, ["a"]);
         assert_eq!(decide(case(spec.clone(), state(&[("a", Phase::Running)]))).start, Vec::<String>::new());
         let done = Case { ended: &[("a", 0)], ..case(spec.clone(), state(&[("a", Phase::Exited)])) };

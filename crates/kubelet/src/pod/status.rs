@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, HostIP,
-    Pod, PodCondition, PodIP, PodStatus,
+    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
+    HostIP, Pod, PodCondition, PodIP, PodStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -43,7 +43,8 @@ pub(crate) fn time_of(nanoseconds: i64) -> Option<Time> {
 
 pub(crate) fn status_of(o: &Observed<'_>) -> PodStatus {
     let old = o.pod.status.clone().unwrap_or_default();
-    let init: Vec<ContainerStatus> = plan::init_containers(o.pod).iter().map(|c| container_status(o, c, true)).collect();
+    let init: Vec<ContainerStatus> =
+        plan::init_containers(o.pod).iter().map(|c| container_status(o, c, true)).collect();
     let apps: Vec<ContainerStatus> = plan::containers(o.pod).iter().map(|c| container_status(o, c, false)).collect();
     let phase = phase_of(o.pod, &init, &apps, o.terminated);
     let conditions = conditions_of(o, &old, &phase, &init, &apps);
@@ -71,7 +72,8 @@ pub(crate) fn status_of(o: &Observed<'_>) -> PodStatus {
 }
 
 fn container_status(o: &Observed<'_>, container: &Container, is_init: bool) -> ContainerStatus {
-    let runs: Vec<&runtime::ContainerStatus> = o.containers.iter().filter(|c| c.listed.name == container.name).collect();
+    let runs: Vec<&runtime::ContainerStatus> =
+        o.containers.iter().filter(|c| c.listed.name == container.name).collect();
     let newest = runs.first().copied();
     let previous = runs.get(1).copied();
     let waiting = o.waiting.get(&container.name);
@@ -118,7 +120,11 @@ fn container_status(o: &Observed<'_>, container: &Container, is_init: bool) -> C
     ContainerStatus {
         name: container.name.clone(),
         container_id: newest.map(|c| format!("containerd://{}", c.listed.id)),
-        image: newest.map(|c| c.image.clone()).filter(|i| !i.is_empty()).or_else(|| container.image.clone()).unwrap_or_default(),
+        image: newest
+            .map(|c| c.image.clone())
+            .filter(|i| !i.is_empty())
+            .or_else(|| container.image.clone())
+            .unwrap_or_default(),
         image_id: newest.map(|c| c.image_ref.clone()).unwrap_or_default(),
         ready,
         started: Some(started),
@@ -229,9 +235,13 @@ fn conditions_of(
     let apps_began = apps.iter().any(|s| s.state.as_ref().is_some_and(|s| s.waiting.is_none()));
     let reason = |word: &str| if phase == "Succeeded" { "PodCompleted".to_owned() } else { word.to_owned() };
     let containers_ready = match (ended, unready.is_empty()) {
-        (true, _) => Err((if phase == "Failed" { "PodFailed".to_owned() } else { "PodCompleted".to_owned() }, String::new())),
+        (true, _) => {
+            Err((if phase == "Failed" { "PodFailed".to_owned() } else { "PodCompleted".to_owned() }, String::new()))
+        }
         (false, true) => Ok(()),
-        (false, false) => Err((reason("ContainersNotReady"), format!("containers with unready status: [{}]", unready.join(" ")))),
+        (false, false) => {
+            Err((reason("ContainersNotReady"), format!("containers with unready status: [{}]", unready.join(" "))))
+        }
     };
     let gates = o.pod.spec.as_ref().and_then(|s| s.readiness_gates.as_deref()).unwrap_or_default();
     let has_true = |kind: &str| old.conditions.iter().flatten().any(|c| c.type_ == kind && c.status == "True");
@@ -239,8 +249,10 @@ fn conditions_of(
     let ready = match (&containers_ready, unmet.is_empty()) {
         (Ok(()), true) => Ok(()),
         (Ok(()), false) => {
-            let each: Vec<String> =
-                unmet.iter().map(|g| format!("the status of pod readiness gate \"{g}\" is not \"True\", but False")).collect();
+            let each: Vec<String> = unmet
+                .iter()
+                .map(|g| format!("the status of pod readiness gate \"{g}\" is not \"True\", but False"))
+                .collect();
             Err(("ReadinessGatesNotReady".to_owned(), each.join(", ")))
         }
         (Err(why), _) => Err(why.clone()),

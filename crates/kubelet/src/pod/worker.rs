@@ -37,7 +37,10 @@ const KEPT_RUNS: usize = 1;
 pub(crate) enum Desired {
     Run(Arc<Pod>),
     /// The pod must go, with this grace period in seconds. `None` as pod: the API forgot it.
-    Stop { pod: Arc<Pod>, grace: i64 },
+    Stop {
+        pod: Arc<Pod>,
+        grace: i64,
+    },
 }
 
 pub(crate) struct Worker {
@@ -193,7 +196,8 @@ impl Worker {
     fn regarding(&self, pod: &Pod, container: Option<&str>) -> ObjectReference {
         let mut reference = reference(pod);
         if let Some(name) = container {
-            let list = if plan::init_containers(pod).iter().any(|c| c.name == name) { "initContainers" } else { "containers" };
+            let list =
+                if plan::init_containers(pod).iter().any(|c| c.name == name) { "initContainers" } else { "containers" };
             reference.field_path = Some(format!("spec.{list}{{{name}}}"));
         }
         reference
@@ -208,7 +212,8 @@ impl Worker {
                 continue;
             }
             let since_end = age_of(container.finished_at);
-            let ran = Duration::from_nanos(u64::try_from(container.finished_at - container.started_at).unwrap_or_default());
+            let ran =
+                Duration::from_nanos(u64::try_from(container.finished_at - container.started_at).unwrap_or_default());
             // The first restart is immediate; its count tells which one this is, also after a restart of ours.
             let exponent = u32::try_from(listed.restart_count).unwrap_or_default();
             let wait = match exponent {
@@ -226,9 +231,11 @@ impl Worker {
         let all = plan::containers(pod).iter().chain(plan::init_containers(pod));
         let left = all.map(|c| {
             let crash = match look.containers.iter().find(|s| s.listed.name == c.name).map(|s| s.listed.phase) {
-                Some(Phase::Exited) => {
-                    self.backoff.get(&c.name).map(|b| b.until.saturating_duration_since(Instant::now())).unwrap_or_default()
-                }
+                Some(Phase::Exited) => self
+                    .backoff
+                    .get(&c.name)
+                    .map(|b| b.until.saturating_duration_since(Instant::now()))
+                    .unwrap_or_default(),
                 _ => Duration::ZERO,
             };
             (c.name.clone(), crash.max(self.context.images.backoff_left(uid, c.image.as_deref().unwrap_or_default())))
@@ -246,7 +253,11 @@ impl Worker {
             meta.uid.as_deref().unwrap_or_default()
         );
         for (name, left) in backoff {
-            let exited = look.containers.iter().find(|c| c.listed.name == *name).is_some_and(|c| c.listed.phase == Phase::Exited);
+            let exited = look
+                .containers
+                .iter()
+                .find(|c| c.listed.name == *name)
+                .is_some_and(|c| c.listed.phase == Phase::Exited);
             if exited && !left.is_zero() {
                 let wait = self.backoff.get(name).map(|b| b.wait).unwrap_or_default();
                 let shown = component_base::flags::show_go_duration(wait);
@@ -301,12 +312,20 @@ impl Worker {
         let sandbox_config = container_config::sandbox(pod, attempt, &host);
         if plan.new_sandbox {
             for old in &look.state.sandboxes {
-                runtime.stop_sandbox(&old.id).await.map_err(|e| self.complain(pod, "cannot stop an old sandbox", &e))?;
+                runtime
+                    .stop_sandbox(&old.id)
+                    .await
+                    .map_err(|e| self.complain(pod, "cannot stop an old sandbox", &e))?;
             }
             std::fs::create_dir_all(container_config::log_dir(&self.context.log_root, pod))
                 .map_err(|e| self.complain(pod, "cannot make the log directory", &e))?;
-            crate::node_cgroups::make(&sandbox_config, pod, &self.context).map_err(|e| self.complain(pod, "cannot make the cgroup", &e))?;
-            let handler = pod.spec.as_ref().and_then(|s| s.runtime_class_name.clone()).map_or(String::new(), |class| self.context.handler_of(&class));
+            crate::node_cgroups::make(&sandbox_config, pod, &self.context)
+                .map_err(|e| self.complain(pod, "cannot make the cgroup", &e))?;
+            let handler = pod
+                .spec
+                .as_ref()
+                .and_then(|s| s.runtime_class_name.clone())
+                .map_or(String::new(), |class| self.context.handler_of(&class));
             let id = match runtime.run_sandbox(sandbox_config.clone(), &handler).await {
                 Ok(id) => id,
                 Err(error) => {
@@ -328,7 +347,17 @@ impl Worker {
         for name in &plan.start {
             let Some(container) = find(pod, name) else { continue };
             let started = self
-                .start_container(pod, container, look, &sandbox.id, &sandbox_config, &host, &materials, &sources, &volumes)
+                .start_container(
+                    pod,
+                    container,
+                    look,
+                    &sandbox.id,
+                    &sandbox_config,
+                    &host,
+                    &materials,
+                    &sources,
+                    &volumes,
+                )
                 .await;
             match started {
                 Ok(()) => {
@@ -436,7 +465,10 @@ impl Worker {
                 return std::io::Result::Ok(None);
             }
             let hosts = files.join("etc-hosts");
-            std::fs::write(&hosts, container_config::hosts_file(pod, sources.pod_ips, &context.cluster_domain, &context.node_name))?;
+            std::fs::write(
+                &hosts,
+                container_config::hosts_file(pod, sources.pod_ips, &context.cluster_domain, &context.node_name),
+            )?;
             Ok(Some(hosts))
         })();
         let hosts_file = written.map_err(|e| waiting("CreateContainerError", e.to_string()))?;
@@ -484,9 +516,11 @@ impl Worker {
     fn link_log(&self, pod: &Pod, container: &Container, id: &str, attempt: u32) {
         let Some(dir) = &self.context.log_links else { return };
         let meta = &pod.metadata;
-        let (name, namespace) = (meta.name.as_deref().unwrap_or_default(), meta.namespace.as_deref().unwrap_or_default());
+        let (name, namespace) =
+            (meta.name.as_deref().unwrap_or_default(), meta.namespace.as_deref().unwrap_or_default());
         let link = dir.join(format!("{name}_{namespace}_{}-{id}.log", container.name));
-        let log = container_config::log_dir(&self.context.log_root, pod).join(format!("{}/{attempt}.log", container.name));
+        let log =
+            container_config::log_dir(&self.context.log_root, pod).join(format!("{}/{attempt}.log", container.name));
         if let Err(error) = std::fs::create_dir_all(dir).and_then(|()| std::os::unix::fs::symlink(log, &link)) {
             tracing::warn!(%error, link = %link.display(), "the log's link could not be made");
         }
@@ -513,7 +547,11 @@ impl Worker {
             let done = self.context.runtime.exec(id, exec.command.clone().unwrap_or_default(), timeout).await;
             let done = done.map_err(|e| e.to_string())?;
             let shown = String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned();
-            return if done.exit_code == 0 { Ok(()) } else { Err(format!("command exited with {}: {shown}", done.exit_code)) };
+            return if done.exit_code == 0 {
+                Ok(())
+            } else {
+                Err(format!("command exited with {}: {shown}", done.exit_code))
+            };
         }
         if let Some(sleep) = &hook.sleep {
             let wanted = Duration::from_secs(u64::try_from(sleep.seconds).unwrap_or_default());
@@ -534,7 +572,13 @@ impl Worker {
         Duration::from_secs(u64::try_from(spec).unwrap_or_default())
     }
 
-    async fn stop_container(&self, pod: &Pod, container: Option<&Container>, id: &str, grace: Duration) -> Result<(), Failed> {
+    async fn stop_container(
+        &self,
+        pod: &Pod,
+        container: Option<&Container>,
+        id: &str,
+        grace: Duration,
+    ) -> Result<(), Failed> {
         let started = Instant::now();
         let hook = container.and_then(|c| c.lifecycle.as_ref()).and_then(|l| l.pre_stop.as_ref());
         if let (Some(hook), Some(container), false) = (hook, container, grace.is_zero()) {
@@ -545,8 +589,13 @@ impl Worker {
             }
         }
         // Whatever the hook took, the process has two seconds to go by itself.
-        let left = grace.saturating_sub(started.elapsed()).max(Duration::from_secs(if grace.is_zero() { 0 } else { 2 }));
-        self.context.runtime.stop_container(id, left).await.map_err(|e| self.complain(pod, "cannot stop a container", &e))
+        let left =
+            grace.saturating_sub(started.elapsed()).max(Duration::from_secs(if grace.is_zero() { 0 } else { 2 }));
+        self.context
+            .runtime
+            .stop_container(id, left)
+            .await
+            .map_err(|e| self.complain(pod, "cannot stop a container", &e))
     }
 
     /// Stops everything of the pod, cleans up, and lets the API forget it.
@@ -554,20 +603,28 @@ impl Worker {
         let grace = Duration::from_secs(u64::try_from(grace).unwrap_or_default());
         self.probes.set_targets(Vec::new());
         let look = self.look(pod).await?;
-        let running: Vec<&ContainerStatus> = look.containers.iter().filter(|c| c.listed.phase == Phase::Running).collect();
-        let is_side = |c: &&ContainerStatus| plan::init_containers(pod).iter().any(|i| i.name == c.listed.name && plan::is_sidecar(i));
-        let (sidecars, apps): (Vec<&ContainerStatus>, Vec<&ContainerStatus>) = running.iter().copied().partition(is_side);
+        let running: Vec<&ContainerStatus> =
+            look.containers.iter().filter(|c| c.listed.phase == Phase::Running).collect();
+        let is_side = |c: &&ContainerStatus| {
+            plan::init_containers(pod).iter().any(|i| i.name == c.listed.name && plan::is_sidecar(i))
+        };
+        let (sidecars, apps): (Vec<&ContainerStatus>, Vec<&ContainerStatus>) =
+            running.iter().copied().partition(is_side);
         for container in &running {
             let text = format!("Stopping container {}", container.listed.name);
             self.context.events.normal(&self.regarding(pod, Some(&container.listed.name)), "Killing", text);
         }
         let began = Instant::now();
         let me = &*self;
-        let stopping = apps.iter().map(|c: &&ContainerStatus| me.stop_container(pod, find(pod, &c.listed.name), &c.listed.id, grace));
+        let stopping = apps
+            .iter()
+            .map(|c: &&ContainerStatus| me.stop_container(pod, find(pod, &c.listed.name), &c.listed.id, grace));
         let outcomes = futures::future::join_all(stopping).await;
         // Sidecars go after the containers that they serve, last started first, in what is left of the time.
         let mut ordered = sidecars;
-        ordered.sort_by_key(|c| std::cmp::Reverse(plan::init_containers(pod).iter().position(|i| i.name == c.listed.name)));
+        ordered.sort_by_key(|c| {
+            std::cmp::Reverse(plan::init_containers(pod).iter().position(|i| i.name == c.listed.name))
+        });
         for sidecar in ordered {
             let left = grace.saturating_sub(began.elapsed());
             me.stop_container(pod, find(pod, &sidecar.listed.name), &sidecar.listed.id, left).await?;
@@ -583,10 +640,14 @@ impl Worker {
             self.report(pod, &last, true).await;
         }
         for sandbox in &look.state.sandboxes {
-            runtime.remove_sandbox(&sandbox.id).await.map_err(|e| self.complain(pod, "cannot remove the sandbox", &e))?;
+            runtime
+                .remove_sandbox(&sandbox.id)
+                .await
+                .map_err(|e| self.complain(pod, "cannot remove the sandbox", &e))?;
         }
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-        volumes::tear_down(&self.context.root, uid).map_err(|e| self.complain(pod, "cannot remove the pod's volumes", &e))?;
+        volumes::tear_down(&self.context.root, uid)
+            .map_err(|e| self.complain(pod, "cannot remove the pod's volumes", &e))?;
         crate::node_cgroups::remove(pod, &self.context);
         let _ = std::fs::remove_dir_all(container_config::log_dir(&self.context.log_root, pod)); // logs go with the pod
         self.context.remove_log_links(pod);
@@ -650,13 +711,19 @@ fn open_sub_paths(
     let (mut held, mut paths) = (Vec::new(), BTreeMap::new());
     for mount in container.volume_mounts.iter().flatten() {
         let plain = mount.sub_path.clone().filter(|p| !p.is_empty());
-        let expanded = mount.sub_path_expr.as_ref().filter(|p| !p.is_empty()).map(|expr| {
-            env::expand(expr, |name| vars.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str()))
-        });
+        let expanded = mount
+            .sub_path_expr
+            .as_ref()
+            .filter(|p| !p.is_empty())
+            .map(|expr| env::expand(expr, |name| vars.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())));
         let Some(path) = plain.or(expanded) else { continue };
         let Some(volume) = volumes.get(&mount.name) else { continue };
-        let (fd, at) = sub_path::open(volume, &path)
-            .map_err(|e| format!("failed to prepare subPath for volumeMount \"{}\" of container \"{}\": {e}", mount.name, container.name))?;
+        let (fd, at) = sub_path::open(volume, &path).map_err(|e| {
+            format!(
+                "failed to prepare subPath for volumeMount \"{}\" of container \"{}\": {e}",
+                mount.name, container.name
+            )
+        })?;
         held.push(fd);
         paths.insert(mount.mount_path.clone(), at);
     }

@@ -47,14 +47,21 @@ impl Auth {
         }
     }
 
-    pub(super) async fn check(&self, request: &Request<Incoming>, peer: Option<&[u8]>, node: &str) -> Result<(), Refused> {
+    pub(super) async fn check(
+        &self,
+        request: &Request<Incoming>,
+        peer: Option<&[u8]>,
+        node: &str,
+    ) -> Result<(), Refused> {
         let unauthorized = || Refused(StatusCode::UNAUTHORIZED, "Unauthorized".to_owned());
         let user = match (peer.and_then(user_of_certificate), bearer(request)) {
             (Some(user), _) => user,
             (None, Some(token)) => self.review(&token).await.ok_or_else(unauthorized)?,
-            (None, None) if self.anonymous => {
-                User { name: "system:anonymous".into(), groups: vec!["system:unauthenticated".into()], ..User::default() }
-            }
+            (None, None) if self.anonymous => User {
+                name: "system:anonymous".into(),
+                groups: vec!["system:unauthenticated".into()],
+                ..User::default()
+            },
             (None, None) => return Err(unauthorized()),
         };
         if !self.authorize {

@@ -41,12 +41,18 @@ impl Options {
         let count = |name: &str| -> Result<Option<usize>, String> {
             match number(name)? {
                 None => Ok(None),
-                Some(n) => usize::try_from(n).map(Some).map_err(|_| format!("{name} must be greater than or equal to 0")),
+                Some(n) => {
+                    usize::try_from(n).map(Some).map_err(|_| format!("{name} must be greater than or equal to 0"))
+                }
             }
         };
         let since = match (number("sinceSeconds")?, query.get("sinceTime")) {
-            (Some(_), Some(_)) => return Err("at most one of `sinceTime` or `sinceSeconds` may be specified".to_owned()),
-            (Some(seconds), _) => Some(Timestamp::now() - Duration::from_secs(u64::try_from(seconds).unwrap_or_default())),
+            (Some(_), Some(_)) => {
+                return Err("at most one of `sinceTime` or `sinceSeconds` may be specified".to_owned());
+            }
+            (Some(seconds), _) => {
+                Some(Timestamp::now() - Duration::from_secs(u64::try_from(seconds).unwrap_or_default()))
+            }
             (_, Some(text)) => Some(text.parse().map_err(|_| format!("invalid sinceTime: {text:?}"))?),
             _ => None,
         };

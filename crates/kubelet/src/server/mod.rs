@@ -149,7 +149,8 @@ impl Server {
             }
             (&Method::POST, ["run", namespace, pod, container]) => {
                 let (id, _) = self.running_container(&[namespace, pod, container]).await?;
-                let command = query.get("cmd").map(|c| c.split_whitespace().map(str::to_owned).collect()).unwrap_or_default();
+                let command =
+                    query.get("cmd").map(|c| c.split_whitespace().map(str::to_owned).collect()).unwrap_or_default();
                 let done = self.context.runtime.exec(&id, command, std::time::Duration::from_secs(60)).await;
                 let done = done.map_err(|e| Refused(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?;
                 Ok(text(String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned()))
@@ -191,10 +192,16 @@ impl Server {
             let (runtime, id) = (self.context.runtime.clone(), run.id.clone());
             move || {
                 let (runtime, id) = (runtime.clone(), id.clone());
-                async move { runtime.container(&id).await.is_ok_and(|c| matches!(c.listed.phase, Phase::Running | Phase::Created)) }
+                async move {
+                    runtime
+                        .container(&id)
+                        .await
+                        .is_ok_and(|c| matches!(c.listed.phase, Phase::Running | Phase::Created))
+                }
             }
         };
-        let body = logs::stream(path, options, still_runs).map_err(|e| Refused(StatusCode::NOT_FOUND, e.to_string()))?;
+        let body =
+            logs::stream(path, options, still_runs).map_err(|e| Refused(StatusCode::NOT_FOUND, e.to_string()))?;
         let mut response = Response::new(body);
         response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("text/plain"));
         Ok(response)
@@ -213,7 +220,8 @@ impl Server {
             _ => return Err(Refused(StatusCode::NOT_FOUND, "404 page not found\n".to_owned())),
         };
         let pod = self.pod(namespace, name)?;
-        let state = self.context.runtime.pod(pod.metadata.uid.as_deref().unwrap_or_default()).await.map_err(internal)?;
+        let state =
+            self.context.runtime.pod(pod.metadata.uid.as_deref().unwrap_or_default()).await.map_err(internal)?;
         let spec = pod.spec.unwrap_or_default();
         let tty = spec.containers.iter().find(|c| c.name == *container).and_then(|c| c.tty) == Some(true);
         let found = state.containers.iter().find(|c| c.name == *container && c.phase == Phase::Running);
@@ -223,7 +231,8 @@ impl Server {
 
     async fn sandbox_of(&self, namespace: &str, name: &str) -> Result<String, Refused> {
         let pod = self.pod(namespace, name)?;
-        let state = self.context.runtime.pod(pod.metadata.uid.as_deref().unwrap_or_default()).await.map_err(internal)?;
+        let state =
+            self.context.runtime.pod(pod.metadata.uid.as_deref().unwrap_or_default()).await.map_err(internal)?;
         let ready = state.sandboxes.iter().find(|s| s.ready).map(|s| s.id.clone());
         ready.ok_or_else(|| Refused(StatusCode::NOT_FOUND, format!("pod {name} is not running\n")))
     }
@@ -234,7 +243,11 @@ impl Server {
             .values()
             .filter(|p| p.sandboxes.iter().any(|s| s.ready))
             .map(|p| {
-                let names = p.containers.iter().filter(|c| c.phase == Phase::Running).map(|c| serde_json::json!({"name": c.name}));
+                let names = p
+                    .containers
+                    .iter()
+                    .filter(|c| c.phase == Phase::Running)
+                    .map(|c| serde_json::json!({"name": c.name}));
                 serde_json::json!({
                     "metadata": {"name": p.name, "namespace": p.namespace, "uid": p.uid},
                     "spec": {"containers": names.collect::<Vec<_>>()},
@@ -304,7 +317,9 @@ impl Server {
                 list.push(container);
             }
         }
-        Ok(serde_json::json!({"node": {"nodeName": self.context.node_name}, "pods": pods.into_values().collect::<Vec<_>>()}))
+        Ok(
+            serde_json::json!({"node": {"nodeName": self.context.node_name}, "pods": pods.into_values().collect::<Vec<_>>()}),
+        )
     }
 }
 

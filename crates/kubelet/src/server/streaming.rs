@@ -25,9 +25,7 @@ impl Wanted {
     /// The kubelet's own parameters are `input`, `output`, `error`; the API's `stdin`, `stdout`, `stderr` are taken too.
     fn of(query: &str) -> Self {
         let all = pairs(query);
-        let on = |names: [&str; 2]| {
-            all.iter().any(|(k, v)| names.contains(&k.as_str()) && (v == "1" || v == "true"))
-        };
+        let on = |names: [&str; 2]| all.iter().any(|(k, v)| names.contains(&k.as_str()) && (v == "1" || v == "true"));
         let tty = on(["tty", "tty"]);
         Wanted {
             command: all.iter().filter(|(k, _)| k == "command").map(|(_, v)| v.clone()).collect(),
@@ -39,7 +37,12 @@ impl Wanted {
     }
 }
 
-pub(super) async fn exec(runtime: &Runtime, request: Request<Incoming>, id: String, _: bool) -> Result<Response<Body>, Refused> {
+pub(super) async fn exec(
+    runtime: &Runtime,
+    request: Request<Incoming>,
+    id: String,
+    _: bool,
+) -> Result<Response<Body>, Refused> {
     let w = Wanted::of(request.uri().query().unwrap_or_default());
     if !(w.stdin || w.stdout || w.stderr) {
         let text = "you must specify at least one of stdin, stdout, stderr".to_owned();
@@ -63,7 +66,8 @@ pub(super) async fn attach(
     tty: bool,
 ) -> Result<Response<Body>, Refused> {
     let w = Wanted::of(request.uri().query().unwrap_or_default());
-    let asked = cri::AttachRequest { container_id: id, stdin: w.stdin, tty, stdout: w.stdout, stderr: w.stderr && !tty };
+    let asked =
+        cri::AttachRequest { container_id: id, stdin: w.stdin, tty, stdout: w.stdout, stderr: w.stderr && !tty };
     pass_on(request, runtime.attach_url(asked).await).await
 }
 
@@ -80,7 +84,8 @@ pub(super) async fn port_forward(
 /// Sends the upgrade request to the runtime's streaming server and joins the two connections after its 101. Any other
 /// answer is passed on, and both connections end.
 async fn pass_on(mut request: Request<Incoming>, url: Result<String, RuntimeError>) -> Result<Response<Body>, Refused> {
-    let bad_gateway = |e: &dyn std::fmt::Display| Refused(StatusCode::BAD_GATEWAY, format!("error dialing backend: {e}"));
+    let bad_gateway =
+        |e: &dyn std::fmt::Display| Refused(StatusCode::BAD_GATEWAY, format!("error dialing backend: {e}"));
     let url: Uri = url.map_err(super::internal)?.parse().map_err(|e| bad_gateway(&e))?;
     let (host, port) = (url.host().unwrap_or("127.0.0.1").trim_matches(['[', ']']), url.port_u16().unwrap_or(80));
     let socket = TcpStream::connect((host, port)).await.map_err(|e| bad_gateway(&e))?;
@@ -88,7 +93,8 @@ async fn pass_on(mut request: Request<Incoming>, url: Result<String, RuntimeErro
         hyper::client::conn::http1::handshake(TokioIo::new(socket)).await.map_err(|e| bad_gateway(&e))?;
     tokio::spawn(connection.with_upgrades());
 
-    let mut outbound = Request::builder().method(request.method().clone()).uri(url.path_and_query().map_or("/", |p| p.as_str()));
+    let mut outbound =
+        Request::builder().method(request.method().clone()).uri(url.path_and_query().map_or("/", |p| p.as_str()));
     for (name, value) in request.headers() {
         if name != http::header::AUTHORIZATION && name != http::header::HOST {
             outbound = outbound.header(name, value);

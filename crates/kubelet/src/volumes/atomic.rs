@@ -63,8 +63,14 @@ pub(super) fn write(dir: &Path, files: &[File], group: Option<u32>) -> io::Resul
 /// Relative, and nowhere `..`: a path from the API must not lead out of its volume.
 fn check_path(path: &str) -> io::Result<()> {
     let good = !path.is_empty()
-        && Path::new(path).components().all(|c| matches!(c, Component::Normal(n) if !n.to_string_lossy().starts_with("..")));
-    if good { Ok(()) } else { Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{path:?} is no path within a volume"))) }
+        && Path::new(path)
+            .components()
+            .all(|c| matches!(c, Component::Normal(n) if !n.to_string_lossy().starts_with("..")));
+    if good {
+        Ok(())
+    } else {
+        Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{path:?} is no path within a volume")))
+    }
 }
 
 fn first_part(path: &str) -> Option<String> {

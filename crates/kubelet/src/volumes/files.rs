@@ -80,7 +80,8 @@ pub(super) fn downward(setup: &Setup<'_>, items: &[DownwardAPIVolumeFile], mode:
         } else if let Some(resource) = &item.resource_field_ref {
             let name = resource.container_name.as_deref().unwrap_or_default();
             let all = setup.pod.spec.iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten()));
-            let container = all.into_iter().find(|c| c.name == name).ok_or_else(|| format!("container {name} not found"))?;
+            let container =
+                all.into_iter().find(|c| c.name == name).ok_or_else(|| format!("container {name} not found"))?;
             let divisor = resource.divisor.as_ref().map_or("0", |q| q.0.as_str());
             env::resource_value(container, &resource.resource, divisor, setup.sources).map_err(|e| e.to_string())?
         } else {

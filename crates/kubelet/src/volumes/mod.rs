@@ -146,7 +146,9 @@ fn host_path(path: &str, kind: &str) -> Result<PathBuf, String> {
     let path_buf = PathBuf::from(path);
     let found = std::fs::metadata(&path_buf).ok();
     let make = |done: std::io::Result<()>| done.map_err(|e| format!("cannot make {path}: {e}"));
-    let check = |holds: bool, words: &str| if holds { Ok(()) } else { Err(format!("hostPath type check failed: {path} is not {words}")) };
+    let check = |holds: bool, words: &str| {
+        if holds { Ok(()) } else { Err(format!("hostPath type check failed: {path} is not {words}")) }
+    };
     let is = |test: fn(&std::fs::Metadata) -> bool| found.as_ref().is_some_and(test);
     match kind {
         "" => {}
@@ -170,7 +172,8 @@ pub(crate) fn tear_down(root: &Path, uid: &str) -> std::io::Result<()> {
     }
     let prefix = format!("{}/", dir.display());
     let mounts = std::fs::read_to_string("/proc/self/mounts")?;
-    let mut below: Vec<&str> = mounts.lines().filter_map(|l| l.split(' ').nth(1)).filter(|m| m.starts_with(&prefix)).collect();
+    let mut below: Vec<&str> =
+        mounts.lines().filter_map(|l| l.split(' ').nth(1)).filter(|m| m.starts_with(&prefix)).collect();
     below.sort_unstable();
     for mount in below.iter().rev() {
         nix::mount::umount2(*mount, MntFlags::UMOUNT_NOFOLLOW)?;
