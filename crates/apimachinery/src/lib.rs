@@ -12,6 +12,7 @@
 
 pub mod field;
 pub mod meta;
+pub mod schema;
 pub mod selector;
 pub mod status;
 pub mod value;
