@@ -57,7 +57,8 @@ pub(crate) fn make_namespace() -> Result<()> {
         "link set lo up",
         &format!("addr add {NODE_ADDRESS}/30 dev eth0"),
         "link set eth0 up",
-        "link add nowhere type dummy",
+        "link add nowhere type veth peer name nowhere-end",
+        "link set nowhere-end up",
         "link set nowhere up",
         "route add default dev nowhere",
     ] {

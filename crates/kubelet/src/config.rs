@@ -73,7 +73,7 @@ struct File {
     max_parallel_image_pulls: Option<usize>,
     serialize_image_pulls: Option<bool>,
     resolv_conf: Option<PathBuf>,
-    pod_log_dir: Option<String>,
+    pod_logs_dir: Option<String>,
     cgroup_root: Option<String>,
     feature_gates: BTreeMap<String, bool>,
     register_node: Option<bool>,
@@ -320,7 +320,7 @@ impl Flags {
             node_name,
             node_ips,
             root_dir: self.root_dir.clone(),
-            log_root: file.pod_log_dir.map_or(defaults.log_root, PathBuf::from),
+            log_root: file.pod_logs_dir.map_or(defaults.log_root, PathBuf::from),
             runtime_endpoint: self
                 .container_runtime_endpoint
                 .clone()

@@ -4,7 +4,7 @@ mod archive;
 mod import;
 
 pub(crate) use archive::{Image, pack};
-pub(crate) use import::{import_archive, import_directory};
+pub(crate) use import::{import_archive, import_directory, import_file};
 
 /// The image of the program that holds a pod's namespaces, built into this binary.
 pub(crate) const PAUSE_IMAGE: &str = "registry.k8s.io/pause:3.10";

@@ -89,18 +89,15 @@ impl Manager {
         let mut relist = tokio::time::interval(RELIST);
         relist.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut static_tick = tokio::time::interval(STATIC_PERIOD);
-        let mut statics: Vec<Arc<Pod>> = Vec::new();
+        // Before the first look at the runtime: what runs and is wanted by nobody is stopped.
+        let mut statics = self.read_statics().await;
+        static_tick.reset();
         let mut runtime_down = false;
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = changed.notified() => {}
-                _ = static_tick.tick() => {
-                    if let Some(dir) = &self.static_dir {
-                        statics = static_pods::read(dir, &self.context.node_name).into_iter().map(Arc::new).collect();
-                        self.mirror(&statics).await;
-                    }
-                }
+                _ = static_tick.tick() => statics = self.read_statics().await,
                 _ = relist.tick() => match self.context.runtime.list().await {
                     Ok(now) => {
                         if runtime_down {
@@ -124,6 +121,14 @@ impl Manager {
         // Workers are dropped where they are: pods go on running, and the next start adopts them.
         self.pods.0.lock().clear();
         workers.close();
+    }
+
+    async fn read_statics(&self) -> Vec<Arc<Pod>> {
+        let Some(dir) = &self.static_dir else { return Vec::new() };
+        let pods: Vec<Arc<Pod>> =
+            static_pods::read(dir, &self.context.node_name).into_iter().map(Arc::new).collect();
+        self.mirror(&pods).await;
+        pods
     }
 
     async fn mirror(&self, statics: &[Arc<Pod>]) {

@@ -22,6 +22,8 @@ pub(crate) struct Waiting {
 /// All that a status is made of.
 pub(crate) struct Observed<'a> {
     pub pod: &'a Pod,
+    /// The status that was made before this one; times of changes that did not happen are taken from it.
+    pub before: &'a PodStatus,
     /// Newest first, of all containers of the pod.
     pub containers: &'a [runtime::ContainerStatus],
     pub sandbox_ready: bool,
@@ -42,7 +44,7 @@ pub(crate) fn time_of(nanoseconds: i64) -> Option<Time> {
 }
 
 pub(crate) fn status_of(o: &Observed<'_>) -> PodStatus {
-    let old = o.pod.status.clone().unwrap_or_default();
+    let old = o.before.clone();
     let init: Vec<ContainerStatus> =
         plan::init_containers(o.pod).iter().map(|c| container_status(o, c, true)).collect();
     let apps: Vec<ContainerStatus> = plan::containers(o.pod).iter().map(|c| container_status(o, c, false)).collect();
@@ -78,10 +80,8 @@ fn container_status(o: &Observed<'_>, container: &Container, is_init: bool) -> C
     let previous = runs.get(1).copied();
     let waiting = o.waiting.get(&container.name);
     let state_then = |c: &runtime::ContainerStatus| terminated(c, o.messages.get(&c.listed.id));
-    let old = o.pod.status.as_ref().and_then(|s| {
-        let list = if is_init { &s.init_container_statuses } else { &s.container_statuses };
-        list.as_ref()?.iter().find(|c| c.name == container.name).cloned()
-    });
+    let list = if is_init { &o.before.init_container_statuses } else { &o.before.container_statuses };
+    let old = list.iter().flatten().find(|c| c.name == container.name).cloned();
 
     let mut restart_count = newest.map_or(0, |c| c.listed.restart_count);
     let (state, last_state) = match newest {
@@ -244,7 +244,8 @@ fn conditions_of(
         }
     };
     let gates = o.pod.spec.as_ref().and_then(|s| s.readiness_gates.as_deref()).unwrap_or_default();
-    let has_true = |kind: &str| old.conditions.iter().flatten().any(|c| c.type_ == kind && c.status == "True");
+    let api = o.pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+    let has_true = |kind: &str| api.iter().any(|c| c.type_ == kind && c.status == "True");
     let unmet: Vec<&str> = gates.iter().map(|g| g.condition_type.as_str()).filter(|g| !has_true(g)).collect();
     let ready = match (&containers_ready, unmet.is_empty()) {
         (Ok(()), true) => Ok(()),
@@ -267,7 +268,7 @@ fn conditions_of(
     };
     let sandbox = if o.sandbox_ready { Ok(()) } else { Err((String::new(), String::new())) };
     let mut conditions: Vec<PodCondition> =
-        old.conditions.iter().flatten().filter(|c| !OURS.contains(&c.type_.as_str())).cloned().collect();
+        api.iter().filter(|c| !OURS.contains(&c.type_.as_str())).cloned().collect();
     let mut push = |kind: &str, value: Result<(), (String, String)>| {
         let before = old.conditions.iter().flatten().find(|c| c.type_ == kind);
         let status = if value.is_ok() { "True" } else { "False" };
@@ -328,6 +329,7 @@ mod tests {
             .collect();
         status_of(&Observed {
             pod: &pod,
+            before: &PodStatus::default(),
             containers: runs,
             sandbox_ready: true,
             ips: &["10.244.0.2".to_owned()],

@@ -659,8 +659,12 @@ impl Worker {
 
     async fn report(&mut self, pod: &Arc<Pod>, look: &Look, terminated: bool) {
         let findings = self.probes.findings();
+        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        // Our own last word; after a restart, what the API remembers of it.
+        let before = self.context.statuses.current(uid).or_else(|| pod.status.clone()).unwrap_or_default();
         let status = status::status_of(&Observed {
             pod,
+            before: &before,
             containers: &look.containers,
             sandbox_ready: look.state.sandboxes.first().is_some_and(|s| s.ready) && !look.ips.is_empty(),
             ips: &look.ips,

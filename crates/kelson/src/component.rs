@@ -1,0 +1,97 @@
+//! One component alone, by its upstream name and with upstream's flags.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use client::config::ClientOptions;
+use component_base::{flags, logs};
+use tokio_util::sync::CancellationToken;
+
+/// What this program can be called as, by a first word or by a link of that name.
+pub(crate) const NAMES: &[&str] = &["kube-controller-manager", "kubelet"];
+
+/// Runs the component until it is told to stop. Mistakes in the flags end it with 1 and upstream's words.
+pub(crate) fn main(name: &str, args: Vec<String>) -> ExitCode {
+    match name {
+        "kubelet" => start(name, args, kubelet),
+        "kube-controller-manager" => start(name, args, controller_manager),
+        other => {
+            eprintln!("Error: unknown component {other}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start<F, Fut>(name: &str, args: Vec<String>, run: fn(F, CancellationToken) -> Fut) -> ExitCode
+where
+    F: clap::Parser,
+    Fut: Future<Output = Result<()>>,
+{
+    let parsed = match flags::parse::<F>(name, args) {
+        Ok(parsed) => parsed,
+        Err((text, 0)) => {
+            print(&text);
+            return ExitCode::SUCCESS;
+        }
+        Err((text, _)) => {
+            eprint!("{text}");
+            return ExitCode::FAILURE;
+        }
+    };
+    crate::report(crate::block_on(async {
+        let stop = stop_on_signals()?;
+        run(parsed, stop).await
+    }))
+}
+
+#[expect(clippy::print_stdout, reason = "help goes to standard output")]
+fn print(text: &str) {
+    print!("{text}");
+}
+
+/// Cancelled by SIGTERM or SIGINT; a second signal ends the process at once.
+pub(crate) fn stop_on_signals() -> Result<CancellationToken> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let stop = CancellationToken::new();
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let token = stop.clone();
+    tokio::spawn(async move {
+        for last in [false, true] {
+            tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+            if last {
+                std::process::exit(1);
+            }
+            tracing::info!("stopping");
+            token.cancel();
+        }
+    });
+    Ok(stop)
+}
+
+async fn client_of(kubeconfig: &Path, options: &ClientOptions) -> Result<kube::Client> {
+    client::config::from_kubeconfig(kubeconfig, options)
+        .await
+        .with_context(|| format!("cannot use the kubeconfig {}", kubeconfig.display()))
+}
+
+async fn kubelet(flags: kubelet::Flags, stop: CancellationToken) -> Result<()> {
+    logs::init(flags.v, logs::Format::Text);
+    let config = flags.complete()?;
+    let client = match &flags.kubeconfig {
+        Some(path) => Some(client_of(path, &ClientOptions::limited("kubelet", 50.0, 100)).await?),
+        None => None,
+    };
+    Ok(kubelet::run(config, client, stop).await?)
+}
+
+async fn controller_manager(flags: controller_manager::Flags, stop: CancellationToken) -> Result<()> {
+    logs::init(0, logs::Format::Text);
+    let host = nix::unistd::gethostname()?.to_string_lossy().into_owned();
+    let identity = format!("{host}_{}", std::process::id());
+    let kubeconfig = flags.kubeconfig.clone().context("--kubeconfig is needed")?;
+    let options = ClientOptions::limited("kube-controller-manager", 20.0, 30);
+    let client = client_of(&kubeconfig, &options).await?;
+    let config = flags.complete(&identity)?;
+    Ok(controller_manager::run(config, client, stop).await?)
+}
