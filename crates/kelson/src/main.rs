@@ -125,8 +125,7 @@ async fn images_command(command: ImagesCommand) -> anyhow::Result<()> {
             let mut layer = tar::Builder::new(Vec::new());
             layer.follow_symlinks(false);
             layer.append_dir_all(".", &rootfs)?;
-            let image =
-                images::Image { names: name, entrypoint, cmd, env, user, working_dir: String::new() };
+            let image = images::Image { names: name, entrypoint, cmd, env, user, working_dir: String::new() };
             std::fs::write(out, images::pack(&image, &layer.into_inner()?)?)?;
             Ok(())
         }

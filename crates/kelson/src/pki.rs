@@ -102,7 +102,8 @@ impl Pki {
             private_file::write_public(&cert, made.pem().as_bytes())?;
         }
         let pair = KeyPair::from_pem(&read(&key)?).with_context(|| format!("{} is no private key", key.display()))?;
-        Issuer::from_ca_cert_pem(&read(&cert)?, pair).with_context(|| format!("{} is no CA certificate", cert.display()))
+        Issuer::from_ca_cert_pem(&read(&cert)?, pair)
+            .with_context(|| format!("{} is no CA certificate", cert.display()))
     }
 
     fn ensure_leaf(&self, leaf: &Leaf<'_>, authority: &Issuer<'static, KeyPair>) -> Result<()> {
@@ -137,7 +138,9 @@ impl Pki {
 fn cluster_leaves(identity: &Identity) -> Result<Vec<Leaf<'static>>> {
     let mut apiserver_names = Vec::new();
     let service = format!("kubernetes.default.svc.{}", identity.cluster_domain);
-    for name in ["kubernetes", "kubernetes.default", "kubernetes.default.svc", &service, "localhost", &identity.node_name] {
+    for name in
+        ["kubernetes", "kubernetes.default", "kubernetes.default.svc", &service, "localhost", &identity.node_name]
+    {
         apiserver_names.push(SanType::DnsName(name.try_into()?));
     }
     let loopback = [IpAddr::from([127, 0, 0, 1]), IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1])];
@@ -159,7 +162,12 @@ fn cluster_leaves(identity: &Identity) -> Result<Vec<Leaf<'static>>> {
     ])
 }
 
-fn serving(file: &'static str, common_name: String, organizations: &'static [&'static str], names: Vec<SanType>) -> Leaf<'static> {
+fn serving(
+    file: &'static str,
+    common_name: String,
+    organizations: &'static [&'static str],
+    names: Vec<SanType>,
+) -> Leaf<'static> {
     Leaf { file, common_name, organizations, names, usages: &[ExtendedKeyUsagePurpose::ServerAuth] }
 }
 
@@ -194,7 +202,8 @@ fn still_good(pem: &str, leaf: &Leaf<'_>, now: OffsetDateTime) -> bool {
     }
     let same_name = cert.subject().iter_common_name().any(|cn| cn.as_str() == Ok(leaf.common_name.as_str()));
     let Ok(sans) = cert.subject_alternative_name() else { return false };
-    let named: Vec<String> = sans.map(|s| s.value.general_names.iter().filter_map(text_of).collect()).unwrap_or_default();
+    let named: Vec<String> =
+        sans.map(|s| s.value.general_names.iter().filter_map(text_of).collect()).unwrap_or_default();
     same_name
         && leaf.names.iter().all(|want| match want {
             SanType::DnsName(name) => named.iter().any(|n| n == name.as_str()),

@@ -9,7 +9,8 @@ use tokio::process::Command;
 
 /// Imports an OCI or Docker archive that is in memory.
 pub(crate) async fn import_archive(socket: &Path, archive: &[u8]) -> Result<()> {
-    let mut child = ctr(socket, "-").stdin(Stdio::piped()).spawn().context("cannot run ctr, which comes with containerd")?;
+    let mut child =
+        ctr(socket, "-").stdin(Stdio::piped()).spawn().context("cannot run ctr, which comes with containerd")?;
     let mut stdin = child.stdin.take().context("ctr has no standard input")?;
     let (sent, done) = tokio::join!(
         async {

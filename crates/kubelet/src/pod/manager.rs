@@ -125,8 +125,7 @@ impl Manager {
 
     async fn read_statics(&self) -> Vec<Arc<Pod>> {
         let Some(dir) = &self.static_dir else { return Vec::new() };
-        let pods: Vec<Arc<Pod>> =
-            static_pods::read(dir, &self.context.node_name).into_iter().map(Arc::new).collect();
+        let pods: Vec<Arc<Pod>> = static_pods::read(dir, &self.context.node_name).into_iter().map(Arc::new).collect();
         self.mirror(&pods).await;
         pods
     }

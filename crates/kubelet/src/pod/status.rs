@@ -267,8 +267,7 @@ fn conditions_of(
         ))
     };
     let sandbox = if o.sandbox_ready { Ok(()) } else { Err((String::new(), String::new())) };
-    let mut conditions: Vec<PodCondition> =
-        api.iter().filter(|c| !OURS.contains(&c.type_.as_str())).cloned().collect();
+    let mut conditions: Vec<PodCondition> = api.iter().filter(|c| !OURS.contains(&c.type_.as_str())).cloned().collect();
     let mut push = |kind: &str, value: Result<(), (String, String)>| {
         let before = old.conditions.iter().flatten().find(|c| c.type_ == kind);
         let status = if value.is_ok() { "True" } else { "False" };
