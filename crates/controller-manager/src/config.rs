@@ -5,6 +5,8 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 use client::leader_election::LeaseConfig;
 use kube::Client;
 
+use crate::{NodeIpamConfig, NodeLifecycleConfig};
+
 pub struct Config {
     pub controllers: ControllerList,
     pub credentials: Credentials,
@@ -16,6 +18,11 @@ pub struct Config {
     pub root_ca: Option<String>,
     pub concurrent: Concurrent,
     pub max_endpoints_per_slice: usize,
+    pub node_lifecycle: NodeLifecycleConfig,
+    /// Nodes get no pod network from us without it.
+    pub node_ipam: Option<NodeIpamConfig>,
+    /// Finished pods that are kept; 0 keeps all.
+    pub terminated_pod_gc_threshold: usize,
 }
 
 /// How each controller shows who it is.
@@ -56,6 +63,7 @@ pub struct Concurrent {
     pub serviceaccount: usize,
     pub endpoint: usize,
     pub endpointslice: usize,
+    pub garbage_collector: usize,
 }
 
 impl Default for Concurrent {
@@ -68,6 +76,7 @@ impl Default for Concurrent {
             serviceaccount: 5,
             endpoint: 5,
             endpointslice: 5,
+            garbage_collector: 20,
         }
     }
 }
@@ -83,6 +92,9 @@ impl Default for Config {
             root_ca: None,
             concurrent: Concurrent::default(),
             max_endpoints_per_slice: 100,
+            node_lifecycle: NodeLifecycleConfig::default(),
+            node_ipam: None,
+            terminated_pod_gc_threshold: 12_500,
         }
     }
 }

@@ -6,7 +6,10 @@ use clap::{ArgAction, Parser};
 use client::{config::ClientOptions, leader_election::LeaseConfig};
 use component_base::flags::{go_duration, key_values};
 
+use ipnet::IpNet;
+
 use crate::config::{Concurrent, Config, ControllerList, Credentials, Serving};
+use crate::{NodeIpamConfig, NodeLifecycleConfig, Rates};
 
 #[derive(Debug, thiserror::Error)]
 pub enum FlagsError {
@@ -105,6 +108,38 @@ pub struct Flags {
     #[arg(long)]
     pub service_account_private_key_file: Option<PathBuf>,
 
+    #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub allocate_node_cidrs: bool,
+    #[arg(long, default_value = "RangeAllocator")]
+    pub cidr_allocator_type: String,
+    #[arg(long, value_delimiter = ',')]
+    pub cluster_cidr: Vec<IpNet>,
+    #[arg(long, value_delimiter = ',')]
+    pub service_cluster_ip_range: Vec<IpNet>,
+    /// 24 for IPv4 and 64 for IPv6 by default.
+    #[arg(long)]
+    pub node_cidr_mask_size: Option<u8>,
+    #[arg(long)]
+    pub node_cidr_mask_size_ipv4: Option<u8>,
+    #[arg(long)]
+    pub node_cidr_mask_size_ipv6: Option<u8>,
+    #[arg(long, default_value = "5s", value_parser = go_duration)]
+    pub node_monitor_period: Duration,
+    #[arg(long, default_value = "40s", value_parser = go_duration)]
+    pub node_monitor_grace_period: Duration,
+    #[arg(long, default_value = "1m0s", value_parser = go_duration)]
+    pub node_startup_grace_period: Duration,
+    #[arg(long, default_value_t = 0.1)]
+    pub node_eviction_rate: f64,
+    #[arg(long, default_value_t = 0.01)]
+    pub secondary_node_eviction_rate: f64,
+    #[arg(long, default_value_t = 50)]
+    pub large_cluster_size_threshold: usize,
+    #[arg(long, default_value_t = 0.55)]
+    pub unhealthy_zone_threshold: f64,
+    #[arg(long, default_value_t = 12_500)]
+    pub terminated_pod_gc_threshold: i32,
+
     #[arg(long, default_value_t = 5)]
     pub concurrent_deployment_syncs: usize,
     #[arg(long, default_value_t = 5)]
@@ -119,6 +154,10 @@ pub struct Flags {
     pub concurrent_endpoint_syncs: usize,
     #[arg(long, default_value_t = 5)]
     pub concurrent_service_endpoint_syncs: usize,
+    #[arg(long, default_value_t = 20)]
+    pub concurrent_gc_syncs: usize,
+    #[arg(long, default_value_t = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub enable_garbage_collector: bool,
     #[arg(long, default_value_t = 100)]
     pub max_endpoints_per_slice: usize,
 }
@@ -128,6 +167,16 @@ impl Flags {
     #[must_use]
     pub fn client_options(&self) -> ClientOptions {
         ClientOptions::limited("kube-controller-manager", self.kube_api_qps, self.kube_api_burst)
+    }
+
+    /// The prefix length of a node's share of the network.
+    fn node_mask(&self, network: &IpNet) -> u8 {
+        let (own, default) = match network {
+            IpNet::V4(_) => (self.node_cidr_mask_size_ipv4, 24),
+            IpNet::V6(_) => (self.node_cidr_mask_size_ipv6, 64),
+        };
+        let only = self.node_cidr_mask_size.filter(|_| self.cluster_cidr.len() == 1);
+        own.or(only).unwrap_or(default)
     }
 
     /// Reads the files that the flags name and checks everything together. `identity` is this instance's name in leader
@@ -174,6 +223,16 @@ impl Flags {
                 Credentials::Own
             }
         };
+        let node_ipam = self.allocate_node_cidrs.then(|| NodeIpamConfig {
+            cluster_cidrs: self.cluster_cidr.iter().map(|network| (*network, self.node_mask(network))).collect(),
+            service_cidrs: self.service_cluster_ip_range.clone(),
+        });
+        if node_ipam.as_ref().is_some_and(|config| config.cluster_cidrs.is_empty()) {
+            mistakes.push("--allocate-node-cidrs needs --cluster-cidr".to_owned());
+        }
+        if self.cidr_allocator_type != "RangeAllocator" {
+            mistakes.push(format!("--cidr-allocator-type {:?} is not known", self.cidr_allocator_type));
+        }
         if !mistakes.is_empty() {
             return Err(FlagsError::Invalid(mistakes));
         }
@@ -200,8 +259,21 @@ impl Flags {
                 serviceaccount: self.concurrent_serviceaccount_token_syncs,
                 endpoint: self.concurrent_endpoint_syncs,
                 endpointslice: self.concurrent_service_endpoint_syncs,
+                garbage_collector: if self.enable_garbage_collector { self.concurrent_gc_syncs } else { 0 },
             },
             max_endpoints_per_slice: self.max_endpoints_per_slice,
+            node_lifecycle: NodeLifecycleConfig {
+                grace: self.node_monitor_grace_period,
+                startup_grace: self.node_startup_grace_period,
+                rates: Rates {
+                    primary: self.node_eviction_rate,
+                    secondary: self.secondary_node_eviction_rate,
+                    large_cluster: self.large_cluster_size_threshold,
+                    unhealthy_threshold: self.unhealthy_zone_threshold,
+                },
+            },
+            node_ipam,
+            terminated_pod_gc_threshold: usize::try_from(self.terminated_pod_gc_threshold).unwrap_or_default(),
         })
     }
 }

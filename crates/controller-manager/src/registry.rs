@@ -6,8 +6,10 @@ use k8s_openapi::api::{apps::v1::ReplicaSet, core::v1::ReplicationController};
 
 use crate::{
     context::Context, deployment::DeploymentController, endpoints::EndpointsController,
-    endpointslice::EndpointSliceController, namespace::NamespaceController, replicaset::ReplicaController,
-    root_ca_certificate_publisher::RootCaCertificatePublisher, serviceaccount::ServiceAccountController,
+    endpointslice::EndpointSliceController, garbage_collector, namespace::NamespaceController,
+    node_ipam::NodeIpamController, node_lifecycle::NodeLifecycleController, pod_garbage_collector::PodGarbageCollector,
+    replicaset::ReplicaController, root_ca_certificate_publisher::RootCaCertificatePublisher,
+    serviceaccount::ServiceAccountController, taint_eviction::TaintEvictionController,
 };
 
 type Running = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -61,6 +63,27 @@ pub(crate) const CONTROLLERS: &[Descriptor] = controllers! {
         let workers = context.config.concurrent.deployment;
         let controller = DeploymentController::new(&context);
         Some(Box::pin(context.run(controller, workers)))
+    };
+    "garbage-collector-controller", "garbagecollector", "generic-garbage-collector", true, |context| {
+        (context.config.concurrent.garbage_collector > 0).then(|| Box::pin(garbage_collector::run(context)) as Running)
+    };
+    "node-ipam-controller", "nodeipam", "node-controller", true, |context| {
+        let config = context.config.node_ipam.clone()?;
+        let controller = NodeIpamController::new(&context, &config)?;
+        Some(Box::pin(context.run(controller, 30)))
+    };
+    "node-lifecycle-controller", "nodelifecycle", "node-controller", true, |context| {
+        let controller = NodeLifecycleController::new(&context);
+        Some(Box::pin(context.run(controller, 8)))
+    };
+    "taint-eviction-controller", "tainteviction", "node-controller", true, |context| {
+        let controller = TaintEvictionController::new(&context);
+        Some(Box::pin(context.run(controller, 8)))
+    };
+    "pod-garbage-collector-controller", "podgc", "pod-garbage-collector", true, |context| {
+        let threshold = context.config.terminated_pod_gc_threshold;
+        let controller = PodGarbageCollector::new(&context, threshold);
+        Some(Box::pin(context.run(controller, 1)))
     };
     "endpoints-controller", "endpoint", "endpoint-controller", true, |context| {
         let workers = context.config.concurrent.endpoint;

@@ -19,6 +19,8 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 pub use factory::{Selection, SharedInformerFactory};
+pub use kube::runtime::watcher::Event as WatchEvent;
+pub use reflector::follow_metadata;
 pub use store::{Lister, NAMESPACE_INDEX, revision_of};
 pub use subscription::Subscription;
 

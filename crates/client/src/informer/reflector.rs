@@ -1,11 +1,12 @@
-//! Keeps one cache equal to what the server has: a streaming list and watch where the server knows them, else pages and
-//! a watch; after an error again, with growing pauses.
+//! Follows one kind: a streaming list and watch where the server knows them, else pages and a watch; after an error
+//! again, with growing pauses.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use futures::{StreamExt, stream::BoxStream};
 use kube::{
-    Api,
+    Api, Client, Resource,
+    core::{ApiResource, DynamicObject, PartialObjectMeta},
     runtime::watcher::{self, Error as WatchError, Event as WatchEvent, InitialListStrategy, watcher},
 };
 use tokio::sync::watch;
@@ -18,6 +19,7 @@ use crate::error::ApiError;
 const FIRST_PAUSE: Duration = Duration::from_millis(800);
 const LAST_PAUSE: Duration = Duration::from_secs(30);
 
+/// Keeps one cache equal to what the server has.
 pub(super) struct Reflector<K> {
     pub(super) api: Api<K>,
     pub(super) config: watcher::Config,
@@ -26,52 +28,72 @@ pub(super) struct Reflector<K> {
 }
 
 impl<K: Kind> Reflector<K> {
-    pub(super) async fn run(mut self, stop: CancellationToken) {
-        let kind = K::kind(&()).into_owned();
+    pub(super) async fn run(self, stop: CancellationToken) {
+        let (api, shared, synced) = (self.api, self.shared, self.synced);
         let mut listed: Vec<Arc<K>> = Vec::new();
-        let mut pause = FIRST_PAUSE;
-        let mut events: BoxStream<'static, _> = watcher(self.api.clone(), self.config.clone()).boxed();
-        while let Some(Some(event)) = stop.run_until_cancelled(events.next()).await {
-            match event {
-                Ok(event) => {
-                    pause = FIRST_PAUSE;
-                    self.take(event, &mut listed);
-                }
-                Err(err) if self.is_streaming() && refuses_streaming_lists(&err) => {
-                    tracing::debug!(%kind, "the server has no streaming lists, listing in pages");
-                    self.config.initial_list_strategy = InitialListStrategy::ListWatch;
-                    events = watcher(self.api.clone(), self.config.clone()).boxed();
-                }
-                Err(err) => {
-                    if is_routine(&err) {
-                        tracing::debug!(%kind, %err, "watch ended");
-                    } else {
-                        tracing::warn!(%kind, %err, "watch failed");
-                    }
-                    let wait = pause.mul_f64(rand::random_range(0.8..1.2));
-                    pause = (pause * 2).min(LAST_PAUSE);
-                    if stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
-                        return;
-                    }
-                }
-            }
-        }
-    }
-
-    fn is_streaming(&self) -> bool {
-        self.config.initial_list_strategy == InitialListStrategy::StreamingList
-    }
-
-    fn take(&self, event: WatchEvent<K>, listed: &mut Vec<Arc<K>>) {
-        match event {
+        let start = move |config| watcher(api.clone(), config).boxed();
+        follow(&K::kind(&()), start, self.config, stop, move |event| match event {
             WatchEvent::Init => listed.clear(),
             WatchEvent::InitApply(object) => listed.push(Arc::new(slim(object))),
             WatchEvent::InitDone => {
-                self.shared.replace(std::mem::take(listed));
-                self.synced.send_replace(true);
+                shared.replace(std::mem::take(&mut listed));
+                synced.send_replace(true);
             }
-            WatchEvent::Apply(object) => self.shared.apply(slim(object)),
-            WatchEvent::Delete(object) => self.shared.delete(slim(object)),
+            WatchEvent::Apply(object) => shared.apply(slim(object)),
+            WatchEvent::Delete(object) => shared.delete(slim(object)),
+        })
+        .await;
+    }
+}
+
+/// Follows the metadata of all objects of a resource that is only known at run time, without keeping any of it: `take`
+/// hears of each list (`Init`, `InitApply`, `InitDone`) and of each change.
+pub async fn follow_metadata(
+    client: Client,
+    resource: ApiResource,
+    stop: CancellationToken,
+    take: impl FnMut(WatchEvent<PartialObjectMeta<DynamicObject>>),
+) {
+    let api = Api::<PartialObjectMeta<DynamicObject>>::all_with(client, &resource);
+    let start = move |config| watcher(api.clone(), config).boxed();
+    follow(&resource.kind, start, watcher::Config::default().streaming_lists(), stop, take).await;
+}
+
+async fn follow<T: Resource + Debug>(
+    kind: &str,
+    start: impl Fn(watcher::Config) -> BoxStream<'static, watcher::Result<WatchEvent<T>>>,
+    mut config: watcher::Config,
+    stop: CancellationToken,
+    mut take: impl FnMut(WatchEvent<T>),
+) {
+    let mut pause = FIRST_PAUSE;
+    let mut events = start(config.clone());
+    while let Some(Some(event)) = stop.run_until_cancelled(events.next()).await {
+        match event {
+            Ok(event) => {
+                pause = FIRST_PAUSE;
+                take(event);
+            }
+            Err(err)
+                if config.initial_list_strategy == InitialListStrategy::StreamingList
+                    && refuses_streaming_lists(&err) =>
+            {
+                tracing::debug!(%kind, "the server has no streaming lists, listing in pages");
+                config.initial_list_strategy = InitialListStrategy::ListWatch;
+                events = start(config.clone());
+            }
+            Err(err) => {
+                if is_routine(&err) {
+                    tracing::debug!(%kind, %err, "watch ended");
+                } else {
+                    tracing::warn!(%kind, %err, "watch failed");
+                }
+                let wait = pause.mul_f64(rand::random_range(0.8..1.2));
+                pause = (pause * 2).min(LAST_PAUSE);
+                if stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
+                    return;
+                }
+            }
         }
     }
 }
