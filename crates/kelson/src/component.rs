@@ -86,12 +86,11 @@ async fn kubelet(flags: kubelet::Flags, stop: CancellationToken) -> Result<()> {
 }
 
 async fn controller_manager(flags: controller_manager::Flags, stop: CancellationToken) -> Result<()> {
-    logs::init(0, logs::Format::Text);
+    logs::init(flags.v, logs::Format::Text);
     let host = nix::unistd::gethostname()?.to_string_lossy().into_owned();
     let identity = format!("{host}_{}", std::process::id());
     let kubeconfig = flags.kubeconfig.clone().context("--kubeconfig is needed")?;
-    let options = ClientOptions::limited("kube-controller-manager", 20.0, 30);
-    let client = client_of(&kubeconfig, &options).await?;
+    let client = client_of(&kubeconfig, &flags.client_options()).await?;
     let config = flags.complete(&identity)?;
     Ok(controller_manager::run(config, client, stop).await?)
 }
