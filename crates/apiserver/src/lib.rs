@@ -10,4 +10,30 @@ pub mod admission;
 pub mod attributes;
 pub mod authn;
 pub mod authz;
+mod body;
+mod cache;
+mod config;
+mod discovery;
+mod encoding;
+mod gzip;
+mod handlers;
 pub mod lister;
+mod metrics;
+mod nonresource;
+mod options;
+mod pipeline;
+mod query;
+mod registry;
+mod request_info;
+mod resources;
+mod server;
+mod subresources;
+mod token_file;
+
+pub use body::{Body, BoxError};
+pub use config::{
+    AuthenticationConfig, AuthorizationConfig, Config, EtcdConfig, KubeletConfig, RequestHeaderConfig, ServiceAccountConfig,
+    ServiceConfig, ServingConfig, StoreConfig,
+};
+pub use options::Flags;
+pub use server::{ApiServer, Error, Handle, LocalService, run, start};

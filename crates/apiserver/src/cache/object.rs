@@ -1,0 +1,170 @@
+//! One version of an object as the watch cache holds it: its bytes, once, and the few facts that selections look at.
+
+use std::sync::{Arc, Weak};
+
+use apimachinery::Value;
+use bytes::{BufMut, Bytes, BytesMut};
+use compact_str::CompactString;
+use parking_lot::Mutex;
+use storage::{Key, Revision};
+
+use super::scan::{self, Facts};
+use crate::encoding;
+
+/// What is the same for all objects of a resource: how their encodings begin, and what may be selected.
+pub struct Shape {
+    /// `/registry/pods/`
+    pub prefix: String,
+    pub namespaced: bool,
+    /// How every canonical encoding begins: `{"kind":"Pod","apiVersion":"v1","metadata":{`.
+    pub head: String,
+    /// Items of a list of this resource carry kind and apiVersion (custom resources do, built-in kinds do not).
+    pub typed_items: bool,
+    /// Selectable fields, as the strategy states them.
+    pub fields: &'static [(&'static str, &'static [&'static str])],
+    pub strategy: &'static dyn api::Strategy,
+}
+
+pub struct Object {
+    pub key: Key,
+    /// Canonical JSON of the stored version, without `resourceVersion`; begins with [`Shape::head`]. Shared with the engine
+    /// when that keeps its values in memory.
+    pub body: Bytes,
+    /// The revision that wrote it.
+    pub revision: Revision,
+    facts: Facts,
+    /// The last decoded form, as long as somebody uses it.
+    decoded: Mutex<Weak<Value>>,
+}
+
+/// A stored value that is no object of its resource.
+#[derive(Debug, thiserror::Error)]
+#[error("the stored value of {key} cannot be decoded: {reason}")]
+pub struct BadObject {
+    pub key: String,
+    pub reason: String,
+}
+
+impl Shape {
+    /// Namespace and name of a key of this resource.
+    #[must_use]
+    pub fn names<'a>(&self, key: &'a Key) -> (&'a str, &'a str) {
+        let rest = key.0.get(self.prefix.len()..).unwrap_or_default();
+        if self.namespaced { rest.split_once('/').unwrap_or(("", rest)) } else { ("", rest) }
+    }
+
+    #[must_use]
+    pub fn key(&self, namespace: &str, name: &str) -> Key {
+        let text = if self.namespaced {
+            format!("{}{namespace}/{name}", self.prefix)
+        } else {
+            format!("{}{name}", self.prefix)
+        };
+        Key(text.into())
+    }
+}
+
+impl Object {
+    /// Reads a stored value. What is not canonical JSON of the stored version (another writer, another encoding) is made so.
+    ///
+    /// # Errors
+    /// When the value is no object of this resource.
+    pub fn read(shape: &Shape, key: Key, value: Bytes, revision: Revision) -> Result<Self, BadObject> {
+        let bad = |reason: String| BadObject { key: key.0.to_string(), reason };
+        let body = if value.starts_with(shape.head.as_bytes()) {
+            value
+        } else {
+            let mut object = encoding::decode_stored(&value).map_err(bad)?;
+            object.remove(&["metadata", "resourceVersion"]);
+            let body = encoding::canonical(&object);
+            if !body.starts_with(shape.head.as_bytes()) {
+                return Err(bad(format!("it is a {} of {}", object.kind(), object.api_version())));
+            }
+            body
+        };
+        let facts = scan::facts_of(shape, &body).map_err(|e| bad(e.to_string()))?;
+        Ok(Object { key, body, revision, facts, decoded: Mutex::new(Weak::new()) })
+    }
+
+    #[must_use]
+    pub fn label(&self, key: &str) -> Option<&str> {
+        self.facts.labels.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str())
+    }
+
+    #[must_use]
+    pub fn labels(&self) -> &[(CompactString, CompactString)] {
+        &self.facts.labels
+    }
+
+    /// The value of the selectable field of that index.
+    #[must_use]
+    pub fn field(&self, index: usize) -> &str {
+        self.facts.fields.get(index).map_or("", CompactString::as_str)
+    }
+
+    /// The decoded object, with `resourceVersion`. Shared between those who use it at the same time.
+    pub fn decoded(&self) -> Arc<Value> {
+        let mut slot = self.decoded.lock();
+        if let Some(value) = slot.upgrade() {
+            return value;
+        }
+        let value = Arc::new(self.decode());
+        *slot = Arc::downgrade(&value);
+        value
+    }
+
+    /// A decoded copy to change, with `resourceVersion`.
+    #[must_use]
+    pub fn decode(&self) -> Value {
+        // The bytes were scanned whole when they came in; they are JSON.
+        let mut value: Value = serde_json::from_slice(&self.body).unwrap_or_default();
+        value.set(&["metadata", "resourceVersion"], self.revision.to_string());
+        value
+    }
+
+    /// The whole object as JSON, with `resourceVersion` in its place.
+    pub fn write(&self, shape: &Shape, revision: Revision, out: &mut BytesMut) {
+        out.put_slice(shape.head.as_bytes());
+        self.write_from_metadata(shape, revision, out);
+    }
+
+    /// As an item of a list.
+    pub fn write_item(&self, shape: &Shape, out: &mut BytesMut) {
+        out.put_slice(if shape.typed_items { shape.head.as_bytes() } else { ITEM_HEAD });
+        self.write_from_metadata(shape, self.revision, out);
+    }
+
+    fn write_from_metadata(&self, shape: &Shape, revision: Revision, out: &mut BytesMut) {
+        write_revision(revision, out);
+        out.put_slice(&self.body[shape.head.len()..]);
+    }
+
+    /// A PartialObjectMetadata of it, in `meta.k8s.io/v1` or `v1beta1`.
+    pub fn write_metadata(&self, shape: &Shape, revision: Revision, version: &str, out: &mut BytesMut) {
+        out.put_slice(br#"{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/"#);
+        out.put_slice(version.as_bytes());
+        out.put_slice(br#"","metadata":{"#);
+        write_revision(revision, out);
+        out.put_slice(&self.body[shape.head.len()..self.facts.metadata_end]);
+        out.put_u8(b'}');
+    }
+
+    /// How many bytes [`Object::write_item`] writes.
+    #[must_use]
+    pub fn item_len(&self, shape: &Shape) -> usize {
+        let head = if shape.typed_items { shape.head.len() } else { ITEM_HEAD.len() };
+        head + br#""resourceVersion":"","#.len() + digits(self.revision.0) + self.body.len() - shape.head.len()
+    }
+}
+
+const ITEM_HEAD: &[u8] = br#"{"metadata":{"#;
+
+pub(crate) fn write_revision(revision: Revision, out: &mut BytesMut) {
+    out.put_slice(br#""resourceVersion":""#);
+    out.put_slice(itoa::Buffer::new().format(revision.0).as_bytes());
+    out.put_slice(br#"","#);
+}
+
+fn digits(n: u64) -> usize {
+    n.checked_ilog10().map_or(1, |d| d as usize + 1)
+}

@@ -1,0 +1,139 @@
+//! What a server is configured with: complete, checked, without anything left to default.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use component_base::feature_gates::FeatureGates;
+use ipnet::IpNet;
+use storage::Storage;
+
+#[derive(Clone)]
+pub struct Config {
+    pub store: StoreConfig,
+    /// `None`: reached from inside its process only.
+    pub serving: Option<ServingConfig>,
+    pub authentication: AuthenticationConfig,
+    pub service_accounts: ServiceAccountConfig,
+    pub authorization: AuthorizationConfig,
+    pub enable_admission_plugins: Vec<String>,
+    pub disable_admission_plugins: Vec<String>,
+    pub default_not_ready_toleration_seconds: i64,
+    pub default_unreachable_toleration_seconds: i64,
+    pub allow_privileged: bool,
+    pub services: ServiceConfig,
+    pub kubelet: KubeletConfig,
+    /// Certificate and key by which this server proves itself to aggregated servers.
+    pub proxy_client: Option<(PathBuf, PathBuf)>,
+    /// How long an Event lives.
+    pub event_ttl: Duration,
+    /// How long a request may take that is not long-running.
+    pub request_timeout: Duration,
+    /// How many requests that are not long-running are answered at once.
+    pub max_requests_inflight: usize,
+    /// `host:port` that clients outside reach the server by; `None`: whatever they asked for.
+    pub external_address: Option<String>,
+    pub feature_gates: FeatureGates,
+    pub runtime_config: BTreeMap<String, String>,
+}
+
+/// Where the state of the cluster is.
+#[derive(Clone)]
+pub enum StoreConfig {
+    /// The embedded engine in this directory.
+    Embedded { dir: PathBuf },
+    Etcd(EtcdConfig),
+    /// An engine that somebody else opened.
+    Given(Arc<dyn Storage>),
+}
+
+#[derive(Clone, Debug)]
+pub struct EtcdConfig {
+    /// URLs of the members.
+    pub servers: Vec<String>,
+    pub ca_file: Option<PathBuf>,
+    pub cert_file: Option<PathBuf>,
+    pub key_file: Option<PathBuf>,
+}
+
+/// How the server is reached through sockets.
+#[derive(Clone, Debug)]
+pub struct ServingConfig {
+    pub address: SocketAddr,
+    /// Certificate and key. `None`: a self-signed pair, kept in `cert_dir` if there is one.
+    pub certificate: Option<(PathBuf, PathBuf)>,
+    pub cert_dir: Option<PathBuf>,
+    pub self_signed_hosts: Vec<String>,
+    pub client_ca_file: Option<PathBuf>,
+    pub requestheader_client_ca_file: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct AuthenticationConfig {
+    pub anonymous: bool,
+    pub token_auth_file: Option<PathBuf>,
+    pub bootstrap_tokens: bool,
+    /// What a token must be meant for, unless its authenticator says otherwise.
+    pub api_audiences: Vec<String>,
+    /// Proxies that speak for their users, if there are any.
+    pub request_header: Option<RequestHeaderConfig>,
+    /// An `AuthenticationConfiguration`.
+    pub config_file: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct RequestHeaderConfig {
+    /// Common names of the proxies' certificates; empty: any that the authority signed.
+    pub allowed_names: Vec<String>,
+    pub username_headers: Vec<String>,
+    pub uid_headers: Vec<String>,
+    pub group_headers: Vec<String>,
+    pub extra_headers_prefix: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct ServiceAccountConfig {
+    /// The first one signs; all are accepted.
+    pub issuers: Vec<String>,
+    /// Public (or private) keys that tokens are verified with.
+    pub key_files: Vec<PathBuf>,
+    pub signing_key_file: Option<PathBuf>,
+    pub lookup: bool,
+    /// Zero: no limit.
+    pub max_expiration: Duration,
+    pub extend_expiration: bool,
+    pub jwks_uri: Option<String>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct AuthorizationConfig {
+    /// Upstream's modes, in order.
+    pub modes: Vec<String>,
+    /// An `AuthorizationConfiguration`.
+    pub config_file: Option<PathBuf>,
+    pub webhook_config_file: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug)]
+pub struct ServiceConfig {
+    /// One range, or one of each family; the first is the primary family.
+    pub cluster_ip_ranges: Vec<IpNet>,
+    /// First and last, inclusive.
+    pub node_ports: (u16, u16),
+    /// Where the `kubernetes` Service leads.
+    pub advertise_address: IpAddr,
+    pub secure_port: u16,
+}
+
+#[derive(Clone, Debug)]
+pub struct KubeletConfig {
+    /// Certificate and key by which this server proves itself to kubelets.
+    pub client_certificate: Option<(PathBuf, PathBuf)>,
+    /// Who signs kubelets' serving certificates; `None`: they are not verified, as upstream has it.
+    pub certificate_authority: Option<PathBuf>,
+    /// Which of a node's addresses to use, best first.
+    pub address_types: Vec<String>,
+    pub timeout: Duration,
+}

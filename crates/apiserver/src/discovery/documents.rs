@@ -1,0 +1,174 @@
+//! The documents of discovery as trees.
+
+use api::ResourceDef;
+use apimachinery::{Map, Value};
+
+use crate::handlers::Call;
+
+/// A group with its versions, the preferred one first.
+pub(super) struct Group {
+    pub name: String,
+    pub versions: Vec<Version>,
+}
+
+pub(super) struct Version {
+    pub group: String,
+    pub name: String,
+    pub resources: Vec<&'static ResourceDef>,
+}
+
+/// The order in which `/apis` lists the groups: by upstream's priorities, which its aggregator gives them.
+const ORDER: [&str; 20] = [
+    "apiregistration.k8s.io",
+    "apps",
+    "events.k8s.io",
+    "authentication.k8s.io",
+    "authorization.k8s.io",
+    "autoscaling",
+    "batch",
+    "certificates.k8s.io",
+    "networking.k8s.io",
+    "policy",
+    "rbac.authorization.k8s.io",
+    "storage.k8s.io",
+    "admissionregistration.k8s.io",
+    "apiextensions.k8s.io",
+    "scheduling.k8s.io",
+    "coordination.k8s.io",
+    "node.k8s.io",
+    "discovery.k8s.io",
+    "resource.k8s.io",
+    "flowcontrol.apiserver.k8s.io",
+];
+
+pub(super) fn groups(resources: &'static [ResourceDef]) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    for def in resources {
+        let (name, version) = (def.gvr.group.as_str(), def.gvr.version.as_str());
+        let at = groups.iter().position(|g| g.name == name).unwrap_or_else(|| {
+            groups.push(Group { name: name.to_owned(), versions: Vec::new() });
+            groups.len() - 1
+        });
+        let versions = &mut groups[at].versions;
+        let at = versions.iter().position(|v| v.name == version).unwrap_or_else(|| {
+            let (group, name) = (name.to_owned(), version.to_owned());
+            versions.push(Version { group, name, resources: Vec::new() });
+            versions.len() - 1
+        });
+        versions[at].resources.push(def);
+    }
+    for group in &mut groups {
+        // All versions served here are stable: the higher the number, the more preferred.
+        group.versions.sort_by(|a, b| b.name.cmp(&a.name));
+    }
+    let rank = |name: &str| ORDER.iter().position(|o| *o == name).map_or(ORDER.len(), |i| i + 1);
+    groups.sort_by_key(|g| if g.name.is_empty() { 0 } else { rank(&g.name) });
+    groups
+}
+
+impl Version {
+    pub(super) fn group_version(&self) -> String {
+        if self.group.is_empty() { self.name.clone() } else { format!("{}/{}", self.group, self.name) }
+    }
+}
+
+/// `/api`.
+pub(super) fn versions(call: &Call) -> Value {
+    let host = call.header(http::header::HOST).or_else(|| call.parts.uri.authority().map(|a| a.as_str()));
+    let address = call.server.inner().config.external_address.clone();
+    let address = address.unwrap_or_else(|| host.unwrap_or_default().to_owned());
+    Value::from([
+        ("kind", "APIVersions".into()),
+        ("versions", vec![Value::from("v1")].into()),
+        (
+            "serverAddressByClientCIDRs",
+            vec![Value::from([("clientCIDR", "0.0.0.0/0".into()), ("serverAddress", address.into())])].into(),
+        ),
+    ])
+}
+
+/// `/apis`.
+pub(super) fn group_list(groups: &[Group]) -> Value {
+    let named = groups.iter().filter(|g| !g.name.is_empty()).map(|g| group(g, false));
+    Value::from([
+        ("kind", "APIGroupList".into()),
+        ("apiVersion", "v1".into()),
+        ("groups", named.collect::<Vec<_>>().into()),
+    ])
+}
+
+/// `/apis/GROUP`; with kind and version when it stands alone.
+pub(super) fn group(group: &Group, alone: bool) -> Value {
+    let version = |v: &Version| {
+        Value::from([("groupVersion", v.group_version().into()), ("version", v.name.as_str().into())])
+    };
+    let mut map = Map::new();
+    if alone {
+        map.insert("kind", "APIGroup");
+        map.insert("apiVersion", "v1");
+    }
+    map.insert("name", group.name.as_str());
+    map.insert("versions", group.versions.iter().map(version).collect::<Vec<_>>());
+    if let Some(preferred) = group.versions.first() {
+        map.insert("preferredVersion", version(preferred));
+    }
+    map.into()
+}
+
+/// `/api/v1` and `/apis/GROUP/VERSION`.
+pub(super) fn resource_list(version: &Version) -> Value {
+    let mut resources = Vec::new();
+    for def in &version.resources {
+        resources.push(resource(def));
+        let mut subresources: Vec<_> = def.subresources.iter().collect();
+        subresources.sort_by(|a, b| a.name.cmp(&b.name));
+        for sub in subresources {
+            let mut map = Map::new();
+            map.insert("name", format!("{}/{}", def.gvr.resource, sub.name));
+            map.insert("singularName", "");
+            map.insert("namespaced", def.is_namespaced());
+            if sub.gvk.group != def.gvr.group || sub.gvk.version != def.gvr.version {
+                if !sub.gvk.group.is_empty() {
+                    map.insert("group", sub.gvk.group.clone());
+                }
+                map.insert("version", sub.gvk.version.clone());
+            }
+            map.insert("kind", sub.gvk.kind.clone());
+            map.insert("verbs", strings(&sub.verbs));
+            resources.push(map.into());
+        }
+    }
+    resources.sort_by(|a: &Value, b: &Value| a.str_at(&["name"]).cmp(b.str_at(&["name"])));
+    let mut list = Value::from([
+        ("kind", "APIResourceList".into()),
+        ("groupVersion", version.group_version().into()),
+        ("resources", resources.into()),
+    ]);
+    // Upstream's core group has always left it out.
+    if !version.group.is_empty() {
+        list.set(&["apiVersion"], "v1");
+    }
+    list
+}
+
+fn resource(def: &ResourceDef) -> Value {
+    let mut map = Map::new();
+    map.insert("name", def.gvr.resource.clone());
+    map.insert("singularName", def.singular.as_str());
+    map.insert("namespaced", def.is_namespaced());
+    map.insert("kind", def.kind.as_str());
+    map.insert("verbs", strings(&def.verbs));
+    for (key, list) in [("shortNames", &def.short_names), ("categories", &def.categories)] {
+        if !list.is_empty() {
+            map.insert(key, strings(list));
+        }
+    }
+    if !def.storage_version_hash.is_empty() {
+        map.insert("storageVersionHash", def.storage_version_hash.as_str());
+    }
+    map.into()
+}
+
+pub(super) fn strings(list: &[String]) -> Vec<Value> {
+    list.iter().map(|s| Value::from(s.as_str())).collect()
+}

@@ -1,0 +1,209 @@
+//! Encodes answers: shared bytes where that is possible, trees where it is not.
+
+use apimachinery::Value;
+use apimachinery::status::Status;
+use bytes::{BufMut, Bytes, BytesMut};
+use http::{HeaderValue, Response, StatusCode, header};
+
+use super::Call;
+use super::negotiation::{Accepted, Encoding, Form, encoding_of_error};
+use super::reply::{Coded, Listing, Reply};
+use super::{listing, table};
+use crate::body::Body;
+use crate::encoding;
+use crate::registry::Stored;
+use crate::resources::Resource;
+
+/// Bodies longer than this are compressed for clients that take it.
+const COMPRESS_FROM: usize = 128 << 10;
+
+/// Encodes an answer in the negotiated way.
+///
+/// # Errors
+/// 406 for a form that does not fit, 400 for wrong options of a Table.
+pub(super) fn respond(call: &Call, accepted: Accepted, coded: Coded<'_>) -> Result<Response<Body>, Status> {
+    let code = coded.code;
+    let body = match coded.reply {
+        Reply::Value(value) => encode(&value, accepted),
+        Reply::Stored { resource, stored } => single(call, accepted, resource, &stored)?,
+        Reply::List(listing) => {
+            let compress = accepts_gzip(call);
+            return listing::respond(call, accepted, code, listing, compress);
+        }
+    };
+    Ok(compressed_if_long(call, body, code, accepted.encoding.media_type()))
+}
+
+fn single(call: &Call, accepted: Accepted, resource: &Resource, stored: &Stored) -> Result<Bytes, Status> {
+    match accepted.form {
+        Form::Object if accepted.encoding == Encoding::Json && !accepted.pretty && !resource.converts() => {
+            let shape = &resource.stored().shape;
+            let mut out = BytesMut::with_capacity(stored.body.len() + 48);
+            stored.write(shape, &mut out);
+            out.put_u8(b'\n');
+            Ok(out.freeze())
+        }
+        Form::Object => Ok(encode(&value_of(resource, stored), accepted)),
+        Form::Metadata(version) => Ok(encode(&metadata_of(&value_of(resource, stored), version), accepted)),
+        Form::MetadataList(_) => Err(Status::not_acceptable(format!(
+            "you requested PartialObjectMetadataList, but the requested object is not a list ({})",
+            go_type(resource, "")
+        ))),
+        Form::Table(version) => {
+            let options = table::Options::parse(&call.query)?;
+            let value = value_of(resource, stored);
+            let mut table = table::empty(resource.def, version);
+            if let Some(version) = stored.revision {
+                table.set(&["metadata", "resourceVersion"], version.to_string());
+            }
+            table.set(&["rows"], vec![table::row(resource.def, &value, options, version)]);
+            Ok(encode(&table, accepted))
+        }
+    }
+}
+
+/// How upstream's errors name the type of an answer.
+pub(super) fn go_type(resource: &Resource, suffix: &str) -> String {
+    let def = resource.def;
+    let package = def.gvr.group.split('.').next().filter(|g| !g.is_empty()).unwrap_or("core");
+    format!("*{package}.{}{suffix}", def.kind)
+}
+
+/// The object in the version that is served.
+pub(crate) fn value_of(resource: &Resource, stored: &Stored) -> Value {
+    // Stored bytes are JSON of our own making.
+    let mut value: Value = serde_json::from_slice(&stored.body).unwrap_or_default();
+    if let Some(revision) = stored.revision {
+        value.set(&["metadata", "resourceVersion"], revision.to_string());
+    }
+    if resource.converts() {
+        resource.def.strategy.to_served(&mut value);
+    }
+    value
+}
+
+/// What `PartialObjectMetadata` shows of an object.
+pub(super) fn metadata_of(object: &Value, version: &str) -> Value {
+    Value::from([
+        ("kind", "PartialObjectMetadata".into()),
+        ("apiVersion", format!("meta.k8s.io/{version}").into()),
+        ("metadata", object["metadata"].clone()),
+    ])
+}
+
+/// A tree in the negotiated encoding.
+pub(super) fn encode(value: &Value, accepted: Accepted) -> Bytes {
+    match accepted.encoding {
+        Encoding::Json => {
+            let mut out = Vec::with_capacity(512);
+            if accepted.pretty {
+                encoding::write_pretty(&mut out, value);
+            } else {
+                encoding::write_json(&mut out, value);
+            }
+            out.push(b'\n');
+            out.into()
+        }
+        Encoding::Yaml => encoding::yaml(value).into(),
+        Encoding::Protobuf => encoding::protobuf(value),
+    }
+}
+
+/// A tree as an answer.
+pub(crate) fn plain_value(value: &Value, code: StatusCode, encoding: Encoding) -> Response<Body> {
+    let body = encode(value, Accepted { encoding, form: Form::Object, pretty: false });
+    with_type(Body::from(body), code, encoding.media_type())
+}
+
+/// An error as an answer.
+pub(crate) fn error_response(status: &Status, accept: Option<&str>) -> Response<Body> {
+    let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = plain_value(&status.to_value(), code, encoding_of_error(accept));
+    let retry = status.details.as_ref().map_or(0, |d| d.retry_after_seconds);
+    if retry > 0 {
+        response.headers_mut().insert(header::RETRY_AFTER, retry.into());
+    }
+    response
+}
+
+pub(crate) fn with_type(body: Body, code: StatusCode, media_type: &'static str) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = code;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    response
+}
+
+pub(super) fn accepts_gzip(call: &Call) -> bool {
+    call.header(header::ACCEPT_ENCODING).is_some_and(|v| v.split(',').any(|e| e.trim().split(';').next() == Some("gzip")))
+}
+
+fn compressed_if_long(call: &Call, body: Bytes, code: StatusCode, media_type: &'static str) -> Response<Body> {
+    if body.len() <= COMPRESS_FROM || !accepts_gzip(call) {
+        return with_type(body.into(), code, media_type);
+    }
+    let mut gzip = crate::gzip::Gzip::new();
+    gzip.write(&body);
+    let mut response = with_type(gzip.finish().into(), code, media_type);
+    mark_gzip(&mut response);
+    response
+}
+
+pub(super) fn mark_gzip(response: &mut Response<Body>) {
+    response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+}
+
+/// `Warning` headers (RFC 7234), each once.
+pub(super) fn add_warnings(response: &mut Response<Body>, warnings: &[String]) {
+    /// All warnings of an answer together, in bytes, as upstream limits them.
+    const MAX: usize = 4096;
+    let mut total = 0;
+    for (i, warning) in warnings.iter().enumerate() {
+        if warnings[..i].contains(warning) {
+            continue;
+        }
+        let escaped = warning.replace('\\', "\\\\").replace('"', "\\\"");
+        let clean: String = escaped.chars().filter(|c| !c.is_control()).collect();
+        total += clean.len();
+        if total > MAX {
+            break;
+        }
+        if let Ok(value) = HeaderValue::from_bytes(format!("299 - \"{clean}\"").as_bytes()) {
+            response.headers_mut().append(header::WARNING, value);
+        }
+    }
+}
+
+impl Stored {
+    /// The object as JSON, with `resourceVersion` if it has one.
+    pub(crate) fn write(&self, shape: &crate::cache::Shape, out: &mut BytesMut) {
+        out.put_slice(shape.head.as_bytes());
+        if let Some(revision) = self.revision {
+            crate::cache::write_revision(revision, out);
+        }
+        out.put_slice(&self.body[shape.head.len()..]);
+    }
+}
+
+/// The body of a listing, for whoever needs all of it at once.
+pub(super) fn listing_value(listing: &Listing<'_>) -> Value {
+    let resource = listing.resource;
+    let items = listing.result.objects.iter().map(|object| {
+        let stored = Stored { body: object.body.clone(), revision: Some(object.revision) };
+        let mut value = value_of(resource, &stored);
+        if !resource.stored().shape.typed_items {
+            value.remove(&["kind"]);
+            value.remove(&["apiVersion"]);
+        }
+        value
+    });
+    let def = resource.def;
+    Value::from([
+        ("kind", def.list_kind().into()),
+        ("apiVersion", def.gvr.group_version().to_string().into()),
+        ("metadata", listing::metadata(&listing.result)),
+        ("items", items.collect::<Vec<_>>().into()),
+    ])
+}

@@ -1,0 +1,72 @@
+//! Runs a write through the admission plugins.
+
+use std::sync::Arc;
+
+use apimachinery::Value;
+use apimachinery::status::Status;
+
+use super::Write;
+use crate::admission::{Operation, Plugin, Request};
+
+/// The plugins in upstream's order.
+#[derive(Clone, Default)]
+pub struct Admission {
+    plugins: Vec<Arc<dyn Plugin>>,
+}
+
+impl Admission {
+    #[must_use]
+    pub fn new(plugins: Vec<Arc<dyn Plugin>>) -> Self {
+        Admission { plugins }
+    }
+
+    /// Lets the mutating plugins change `request.object`.
+    ///
+    /// # Errors
+    /// The first refusal.
+    pub async fn admit(&self, request: &mut Request) -> Result<(), Status> {
+        for plugin in &self.plugins {
+            if plugin.handles(request) {
+                plugin.admit(request).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks the validating plugins.
+    ///
+    /// # Errors
+    /// The first refusal.
+    pub async fn validate(&self, request: &mut Request) -> Result<(), Status> {
+        for plugin in &self.plugins {
+            if plugin.handles(request) {
+                plugin.validate(request).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Write {
+    /// The write as admission sees it.
+    #[must_use]
+    pub fn admission_request(&self, operation: Operation, object: Value, old_object: Value) -> Request {
+        let def = self.resource.def;
+        let gvk = def.subresource(&self.subresource).map_or_else(|| def.gvk(), |s| s.gvk.clone());
+        Request {
+            operation,
+            gvr: def.gvr.clone(),
+            gvk,
+            subresource: self.subresource.clone(),
+            namespace: self.namespace.to_string(),
+            name: self.name.to_string(),
+            user: Arc::clone(&self.user),
+            dry_run: self.options.dry_run,
+            options: self.options.sent.clone(),
+            object,
+            old_object,
+            warnings: Vec::new(),
+            audit_annotations: std::collections::BTreeMap::new(),
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Create.
+
+use apimachinery::Value;
+use apimachinery::status::Status;
+use rand::RngExt;
+use storage::Ttl;
+
+use super::{Registry, Stored, Write, meta, status, to_stored};
+use crate::admission::Operation;
+
+/// What generated names end with: no vowels, so that no words appear, and no characters that look alike.
+const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+const SUFFIX: usize = 5;
+/// The longest a generated name may be (a DNS label).
+const MAX_GENERATED: usize = 63;
+/// How often a generated name that is taken is generated again.
+const ATTEMPTS: usize = 8;
+/// Resources whose creator may say their status: a kubelet registers its node with one.
+const KEEP_STATUS: &[&str] = &["nodes", "servicecidrs"];
+
+impl Registry {
+    /// Creates an object (in the served version, defaults filled in).
+    ///
+    /// # Errors
+    /// What admission, validation or the store has against it.
+    pub async fn create(&self, write: &mut Write, object: Value) -> Result<Stored, Status> {
+        let mut attempt = 1;
+        loop {
+            let mut object = object.clone();
+            let generated = generate_name(&mut object);
+            write.name = object.name().into();
+            match self.create_named(write, object).await {
+                Err(taken) if generated && taken.reason == "AlreadyExists" => {
+                    if attempt == ATTEMPTS {
+                        return Err(taken);
+                    }
+                    attempt += 1;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    async fn create_named(&self, write: &mut Write, object: Value) -> Result<Stored, Status> {
+        let def = write.resource.def;
+        let mut request = write.admission_request(Operation::Create, object, Value::Null);
+        self.admission.admit(&mut request).await?;
+        def.strategy.default(&mut request.object);
+        write.warnings.append(&mut request.warnings);
+
+        let object = &mut request.object;
+        meta::fill_system_fields(object, def);
+        if def.subresource("status").is_some() && !KEEP_STATUS.contains(&def.gvr.resource.as_str()) {
+            object.remove(&["status"]);
+        }
+        def.strategy.prepare_for_create(object);
+        let mut errs = meta::validate(object, def);
+        errs.extend(def.strategy.validate(object));
+        if !errs.is_empty() {
+            return Err(Status::invalid(&def.gvk(), object.name(), &errs));
+        }
+        write.warnings.extend(def.strategy.warnings(object, None));
+        def.strategy.canonicalize(object);
+        self.admission.validate(&mut request).await?;
+        write.warnings.append(&mut request.warnings);
+        let object = request.object;
+
+        if !object.meta("resourceVersion").is_empty_value() {
+            return Err(status::plain("resourceVersion should not be set on objects to be created"));
+        }
+        let key = write.key();
+        let body = to_stored(&write.resource, object);
+        if write.options.dry_run {
+            return match self.read(&write.resource, &key).await? {
+                Some(_) => Err(Status::already_exists(&def.gvr, &write.name)),
+                None => Ok(Stored { body, revision: None }),
+            };
+        }
+        match self.storage.create(&key, body.clone(), self.ttl(write)).await {
+            Ok(revision) => Ok(Stored { body, revision: Some(revision) }),
+            Err(error) => Err(status::of(&error, &def.gvr, &key)),
+        }
+    }
+
+    /// Events are forgotten after a while; nothing else is.
+    pub(super) fn ttl(&self, write: &Write) -> Option<Ttl> {
+        (write.resource.def.storage_prefix == "events").then_some(Ttl(self.event_ttl))
+    }
+}
+
+/// Chooses a name for an object that only says how its name begins.
+fn generate_name(object: &mut Value) -> bool {
+    let prefix = object.str_at(&["metadata", "generateName"]);
+    if prefix.is_empty() || !object.name().is_empty() {
+        return false;
+    }
+    let keep = prefix.char_indices().map(|(i, c)| i + c.len_utf8()).take_while(|end| *end <= MAX_GENERATED - SUFFIX);
+    let prefix = &prefix[..keep.last().unwrap_or(0)];
+    let mut random = rand::rng();
+    let suffix: String =
+        (0..SUFFIX).map(|_| char::from(ALPHABET[random.random_range(0..ALPHABET.len())])).collect();
+    let name = format!("{prefix}{suffix}");
+    object.set(&["metadata", "name"], name);
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn generated_names_are_cut_to_a_label() {
+        let mut object = Value::object();
+        object.set(&["metadata", "generateName"], "x".repeat(70));
+        assert!(generate_name(&mut object));
+        assert_eq!(object.name().len(), 63);
+        assert!(!generate_name(&mut object), "a name is not replaced");
+    }
+}

@@ -1,0 +1,112 @@
+//! The generic registry: every verb on every stored resource, once. What differs between kinds is in their strategies.
+
+mod admit;
+mod create;
+mod delete;
+mod delete_collection;
+mod finalizers;
+mod list;
+mod meta;
+mod options;
+mod page;
+pub(crate) mod status;
+mod update;
+
+use std::sync::Arc;
+
+use apimachinery::Value;
+use apimachinery::status::Status;
+use bytes::Bytes;
+use compact_str::CompactString;
+use storage::{Entry, Key, Revision, Storage};
+
+use crate::attributes::UserInfo;
+use crate::cache::feed::Feed;
+use crate::cache::{Cache, Object};
+use crate::resources::Resource;
+
+pub(crate) use admit::Admission;
+pub(crate) use delete::Deleted;
+pub(crate) use list::ListResult;
+pub(crate) use list::parse_version;
+pub(crate) use options::{
+    DeleteOptions, FieldValidation, ListOptions, Preconditions, Propagation, WriteOptions,
+};
+pub(crate) use options::WriteKind;
+pub(crate) use update::{Change, Part, Rules, Updated};
+
+/// Reads and writes objects.
+pub struct Registry {
+    pub storage: Arc<dyn Storage>,
+    pub feed: Arc<Feed>,
+    pub admission: Admission,
+    /// Seconds that an Event lives.
+    pub event_ttl: std::time::Duration,
+}
+
+/// One write: on what, by whom, how.
+pub struct Write {
+    pub resource: Resource,
+    pub namespace: CompactString,
+    /// Empty for a create until the object's name is known.
+    pub name: CompactString,
+    pub subresource: String,
+    pub user: Arc<UserInfo>,
+    pub options: WriteOptions,
+    /// For the client, in order.
+    pub warnings: Vec<String>,
+}
+
+/// An object as it was stored, in the stored version.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    /// Canonical JSON without `resourceVersion`.
+    pub body: Bytes,
+    /// `None` for the result of a dry-run create: there is none.
+    pub revision: Option<Revision>,
+}
+
+impl Write {
+    #[must_use]
+    pub fn key(&self) -> Key {
+        self.resource.stored().shape.key(&self.namespace, &self.name)
+    }
+}
+
+impl Registry {
+    /// The object under a key as the store has it now.
+    async fn read(&self, resource: &Resource, key: &Key) -> Result<Option<Arc<Object>>, Status> {
+        let (entry, _) = self.storage.get(key).await.map_err(|e| status::of(&e, &resource.def.gvr, key))?;
+        entry.map(|entry| object_of(resource.stored(), entry)).transpose()
+    }
+}
+
+/// The cached object of an entry when the cache has that version already, else one made of it.
+fn object_of(cache: &Cache, entry: Entry) -> Result<Arc<Object>, Status> {
+    if let Some(cached) = cache.get(&entry.key)
+        && cached.revision == entry.mod_revision
+    {
+        return Ok(cached);
+    }
+    Object::read(&cache.shape, entry.key, entry.value, entry.mod_revision)
+        .map(Arc::new)
+        .map_err(|e| Status::internal(e.to_string()))
+}
+
+/// An object in the version that the resource serves, with `resourceVersion`.
+fn served(resource: &Resource, object: &Object) -> Value {
+    let mut value = object.decode();
+    if resource.converts() {
+        resource.def.strategy.to_served(&mut value);
+    }
+    value
+}
+
+/// The bytes to store of an object in the served version.
+fn to_stored(resource: &Resource, mut object: Value) -> Bytes {
+    object.remove(&["metadata", "resourceVersion"]);
+    if resource.converts() {
+        resource.def.strategy.to_storage(&mut object);
+    }
+    crate::encoding::canonical(&object)
+}

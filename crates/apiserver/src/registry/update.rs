@@ -1,0 +1,261 @@
+//! Update, of a whole object or of a part of it: PUT, PATCH and the subresources that change their object.
+
+use std::sync::Arc;
+
+use apimachinery::Value;
+use apimachinery::field::{FieldErrors, Path};
+use apimachinery::status::Status;
+use futures::future::BoxFuture;
+use storage::{Key, StorageError};
+
+use super::{Preconditions, Registry, Stored, Write, meta, served, status, to_stored};
+use crate::admission::Operation;
+use crate::cache::Object;
+
+/// From the object as it is (in the served version; `Null` when there is none) to what the client wants it to be. May be
+/// asked again when somebody else was faster.
+pub(crate) type Change<'a> = &'a (dyn Fn(&Value) -> Result<Value, Status> + Send + Sync);
+
+/// Which part of an object an update may touch, and the rules for it.
+#[derive(Clone, Copy)]
+pub enum Part<'a> {
+    Main,
+    Status,
+    Other(&'a dyn Rules),
+}
+
+/// The rules of a subresource that changes a part of its object.
+pub trait Rules: Send + Sync {
+    /// Takes back from `old` what this subresource may not change.
+    fn prepare(&self, object: &mut Value, old: &Value);
+
+    fn validate(&self, object: &Value, old: &Value) -> FieldErrors;
+
+    /// Admission plugins look at it.
+    fn is_admitted(&self) -> bool {
+        true
+    }
+}
+
+/// What an update did.
+pub struct Updated {
+    pub stored: Stored,
+    pub created: bool,
+}
+
+impl Registry {
+    /// Changes an object. `upsert`: makes it if it is not there, whatever the kind.
+    ///
+    /// # Errors
+    /// What the change, admission, validation or the store has against it.
+    pub fn update<'a>(
+        &'a self,
+        write: &'a mut Write,
+        part: Part<'a>,
+        preconditions: &'a Preconditions,
+        upsert: bool,
+        change: Change<'a>,
+    ) -> BoxFuture<'a, Result<Updated, Status>> {
+        Box::pin(self.update_until_done(write, part, preconditions, upsert, change))
+    }
+
+    async fn update_until_done(
+        &self,
+        write: &mut Write,
+        part: Part<'_>,
+        preconditions: &Preconditions,
+        upsert: bool,
+        change: Change<'_>,
+    ) -> Result<Updated, Status> {
+        let def = write.resource.def;
+        let key = write.key();
+        loop {
+            let Some(current) = self.read(&write.resource, &key).await? else {
+                let may_create = upsert || (def.strategy.allow_create_on_update() && matches!(part, Part::Main));
+                if !may_create {
+                    return Err(Status::not_found(&def.gvr, &write.name));
+                }
+                let object = change(&Value::Null)?;
+                if !object.uid().is_empty() || preconditions.uid.is_some() {
+                    let why = format!("Precondition failed: UID in precondition: {}, UID in object meta: ", object.uid());
+                    return Err(Status::conflict(&def.gvr, &write.name, &why));
+                }
+                return Ok(Updated { stored: self.create(write, object).await?, created: true });
+            };
+            let warnings = write.warnings.len();
+            if let Some(stored) = self.update_once(write, part, preconditions, &key, &current, change).await? {
+                return Ok(Updated { stored, created: false });
+            }
+            // Somebody else was faster: once more, from what is there now.
+            write.warnings.truncate(warnings);
+        }
+    }
+
+    /// `None`: the object changed meanwhile.
+    async fn update_once(
+        &self,
+        write: &mut Write,
+        part: Part<'_>,
+        preconditions: &Preconditions,
+        key: &Key,
+        current: &Arc<Object>,
+        change: Change<'_>,
+    ) -> Result<Option<Stored>, Status> {
+        let def = write.resource.def;
+        let old = served(&write.resource, current);
+        let new = change(&old)?;
+        check_preconditions(write, &new, &old, preconditions)?;
+
+        let mut request = write.admission_request(Operation::Update, new, old);
+        let admitted = !matches!(part, Part::Other(rules) if !rules.is_admitted());
+        if admitted {
+            self.admission.admit(&mut request).await?;
+            write.warnings.append(&mut request.warnings);
+        }
+        let old = std::mem::take(&mut request.old_object);
+        let object = &mut request.object;
+        check_version(write, object, &old)?;
+        prepare(write, part, object, &old);
+        let errs = validate(write, part, object, &old);
+        if !errs.is_empty() {
+            return Err(Status::invalid(&def.gvk(), object.name(), &errs));
+        }
+        write.warnings.extend(def.strategy.warnings(object, Some(&old)));
+        def.strategy.canonicalize(object);
+        request.old_object = old;
+        if admitted {
+            self.admission.validate(&mut request).await?;
+            write.warnings.append(&mut request.warnings);
+        }
+
+        let gone = is_finished(&request.object, &request.old_object);
+        let body = to_stored(&write.resource, request.object);
+        if body == current.body {
+            return Ok(Some(Stored { body, revision: Some(current.revision) }));
+        }
+        if write.options.dry_run {
+            return Ok(Some(Stored { body, revision: Some(current.revision) }));
+        }
+        let written = if gone {
+            // The last finalizer went: the object goes with it. The client gets the object as it would have been.
+            self.storage.delete(key, current.revision).await.map(|_| current.revision)
+        } else {
+            self.storage.update(key, body.clone(), current.revision, self.ttl(write)).await
+        };
+        match written {
+            Ok(revision) => Ok(Some(Stored { body, revision: Some(revision) })),
+            Err(StorageError::Conflict { .. }) => Ok(None),
+            Err(error) => Err(status::of(&error, &def.gvr, key)),
+        }
+    }
+}
+
+fn check_preconditions(
+    write: &Write,
+    new: &Value,
+    old: &Value,
+    preconditions: &Preconditions,
+) -> Result<(), Status> {
+    let wanted = preconditions.uid.as_deref().unwrap_or_else(|| new.uid());
+    if !wanted.is_empty() && wanted != old.uid() {
+        let why = format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {}", old.uid());
+        return Err(Status::conflict(&write.resource.def.gvr, &write.name, &why));
+    }
+    Ok(())
+}
+
+/// Optimistic locking: an update that names a version means that version; one that names none means any, where the kind
+/// allows that.
+fn check_version(write: &Write, object: &mut Value, old: &Value) -> Result<(), Status> {
+    let def = write.resource.def;
+    match object.resource_version() {
+        "" | "0" => {
+            if !def.strategy.allow_unconditional_update() {
+                let mut errs = FieldErrors::new();
+                errs.invalid_value(&Path::new("metadata.resourceVersion"), 0, "must be specified for an update");
+                return Err(Status::invalid(&def.gvk(), &write.name, &errs));
+            }
+            object.set(&["metadata", "resourceVersion"], old.resource_version());
+        }
+        version if version.parse::<u64>().is_err() => {
+            return Err(status::plain(format!("strconv.ParseUint: parsing {version:?}: invalid syntax")));
+        }
+        version if version != old.resource_version() => {
+            return Err(Status::conflict(&def.gvr, &write.name, status::MODIFIED));
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+fn prepare(write: &Write, part: Part<'_>, object: &mut Value, old: &Value) {
+    let def = write.resource.def;
+    let strategy = def.strategy;
+    match part {
+        Part::Main => {
+            strategy.default_on_update(object, old);
+            if def.subresource("status").is_some() {
+                put_back(object, old, "status");
+            }
+            meta::keep_system_fields(object, old);
+            strategy.prepare_for_update(object, old);
+            if strategy.has_generation() && strategy.generation_changed(object, old) {
+                let generation = old.meta("generation").as_i64().unwrap_or(0) + 1;
+                object.set(&["metadata", "generation"], generation);
+            }
+        }
+        Part::Status => {
+            let fields: Vec<_> = object.entries().keys().chain(old.entries().keys()).cloned().collect();
+            for field in fields.iter().filter(|f| !matches!(f.as_str(), "metadata" | "status")) {
+                put_back(object, old, field);
+            }
+            meta::keep_system_fields(object, old);
+            strategy.prepare_for_status_update(object, old);
+        }
+        Part::Other(rules) => {
+            meta::keep_system_fields(object, old);
+            rules.prepare(object, old);
+            if strategy.has_generation() && strategy.generation_changed(object, old) {
+                let generation = old.meta("generation").as_i64().unwrap_or(0) + 1;
+                object.set(&["metadata", "generation"], generation);
+            }
+        }
+    }
+}
+
+/// Makes a field what it was.
+fn put_back(object: &mut Value, old: &Value, field: &str) {
+    match old.get(field) {
+        Some(value) => {
+            object.make_object().insert(field, value.clone());
+        }
+        None => {
+            object.remove(&[field]);
+        }
+    }
+}
+
+fn validate(write: &Write, part: Part<'_>, object: &Value, old: &Value) -> FieldErrors {
+    let strategy = write.resource.def.strategy;
+    let mut errs = meta::validate_update(object, old);
+    match part {
+        Part::Main => {
+            // Upstream's kinds check their metadata once more, so that each finding comes twice.
+            errs.extend(errs.clone());
+            errs.extend(strategy.validate_update(object, old));
+        }
+        Part::Status => {
+            errs.extend(errs.clone());
+            errs.extend(strategy.validate_status_update(object, old));
+        }
+        Part::Other(rules) => errs.extend(rules.validate(object, old)),
+    }
+    errs
+}
+
+/// The object waits for nothing more before it goes: it is being deleted, its grace is over, and nobody holds it.
+fn is_finished(object: &Value, old: &Value) -> bool {
+    object.is_deleting()
+        && object.meta("finalizers").items().is_empty()
+        && old.meta("deletionGracePeriodSeconds").as_i64() == Some(0)
+}

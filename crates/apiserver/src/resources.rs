@@ -1,0 +1,107 @@
+//! What this server serves: the table of resources, each with its cache.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use api::ResourceDef;
+use apimachinery::meta::{GroupVersion, Gvr};
+use parking_lot::RwLock;
+
+use crate::cache::feed::REGISTRY;
+use crate::cache::{Cache, Shape};
+
+/// A resource in one served version.
+#[derive(Clone)]
+pub struct Resource {
+    pub def: &'static ResourceDef,
+    /// Shared by all versions of a resource. `None`: nothing of it is stored (reviews, bindings).
+    pub cache: Option<Arc<Cache>>,
+}
+
+impl Resource {
+    /// The stored objects need conversion before they are served in this version.
+    #[must_use]
+    pub fn converts(&self) -> bool {
+        self.def.storage != self.def.gvk()
+    }
+
+    /// The cache of a resource that has one; routing sends no other request to the registry.
+    #[must_use]
+    pub fn stored(&self) -> &Arc<Cache> {
+        self.cache.as_ref().unwrap_or_else(|| unreachable!("{} is not stored", self.def.gvr.resource))
+    }
+}
+
+/// The resources by group, version and plural.
+pub struct Resources {
+    by_gvr: RwLock<HashMap<Gvr, Resource>>,
+    group_versions: RwLock<BTreeSet<GroupVersion>>,
+}
+
+impl Resources {
+    /// All built-in resources, with empty caches.
+    #[must_use]
+    pub fn builtin() -> Self {
+        let mut caches: HashMap<String, Arc<Cache>> = HashMap::new();
+        let mut by_gvr = HashMap::new();
+        for def in api::resources() {
+            let cache = is_stored(def).then(|| {
+                let shape = shape_of(def);
+                Arc::clone(caches.entry(shape.prefix.clone()).or_insert_with(|| Arc::new(Cache::new(shape))))
+            });
+            by_gvr.insert(def.gvr.clone(), Resource { def, cache });
+        }
+        let group_versions = by_gvr.keys().map(Gvr::group_version).collect();
+        Resources { by_gvr: RwLock::new(by_gvr), group_versions: RwLock::new(group_versions) }
+    }
+
+    #[must_use]
+    pub fn get(&self, gvr: &Gvr) -> Option<Resource> {
+        self.by_gvr.read().get(gvr).cloned()
+    }
+
+    #[must_use]
+    pub fn has_group(&self, group: &str) -> bool {
+        self.group_versions.read().iter().any(|gv| gv.group == group)
+    }
+
+    #[must_use]
+    pub fn has_group_version(&self, gv: &GroupVersion) -> bool {
+        self.group_versions.read().contains(gv)
+    }
+
+    /// Every cache once.
+    #[must_use]
+    pub fn caches(&self) -> Vec<Arc<Cache>> {
+        let by_gvr = self.by_gvr.read();
+        let caches: HashMap<&str, &Arc<Cache>> =
+            by_gvr.values().filter_map(|r| r.cache.as_ref()).map(|c| (c.shape.prefix.as_str(), c)).collect();
+        caches.into_values().cloned().collect()
+    }
+
+    /// The caches by group-resource, as [`crate::lister::Lister`] names them.
+    #[must_use]
+    pub fn caches_by_name(&self) -> HashMap<String, Arc<Cache>> {
+        let by_gvr = self.by_gvr.read();
+        by_gvr.values().filter_map(|r| Some((r.def.gvr.group_resource(), r.cache.clone()?))).collect()
+    }
+}
+
+/// What has no `get` is only ever asked or done, never kept; component statuses are made up when asked for.
+fn is_stored(def: &ResourceDef) -> bool {
+    def.verbs.iter().any(|v| v == "get") && def.gvr.resource != "componentstatuses"
+}
+
+fn shape_of(def: &'static ResourceDef) -> Shape {
+    let stored = &def.storage;
+    // All versions of a resource share the strategy's fields; they are read from the stored form.
+    let stored_def = api::resource_of_kind(stored).unwrap_or(def);
+    Shape {
+        prefix: format!("{REGISTRY}{}/", def.storage_prefix),
+        namespaced: def.is_namespaced(),
+        head: format!(r#"{{"kind":"{}","apiVersion":"{}","metadata":{{"#, stored.kind, stored.group_version()),
+        typed_items: false,
+        fields: stored_def.strategy.selectable_fields(),
+        strategy: stored_def.strategy,
+    }
+}

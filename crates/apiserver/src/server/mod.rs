@@ -1,0 +1,170 @@
+//! The server: built from its configuration, reachable through sockets and from inside its process.
+
+mod health;
+mod listen;
+mod local;
+mod tls;
+mod wiring;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use component_base::metrics::Metrics;
+use storage::{Storage, StorageError};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::attributes::UserInfo;
+use crate::authn::Authenticator;
+use crate::authz::Authorizer;
+use crate::cache::lister::CacheLister;
+use crate::config::{Config, StoreConfig};
+use crate::discovery::Discovery;
+use crate::lister::Lister;
+use crate::metrics::ServerMetrics;
+use crate::registry::Registry;
+use crate::resources::Resources;
+
+pub(crate) use health::{Endpoint, Health};
+pub use local::LocalService;
+pub(crate) use tls::Proved;
+
+/// Why a server could not be started or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the store cannot be opened")]
+    Store(#[from] StorageError),
+    #[error("cannot listen on {address}")]
+    Listen { address: SocketAddr, source: std::io::Error },
+    #[error("TLS cannot be set up")]
+    Tls(#[from] component_base::tls::TlsError),
+    #[error("TLS cannot be set up")]
+    Verifier(#[from] rustls::Error),
+    #[error("cannot read {}", path.display())]
+    File { path: PathBuf, source: std::io::Error },
+    #[error("{0}")]
+    Config(String),
+}
+
+/// One API server. Cheap to clone; several may live in one process.
+#[derive(Clone)]
+pub struct ApiServer(Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub config: Config,
+    pub registry: Arc<Registry>,
+    pub resources: Arc<Resources>,
+    pub lister: Arc<CacheLister>,
+    pub authenticators: Vec<Arc<dyn Authenticator>>,
+    pub authorizers: Vec<Arc<dyn Authorizer>>,
+    pub discovery: Discovery,
+    pub health: Health,
+    pub metrics: Metrics,
+    pub measured: ServerMetrics,
+    /// Cancelled when the server is to stop: long-running requests end with it.
+    pub stop: CancellationToken,
+    pub tasks: TaskTracker,
+}
+
+/// A server that runs.
+pub struct Handle {
+    server: ApiServer,
+    address: Option<SocketAddr>,
+}
+
+impl ApiServer {
+    pub(crate) fn inner(&self) -> &Inner {
+        &self.0
+    }
+
+    #[must_use]
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.0.registry
+    }
+
+    #[must_use]
+    pub fn resources(&self) -> &Arc<Resources> {
+        &self.0.resources
+    }
+
+    /// Reads the cluster from the watch cache.
+    #[must_use]
+    pub fn lister(&self) -> Arc<dyn Lister> {
+        Arc::clone(&self.0.lister) as Arc<dyn Lister>
+    }
+
+    /// The whole pipeline as a service, for components of the same process: no sockets, no TLS, and requests are those of
+    /// `user`, whatever credentials they carry.
+    #[must_use]
+    pub fn service_as(&self, user: UserInfo) -> LocalService {
+        LocalService::new(self.clone(), Arc::new(user))
+    }
+}
+
+impl Handle {
+    #[must_use]
+    pub fn server(&self) -> &ApiServer {
+        &self.server
+    }
+
+    /// Where it listens; `None` when it is reached from inside its process only.
+    #[must_use]
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.address
+    }
+
+    /// Waits until `/readyz` would say so.
+    pub async fn ready(&self) {
+        self.server.inner().health.wait_until_ready().await;
+    }
+
+    /// Waits until the server has stopped and every request has been answered or cut off.
+    pub async fn wait(self) {
+        let inner = self.server.inner();
+        inner.stop.cancelled().await;
+        inner.tasks.close();
+        inner.tasks.wait().await;
+    }
+}
+
+/// Starts a server; it stops when `stop` is cancelled.
+///
+/// # Errors
+/// When the store, the address or a file of the configuration cannot be used.
+pub async fn start(config: Config, stop: CancellationToken) -> Result<Handle, Error> {
+    let storage = open_store(&config).await?;
+    let server = wiring::build(config, storage, stop.child_token())?;
+    let inner = server.inner();
+    let (feed, stopping) = (Arc::clone(&inner.registry.feed), inner.stop.clone());
+    inner.tasks.spawn(async move { feed.run(stopping).await });
+    let address = match &inner.config.serving {
+        Some(serving) => Some(listen::listen(&server, serving).await?),
+        None => None,
+    };
+    wiring::spawn_hooks(&server);
+    Ok(Handle { server, address })
+}
+
+/// Runs a server until `stop` is cancelled.
+///
+/// # Errors
+/// As [`start`].
+pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
+    start(config, stop).await?.wait().await;
+    Ok(())
+}
+
+async fn open_store(config: &Config) -> Result<Arc<dyn Storage>, Error> {
+    match &config.store {
+        StoreConfig::Etcd(_) => Err(Error::Config("the etcd store is not built in".to_owned())),
+        StoreConfig::Embedded { dir } => {
+            let dir = dir.clone();
+            let options = storage::embedded::EmbeddedOptions::default();
+            let opened = tokio::task::spawn_blocking(move || storage::embedded::Embedded::open(&dir, options)).await;
+            let store = opened.map_err(|e| Error::Config(format!("opening the store failed: {e}")))??;
+            Ok(Arc::new(store))
+        }
+        StoreConfig::Given(storage) => Ok(Arc::clone(storage)),
+    }
+}

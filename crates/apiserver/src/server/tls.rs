@@ -1,0 +1,133 @@
+//! TLS: the server's certificates, and what clients prove.
+
+use std::sync::Arc;
+
+use component_base::tls::{ReloadingCertificate, load_roots, provider, self_signed};
+use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
+use rustls::server::{ResolvesServerCert, WebPkiClientVerifier};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
+use rustls_pki_types::{CertificateDer, UnixTime};
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+
+use super::Error;
+use crate::authn::PeerCertificates;
+use crate::config::ServingConfig;
+
+/// Asks clients for a certificate and takes any that they can sign for. Whose it is and whether anybody vouches for it is
+/// authentication's business: a certificate that is not good must give 401, not a broken connection, and a request may
+/// come with a token besides.
+#[derive(Debug)]
+struct AnyCertificate {
+    algorithms: WebPkiSupportedAlgorithms,
+    hints: Vec<DistinguishedName>,
+}
+
+impl ClientCertVerifier for AnyCertificate {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &self.hints
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    fn verify_client_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, signed, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, signed, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+pub(super) fn server_config(config: &ServingConfig) -> Result<ServerConfig, Error> {
+    let certificate: Arc<dyn ResolvesServerCert> = match &config.certificate {
+        Some((cert, key)) => Arc::new(ReloadingCertificate::open(cert, key)?),
+        None => self_signed("apiserver", &config.self_signed_hosts, config.cert_dir.as_deref())?,
+    };
+    let verifier = AnyCertificate {
+        algorithms: provider().signature_verification_algorithms,
+        hints: Vec::new(),
+    };
+    let mut tls = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .with_client_cert_verifier(Arc::new(verifier))
+        .with_cert_resolver(certificate);
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(tls)
+}
+
+/// Checks client certificates against the authorities of the configuration, once for each connection.
+pub(super) struct Verifiers {
+    clients: Option<Arc<dyn ClientCertVerifier>>,
+    /// Of proxies that speak for their users.
+    proxies: Option<Arc<dyn ClientCertVerifier>>,
+}
+
+impl Verifiers {
+    pub(super) fn open(config: &ServingConfig) -> Result<Self, Error> {
+        let open = |path: &Option<std::path::PathBuf>| -> Result<_, Error> {
+            let Some(path) = path else { return Ok(None) };
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(load_roots(path)?), provider())
+                .build()
+                .map_err(component_base::tls::TlsError::ClientCa)?;
+            Ok(Some(verifier))
+        };
+        Ok(Verifiers { clients: open(&config.client_ca_file)?, proxies: open(&config.requestheader_client_ca_file)? })
+    }
+
+    /// What the client of a connection has proved.
+    pub(super) fn check(&self, stream: &TlsStream<TcpStream>) -> Proved {
+        let (_, session) = stream.get_ref();
+        let Some([certificate, intermediates @ ..]) = session.peer_certificates() else { return Proved::default() };
+        let passes = |verifier: &Option<Arc<dyn ClientCertVerifier>>| {
+            let verified =
+                verifier.as_ref().map(|v| v.verify_client_cert(certificate, intermediates, UnixTime::now()));
+            matches!(verified, Some(Ok(_)))
+        };
+        let chain = std::iter::once(certificate).chain(intermediates).map(|c| c.to_vec()).collect();
+        let chain = PeerCertificates(Arc::new(chain));
+        let (client, proxy) = (passes(&self.clients), passes(&self.proxies));
+        Proved {
+            client: client.then(|| chain.clone()),
+            proxy: proxy.then_some(chain),
+            unknown: !client && !proxy,
+        }
+    }
+}
+
+/// The client certificates of a connection, by what they are good for.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Proved {
+    /// Verified against `--client-ca-file`.
+    pub client: Option<PeerCertificates>,
+    /// Verified against `--requestheader-client-ca-file`.
+    pub proxy: Option<PeerCertificates>,
+    /// A certificate was shown that no authority of ours vouches for.
+    pub unknown: bool,
+}
