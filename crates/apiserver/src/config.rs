@@ -43,7 +43,9 @@ pub struct Config {
 #[derive(Clone)]
 pub enum StoreConfig {
     /// The embedded engine in this directory.
-    Embedded { dir: PathBuf },
+    Embedded {
+        dir: PathBuf,
+    },
     Etcd(EtcdConfig),
     /// An engine that somebody else opened.
     Given(Arc<dyn Storage>),

@@ -32,8 +32,8 @@ mod token_file;
 
 pub use body::{Body, BoxError};
 pub use config::{
-    AuthenticationConfig, AuthorizationConfig, Config, EtcdConfig, KubeletConfig, RequestHeaderConfig, ServiceAccountConfig,
-    ServiceConfig, ServingConfig, StoreConfig,
+    AuthenticationConfig, AuthorizationConfig, Config, EtcdConfig, KubeletConfig, RequestHeaderConfig,
+    ServiceAccountConfig, ServiceConfig, ServingConfig, StoreConfig,
 };
 pub use options::Flags;
 pub use server::{ApiServer, Error, Handle, LocalService, run, start};

@@ -87,8 +87,7 @@ impl ServerMetrics {
             self.durations.get_or_create(&labels).observe(took.as_secs_f64());
         }
         let DurationLabels { verb, dry_run, group, version, resource, subresource, scope, component } = labels;
-        let labels =
-            RequestLabels { verb, dry_run, group, version, resource, subresource, scope, component, code };
+        let labels = RequestLabels { verb, dry_run, group, version, resource, subresource, scope, component, code };
         self.requests.get_or_create(&labels).inc();
     }
 

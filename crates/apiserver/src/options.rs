@@ -10,8 +10,8 @@ use component_base::flags::{go_duration, key_values};
 use ipnet::IpNet;
 
 use crate::config::{
-    AuthenticationConfig, AuthorizationConfig, Config, EtcdConfig, KubeletConfig, RequestHeaderConfig, ServiceAccountConfig,
-    ServiceConfig, ServingConfig, StoreConfig,
+    AuthenticationConfig, AuthorizationConfig, Config, EtcdConfig, KubeletConfig, RequestHeaderConfig,
+    ServiceAccountConfig, ServiceConfig, ServingConfig, StoreConfig,
 };
 use crate::server::Error;
 
@@ -196,11 +196,7 @@ pub struct Flags {
     pub kubelet_client_key: Option<PathBuf>,
     #[arg(long)]
     pub kubelet_certificate_authority: Option<PathBuf>,
-    #[arg(
-        long,
-        value_delimiter = ',',
-        default_value = "Hostname,InternalDNS,InternalIP,ExternalDNS,ExternalIP"
-    )]
+    #[arg(long, value_delimiter = ',', default_value = "Hostname,InternalDNS,InternalIP,ExternalDNS,ExternalIP")]
     pub kubelet_preferred_address_types: Vec<String>,
     #[arg(long, value_parser = go_duration, default_value = "5s")]
     pub kubelet_timeout: Duration,
@@ -312,14 +308,20 @@ impl Flags {
                 key_file: self.etcd_keyfile,
             })
         };
-        let mut self_signed_hosts: Vec<String> =
-            ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"]
-                .map(str::to_owned)
-                .into();
+        let mut self_signed_hosts: Vec<String> = [
+            "localhost",
+            "kubernetes",
+            "kubernetes.default",
+            "kubernetes.default.svc",
+            "kubernetes.default.svc.cluster.local",
+        ]
+        .map(str::to_owned)
+        .into();
         self_signed_hosts.extend([advertise.to_string(), "127.0.0.1".to_owned()]);
         self_signed_hosts.extend(ranges.iter().filter_map(|r| r.hosts().next()).map(|ip| ip.to_string()));
         let issuers = self.service_account_issuer;
-        let api_audiences = if self.api_audiences.is_empty() { issuers.iter().take(1).cloned().collect() } else { self.api_audiences };
+        let api_audiences =
+            if self.api_audiences.is_empty() { issuers.iter().take(1).cloned().collect() } else { self.api_audiences };
         Ok(Config {
             store,
             serving: Some(ServingConfig {

@@ -117,11 +117,7 @@ async fn authenticate(server: &ApiServer, parts: &mut Parts, origin: Origin) -> 
 }
 
 fn anonymous() -> UserInfo {
-    UserInfo {
-        name: "system:anonymous".into(),
-        groups: vec!["system:unauthenticated".into()],
-        ..UserInfo::default()
-    }
+    UserInfo { name: "system:anonymous".into(), groups: vec!["system:unauthenticated".into()], ..UserInfo::default() }
 }
 
 async fn authorize(server: &ApiServer, user: &Arc<UserInfo>, info: &Arc<RequestInfo>) -> Result<(), Status> {
@@ -170,9 +166,9 @@ async fn within(
     answer: impl Future<Output = Response<Body>>,
 ) -> Result<Response<Body>, Status> {
     let Some(deadline) = deadline else { return Ok(answer.await) };
-    tokio::time::timeout(deadline, answer).await.map_err(|_| {
-        Status::timeout("Timeout: request did not complete within the allotted timeout", 0)
-    })
+    tokio::time::timeout(deadline, answer)
+        .await
+        .map_err(|_| Status::timeout("Timeout: request did not complete within the allotted timeout", 0))
 }
 
 /// The client's own id for the request, if it has a sane one, else a new one.

@@ -141,7 +141,11 @@ mod tests {
         check("GET", "/api/v1/namespaces/a", "get namespaces ns=a name=a sub= rest=");
         check("PUT", "/api/v1/namespaces/a/finalize", "update namespaces ns=a name=a sub=finalize rest=");
         check("POST", "/apis/apps/v1/namespaces/a/deployments", "create deployments.apps ns=a name= sub= rest=");
-        check("GET", "/apis/apps/v1/namespaces/a/deployments/b/scale", "get deployments.apps ns=a name=b sub=scale rest=");
+        check(
+            "GET",
+            "/apis/apps/v1/namespaces/a/deployments/b/scale",
+            "get deployments.apps ns=a name=b sub=scale rest=",
+        );
         check("DELETE", "/api/v1/namespaces/a/pods", "deletecollection pods ns=a name= sub= rest=");
         check("GET", "/api/v1/watch/namespaces/a/pods/p", "watch pods ns=a name=p sub= rest=");
         check("GET", "/api/v1/pods?watch=1", "watch pods ns= name= sub= rest=");

@@ -47,8 +47,7 @@ pub(crate) struct Masters;
 #[async_trait]
 impl Authorizer for Masters {
     async fn authorize(&self, attributes: &Attributes) -> Verdict {
-        let decision =
-            if attributes.user.is_in("system:masters") { Decision::Allow } else { Decision::NoOpinion };
+        let decision = if attributes.user.is_in("system:masters") { Decision::Allow } else { Decision::NoOpinion };
         Verdict { decision, reason: String::new() }
     }
 }

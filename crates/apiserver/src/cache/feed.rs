@@ -176,9 +176,10 @@ impl Feed {
 
     async fn fill(&self, cache: &Cache, at: Revision) -> Result<(), StorageError> {
         let page = self.storage.range(&below(&cache.shape.prefix), 0, Some(at)).await?;
-        let objects = page.entries.into_iter().filter_map(|entry| {
-            or_log(Object::read(&cache.shape, entry.key, entry.value, entry.mod_revision))
-        });
+        let objects = page
+            .entries
+            .into_iter()
+            .filter_map(|entry| or_log(Object::read(&cache.shape, entry.key, entry.value, entry.mod_revision)));
         cache.reset(objects.collect(), at);
         Ok(())
     }

@@ -7,9 +7,9 @@ use apimachinery::Value;
 use apimachinery::selector::LabelSelector;
 use parking_lot::RwLock;
 
+use super::Cache;
 use super::feed::Feed;
 use super::selection::Selection;
-use super::Cache;
 use crate::lister::Lister;
 
 pub(crate) struct CacheLister {
@@ -42,8 +42,7 @@ impl Lister for CacheLister {
 
     fn list(&self, resource: &str, namespace: &str) -> Vec<Arc<Value>> {
         let Some(cache) = self.cache(resource) else { return Vec::new() };
-        let selection =
-            Selection::new(Some(namespace).filter(|n| !n.is_empty()), None, LabelSelector::default());
+        let selection = Selection::new(Some(namespace).filter(|n| !n.is_empty()), None, LabelSelector::default());
         cache.list(&selection, self.feed.revision()).objects.iter().map(|object| object.decoded()).collect()
     }
 

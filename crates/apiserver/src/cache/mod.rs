@@ -120,13 +120,7 @@ impl Cache {
 
     /// Up to `limit` objects (0: all) after a key, as they were at a revision. `None` when that is too long ago for the cache.
     #[must_use]
-    pub fn list_at(
-        &self,
-        selection: &Selection,
-        at: Revision,
-        after: Option<&Key>,
-        limit: usize,
-    ) -> Option<Listed> {
+    pub fn list_at(&self, selection: &Selection, at: Revision, after: Option<&Key>, limit: usize) -> Option<Listed> {
         let objects = self.state.read().snapshot(at)?;
         let mut found = state::select_from(&objects, &self.shape, selection, after);
         let page: Vec<Arc<Object>> =

@@ -30,9 +30,8 @@ pub(super) fn facts_of(shape: &Shape, body: &[u8]) -> Result<Facts, serde_json::
 
     let metadata = top.metadata.ok_or_else(|| serde::de::Error::custom("it has no metadata"))?;
     let labels: Metadata = serde_json::from_str(metadata)?;
-    let fields = shape.fields.iter().map(|(label, _)| {
-        shape.strategy.selectable_field(&top.sparse, label).unwrap_or_default()
-    });
+    let fields =
+        shape.fields.iter().map(|(label, _)| shape.strategy.selectable_field(&top.sparse, label).unwrap_or_default());
     Ok(Facts {
         labels: labels.labels.into_iter().collect(),
         fields: fields.collect(),

@@ -32,12 +32,7 @@ enum Posting {
 
 impl State {
     pub(super) fn new(objects: impl IntoIterator<Item = Arc<Object>>, revision: Revision, shape: &Shape) -> Self {
-        let mut state = State {
-            objects: OrdMap::new(),
-            revision,
-            ring: Ring::new(revision),
-            postings: HashMap::new(),
-        };
+        let mut state = State { objects: OrdMap::new(), revision, ring: Ring::new(revision), postings: HashMap::new() };
         for object in objects {
             state.post(shape, &object);
             state.objects.insert(object.key.clone(), object);

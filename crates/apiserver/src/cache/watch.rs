@@ -63,10 +63,10 @@ impl Cache {
                 fed.max(state.revision())
             }
             Start::After(revision) => {
-                let changes = state.ring().since(revision).ok_or_else(|| WatchError::TooOld {
-                    asked: revision,
-                    oldest: state.ring().floor(),
-                })?;
+                let changes = state
+                    .ring()
+                    .since(revision)
+                    .ok_or_else(|| WatchError::TooOld { asked: revision, oldest: state.ring().floor() })?;
                 let selected = changes.filter(|c| super::dispatch::event_of(&self.shape, &selection, c).is_some());
                 past = selected.map(|change| Arc::new(Delivery::new(Arc::clone(change)))).collect();
                 revision

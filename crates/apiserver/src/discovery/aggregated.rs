@@ -20,7 +20,8 @@ pub(super) fn wanted(accept: Option<&str>) -> Result<Option<&'static str>, Statu
     let clauses = negotiation::clauses(accept.unwrap_or("*/*"));
     for clause in &clauses {
         let plain = clause.param("as").is_none();
-        let fits = clause.param("g") == Some("apidiscovery.k8s.io") && clause.param("as") == Some("APIGroupDiscoveryList");
+        let fits =
+            clause.param("g") == Some("apidiscovery.k8s.io") && clause.param("as") == Some("APIGroupDiscoveryList");
         if plain {
             return Ok(None);
         }

@@ -99,9 +99,8 @@ pub(super) fn group_list(groups: &[Group]) -> Value {
 
 /// `/apis/GROUP`; with kind and version when it stands alone.
 pub(super) fn group(group: &Group, alone: bool) -> Value {
-    let version = |v: &Version| {
-        Value::from([("groupVersion", v.group_version().into()), ("version", v.name.as_str().into())])
-    };
+    let version =
+        |v: &Version| Value::from([("groupVersion", v.group_version().into()), ("version", v.name.as_str().into())]);
     let mut map = Map::new();
     if alone {
         map.insert("kind", "APIGroup");

@@ -79,7 +79,9 @@ impl Discovery {
             paths.push(format!("/apis/{}", group.name));
             paths.extend(group.versions.iter().map(|v| format!("/apis/{}/{}", group.name, v.name)));
         }
-        paths.extend(["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"].map(String::from));
+        paths.extend(
+            ["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"].map(String::from),
+        );
         paths.sort();
         Value::from([("paths", paths.into_iter().map(Value::from).collect::<Vec<_>>().into())])
     }
@@ -87,9 +89,9 @@ impl Discovery {
 
 impl Aggregated {
     fn respond(&self, call: &Call, media_type: &'static str) -> Response<Body> {
-        let matches = call.header(header::IF_NONE_MATCH).is_some_and(|wanted| wanted.split(',').any(|e| e.trim() == self.etag));
-        let mut response =
-            Response::new(if matches { Body::Empty } else { Body::from(self.body.clone()) });
+        let matches =
+            call.header(header::IF_NONE_MATCH).is_some_and(|wanted| wanted.split(',').any(|e| e.trim() == self.etag));
+        let mut response = Response::new(if matches { Body::Empty } else { Body::from(self.body.clone()) });
         *response.status_mut() = if matches { StatusCode::NOT_MODIFIED } else { StatusCode::OK };
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));

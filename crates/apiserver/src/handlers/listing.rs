@@ -202,7 +202,11 @@ impl ListBody {
             Some(gzip) => {
                 gzip.write(&out);
                 let written = gzip.take();
-                if self.done { self.gzip.take().map_or(written.clone(), |gzip| join(&written, &gzip.finish())) } else { written }
+                if self.done {
+                    self.gzip.take().map_or(written.clone(), |gzip| join(&written, &gzip.finish()))
+                } else {
+                    written
+                }
             }
         }
     }

@@ -102,7 +102,9 @@ pub(crate) fn negotiate(accept: Option<&str>, pretty: bool) -> Result<Accepted, 
     }
     let clauses = clauses(accept);
     // The router of upstream looks first, and knows no partial wildcards.
-    let known = |c: &Clause<'_>| (c.kind == "*" && c.subtype == "*") || (c.kind == "application" && Encoding::of_subtype(c.subtype).is_some());
+    let known = |c: &Clause<'_>| {
+        (c.kind == "*" && c.subtype == "*") || (c.kind == "application" && Encoding::of_subtype(c.subtype).is_some())
+    };
     if !clauses.iter().any(known) {
         let message = "406: Not Acceptable\n\nAvailable representations: application/json, application/yaml, application/vnd.kubernetes.protobuf";
         return Err(Status::not_acceptable(message).with_details(Details::default()));

@@ -48,7 +48,12 @@ pub(super) struct Patch {
 impl Patch {
     /// # Errors
     /// 400 for what is no patch.
-    pub(super) fn parse(kind: PatchKind, bytes: &[u8], def: &'static ResourceDef, _write: &Write) -> Result<Self, Status> {
+    pub(super) fn parse(
+        kind: PatchKind,
+        bytes: &[u8],
+        def: &'static ResourceDef,
+        _write: &Write,
+    ) -> Result<Self, Status> {
         let patch = if kind == PatchKind::Apply {
             crate::encoding::from_yaml(bytes)
         } else {

@@ -9,7 +9,10 @@ use crate::resources::Resource;
 /// An answer in the making.
 pub(super) enum Reply<'a> {
     /// An object as it is stored.
-    Stored { resource: &'a Resource, stored: Stored },
+    Stored {
+        resource: &'a Resource,
+        stored: Stored,
+    },
     /// An object in the version that is served.
     Value(Value),
     List(Listing<'a>),

@@ -136,7 +136,8 @@ pub(crate) fn with_type(body: Body, code: StatusCode, media_type: &'static str) 
 }
 
 pub(super) fn accepts_gzip(call: &Call) -> bool {
-    call.header(header::ACCEPT_ENCODING).is_some_and(|v| v.split(',').any(|e| e.trim().split(';').next() == Some("gzip")))
+    call.header(header::ACCEPT_ENCODING)
+        .is_some_and(|v| v.split(',').any(|e| e.trim().split(';').next() == Some("gzip")))
 }
 
 fn compressed_if_long(call: &Call, body: Bytes, code: StatusCode, media_type: &'static str) -> Response<Body> {

@@ -18,9 +18,16 @@ use crate::resources::Resource;
 /// What to tell a client next.
 pub(super) enum Event {
     /// An object of the beginning.
-    Object { kind: EventType, object: Arc<Object>, revision: Revision },
+    Object {
+        kind: EventType,
+        object: Arc<Object>,
+        revision: Revision,
+    },
     /// A change; its frame may be there already, made for another watcher.
-    Shared { kind: EventType, delivery: Arc<Delivery> },
+    Shared {
+        kind: EventType,
+        delivery: Arc<Delivery>,
+    },
     InitialEnd(Revision),
     /// A change that the selection does not see.
     Nothing,
@@ -31,12 +38,10 @@ impl Event {
         match item {
             Item::Initial(object) => Event::Object { kind: EventType::Added, revision: object.revision, object },
             Item::InitialEnd(revision) => Event::InitialEnd(revision),
-            Item::Change(delivery) => {
-                match event_of(&watcher.cache().shape, &watcher.selection, &delivery.change) {
-                    Some(kind) => Event::Shared { kind, delivery },
-                    None => Event::Nothing,
-                }
-            }
+            Item::Change(delivery) => match event_of(&watcher.cache().shape, &watcher.selection, &delivery.change) {
+                Some(kind) => Event::Shared { kind, delivery },
+                None => Event::Nothing,
+            },
         }
     }
 }

@@ -44,11 +44,7 @@ pub(crate) fn write_of(call: &Call, target: &Target, options: WriteOptions) -> W
     }
 }
 
-pub(super) async fn create(
-    call: &mut Call,
-    target: &Target,
-    body: RequestBody,
-) -> Result<Response<Body>, Status> {
+pub(super) async fn create(call: &mut Call, target: &Target, body: RequestBody) -> Result<Response<Body>, Status> {
     let accepted = negotiation::negotiate(call.accept(), call.is_pretty())?;
     let encoding = decode::body_encoding(call)?;
     let bytes = decode::read_body(body).await?;
@@ -147,11 +143,7 @@ pub(crate) async fn patch(call: &mut Call, target: &Target, body: RequestBody) -
     respond_updated(call, target, accepted, updated?)
 }
 
-pub(super) async fn delete(
-    call: &mut Call,
-    target: &Target,
-    body: RequestBody,
-) -> Result<Response<Body>, Status> {
+pub(super) async fn delete(call: &mut Call, target: &Target, body: RequestBody) -> Result<Response<Body>, Status> {
     let accepted = negotiation::negotiate(call.accept(), call.is_pretty())?;
     let options = delete_options(call, body).await?;
     let mut write = write_of(call, target, write_options(&options));

@@ -97,8 +97,7 @@ fn generate_name(object: &mut Value) -> bool {
     let keep = prefix.char_indices().map(|(i, c)| i + c.len_utf8()).take_while(|end| *end <= MAX_GENERATED - SUFFIX);
     let prefix = &prefix[..keep.last().unwrap_or(0)];
     let mut random = rand::rng();
-    let suffix: String =
-        (0..SUFFIX).map(|_| char::from(ALPHABET[random.random_range(0..ALPHABET.len())])).collect();
+    let suffix: String = (0..SUFFIX).map(|_| char::from(ALPHABET[random.random_range(0..ALPHABET.len())])).collect();
     let name = format!("{prefix}{suffix}");
     object.set(&["metadata", "name"], name);
     true

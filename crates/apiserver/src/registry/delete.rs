@@ -211,14 +211,17 @@ mod tests {
     #[track_caller]
     fn check(meta: &str, graceful: Deletion, asked: Option<i64>, policy: Option<Propagation>, want: &str) {
         let object: Value = serde_json::from_str(&format!(r#"{{"metadata":{meta}}}"#)).unwrap();
-        let options =
-            DeleteOptions { grace_period_seconds: asked, propagation: policy, ..DeleteOptions::default() };
+        let options = DeleteOptions { grace_period_seconds: asked, propagation: policy, ..DeleteOptions::default() };
         let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
         let got = match plan(object, graceful, &options, false, now) {
             Plan::Remove => "remove".to_owned(),
             Plan::Wait => "wait".to_owned(),
             Plan::Mark { object, remove } => {
-                format!("{} {}", if remove { "mark+remove" } else { "mark" }, serde_json::to_string(&object["metadata"]).unwrap())
+                format!(
+                    "{} {}",
+                    if remove { "mark+remove" } else { "mark" },
+                    serde_json::to_string(&object["metadata"]).unwrap()
+                )
             }
         };
         assert_eq!(got, want);

@@ -87,8 +87,12 @@ pub(super) fn validate_update(object: &Value, old: &Value) -> FieldErrors {
     let old = Cursor::root(old).field("metadata");
     if !old.field("deletionTimestamp").is_absent() {
         let had = old.value["finalizers"].items();
-        let new: Vec<String> =
-            meta.value["finalizers"].items().iter().filter(|f| !had.contains(f)).map(apimachinery::field::shown).collect();
+        let new: Vec<String> = meta.value["finalizers"]
+            .items()
+            .iter()
+            .filter(|f| !had.contains(f))
+            .map(apimachinery::field::shown)
+            .collect();
         if !new.is_empty() {
             errs.forbidden(
                 &meta.path.child("finalizers"),
@@ -209,7 +213,10 @@ mod tests {
 
     #[test]
     fn metadata_of_new_objects_is_checked() {
-        check(r#"{"name":"a","namespace":"b","labels":{"example.com/x":"y"},"annotations":{"Example.com/x":"?"}}"#, &[]);
+        check(
+            r#"{"name":"a","namespace":"b","labels":{"example.com/x":"y"},"annotations":{"Example.com/x":"?"}}"#,
+            &[],
+        );
         check(r#"{"namespace":"b"}"#, &["metadata.name FieldValueRequired"]);
         check(r#"{"name":"a","namespace":"b","labels":{"-x":"y"}}"#, &["metadata.labels FieldValueInvalid"]);
         check(r#"{"name":"a","namespace":"b","finalizers":["a b"]}"#, &["metadata.finalizers FieldValueInvalid"]);
@@ -221,12 +228,19 @@ mod tests {
 
     #[test]
     fn an_update_keeps_what_is_not_the_clients() {
-        let old: Value = serde_json::from_str(r#"{"metadata":{"name":"a","uid":"u","creationTimestamp":"t","generation":3,"resourceVersion":"5"}}"#).unwrap();
-        let mut new: Value = serde_json::from_str(r#"{"metadata":{"name":"a","generation":9,"resourceVersion":"5"}}"#).unwrap();
+        let old: Value = serde_json::from_str(
+            r#"{"metadata":{"name":"a","uid":"u","creationTimestamp":"t","generation":3,"resourceVersion":"5"}}"#,
+        )
+        .unwrap();
+        let mut new: Value =
+            serde_json::from_str(r#"{"metadata":{"name":"a","generation":9,"resourceVersion":"5"}}"#).unwrap();
         keep_system_fields(&mut new, &old);
         assert_eq!(new, old);
         assert!(validate_update(&new, &old).is_empty());
         new.set(&["metadata", "name"], "b");
-        assert_eq!(validate_update(&new, &old).0[0].to_string(), "metadata.name: Invalid value: \"b\": field is immutable");
+        assert_eq!(
+            validate_update(&new, &old).0[0].to_string(),
+            "metadata.name: Invalid value: \"b\": field is immutable"
+        );
     }
 }

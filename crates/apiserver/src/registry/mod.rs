@@ -29,10 +29,8 @@ pub(crate) use admit::Admission;
 pub(crate) use delete::Deleted;
 pub(crate) use list::ListResult;
 pub(crate) use list::parse_version;
-pub(crate) use options::{
-    DeleteOptions, FieldValidation, ListOptions, Preconditions, Propagation, WriteOptions,
-};
 pub(crate) use options::WriteKind;
+pub(crate) use options::{DeleteOptions, FieldValidation, ListOptions, Preconditions, Propagation, WriteOptions};
 pub(crate) use update::{Change, Part, Rules, Updated};
 
 /// Reads and writes objects.

@@ -119,10 +119,7 @@ impl WriteOptions {
         }
         invalid_unless_empty(kind.options_kind(), &errs)?;
 
-        let mut sent = Value::from([
-            ("kind", kind.options_kind().into()),
-            ("apiVersion", "meta.k8s.io/v1".into()),
-        ]);
+        let mut sent = Value::from([("kind", kind.options_kind().into()), ("apiVersion", "meta.k8s.io/v1".into())]);
         if !dry_run.is_empty() {
             sent.set(&["dryRun"], vec![Value::from("All")]);
         }
@@ -162,7 +159,11 @@ fn check_manager(manager: &str, kind: WriteKind, errs: &mut FieldErrors) {
         errs.too_long(&path, MAX);
     }
     if let Some(position) = manager.chars().position(char::is_control) {
-        errs.invalid_value(&path, manager, format!("should not contain the unprintable character at position {position}"));
+        errs.invalid_value(
+            &path,
+            manager,
+            format!("should not contain the unprintable character at position {position}"),
+        );
     }
     if manager.is_empty() && kind == WriteKind::Apply {
         errs.required(&path, "is required for apply patch");
@@ -277,7 +278,10 @@ impl ListOptions {
             }
             if !wanted.is_empty() {
                 if self.send_initial_events.is_none() {
-                    errs.forbidden(&path, "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided");
+                    errs.forbidden(
+                        &path,
+                        "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+                    );
                 }
                 if wanted != "NotOlderThan" {
                     errs.not_supported(&at, &["NotOlderThan"]);

@@ -19,9 +19,7 @@ pub(crate) fn of(error: &StorageError, gvr: &Gvr, key: &Key) -> Status {
         StorageError::NotFound { .. } => Status::not_found(gvr, name),
         StorageError::Conflict { .. } => Status::conflict(gvr, name, MODIFIED),
         StorageError::Compacted { .. } => expired_list(),
-        StorageError::Future { asked, current } => {
-            too_large(&TooLarge { asked: *asked, current: *current })
-        }
+        StorageError::Future { asked, current } => too_large(&TooLarge { asked: *asked, current: *current }),
         StorageError::TooLarge { .. } => Status::too_large(error.to_string()),
         StorageError::Full => Status::new(500, "", "etcdserver: mvcc: database space exceeded"),
         StorageError::Timeout => server_timeout(gvr),
@@ -53,7 +51,11 @@ pub(crate) fn expired_list() -> Status {
 }
 
 fn server_timeout(gvr: &Gvr) -> Status {
-    let message = format!("The {} operation against {} could not be completed at this time, please try again.", "storage", gvr.group_resource());
+    let message = format!(
+        "The {} operation against {} could not be completed at this time, please try again.",
+        "storage",
+        gvr.group_resource()
+    );
     Status::new(500, "ServerTimeout", message).with_details(Details {
         group: gvr.group.to_string(),
         kind: gvr.resource.to_string(),

@@ -77,7 +77,8 @@ impl Registry {
                 }
                 let object = change(&Value::Null)?;
                 if !object.uid().is_empty() || preconditions.uid.is_some() {
-                    let why = format!("Precondition failed: UID in precondition: {}, UID in object meta: ", object.uid());
+                    let why =
+                        format!("Precondition failed: UID in precondition: {}, UID in object meta: ", object.uid());
                     return Err(Status::conflict(&def.gvr, &write.name, &why));
                 }
                 return Ok(Updated { stored: self.create(write, object).await?, created: true });
@@ -150,12 +151,7 @@ impl Registry {
     }
 }
 
-fn check_preconditions(
-    write: &Write,
-    new: &Value,
-    old: &Value,
-    preconditions: &Preconditions,
-) -> Result<(), Status> {
+fn check_preconditions(write: &Write, new: &Value, old: &Value, preconditions: &Preconditions) -> Result<(), Status> {
     let wanted = preconditions.uid.as_deref().unwrap_or_else(|| new.uid());
     if !wanted.is_empty() && wanted != old.uid() {
         let why = format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {}", old.uid());

@@ -40,9 +40,8 @@ const DRAIN: Duration = Duration::from_secs(10);
 
 /// Binds and serves in the server's own tasks. Returns the address.
 pub(super) async fn listen(server: &ApiServer, config: &ServingConfig) -> Result<SocketAddr, Error> {
-    let listener = TcpListener::bind(config.address)
-        .await
-        .map_err(|source| Error::Listen { address: config.address, source })?;
+    let listener =
+        TcpListener::bind(config.address).await.map_err(|source| Error::Listen { address: config.address, source })?;
     let address = listener.local_addr().map_err(|source| Error::Listen { address: config.address, source })?;
     let front = Front {
         server: server.clone(),
@@ -110,11 +109,7 @@ async fn serve(front: Front, socket: TcpStream, remote: SocketAddr, graceful: &G
         }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD)
-        .max_buf_size(MAX_HEAD);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(MAX_HEAD);
     builder
         .http2()
         .timer(TokioTimer::new())

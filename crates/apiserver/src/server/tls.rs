@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use component_base::tls::{ReloadingCertificate, load_roots, provider, self_signed};
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
-use rustls::server::{ResolvesServerCert, WebPkiClientVerifier};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ResolvesServerCert, WebPkiClientVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
 use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio::net::TcpStream;
@@ -70,10 +70,7 @@ pub(super) fn server_config(config: &ServingConfig) -> Result<ServerConfig, Erro
         Some((cert, key)) => Arc::new(ReloadingCertificate::open(cert, key)?),
         None => self_signed("apiserver", &config.self_signed_hosts, config.cert_dir.as_deref())?,
     };
-    let verifier = AnyCertificate {
-        algorithms: provider().signature_verification_algorithms,
-        hints: Vec::new(),
-    };
+    let verifier = AnyCertificate { algorithms: provider().signature_verification_algorithms, hints: Vec::new() };
     let mut tls = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(Arc::new(verifier))
@@ -106,18 +103,13 @@ impl Verifiers {
         let (_, session) = stream.get_ref();
         let Some([certificate, intermediates @ ..]) = session.peer_certificates() else { return Proved::default() };
         let passes = |verifier: &Option<Arc<dyn ClientCertVerifier>>| {
-            let verified =
-                verifier.as_ref().map(|v| v.verify_client_cert(certificate, intermediates, UnixTime::now()));
+            let verified = verifier.as_ref().map(|v| v.verify_client_cert(certificate, intermediates, UnixTime::now()));
             matches!(verified, Some(Ok(_)))
         };
         let chain = std::iter::once(certificate).chain(intermediates).map(|c| c.to_vec()).collect();
         let chain = PeerCertificates(Arc::new(chain));
         let (client, proxy) = (passes(&self.clients), passes(&self.proxies));
-        Proved {
-            client: client.then(|| chain.clone()),
-            proxy: proxy.then_some(chain),
-            unknown: !client && !proxy,
-        }
+        Proved { client: client.then(|| chain.clone()), proxy: proxy.then_some(chain), unknown: !client && !proxy }
     }
 }
 
