@@ -101,7 +101,8 @@ pub fn show_go_duration(duration: Duration) -> String {
         };
     }
     let (hours, minutes, seconds) = (total / 3600, total / 60 % 60, total % 60);
-    let fraction = if nanos == 0 { String::new() } else { format!(".{:03}", nanos / 1_000_000) };
+    let fraction =
+        if nanos == 0 { String::new() } else { format!(".{}", format!("{nanos:09}").trim_end_matches('0')) };
     match (hours, minutes) {
         (0, 0) => format!("{seconds}{fraction}s"),
         (0, m) => format!("{m}m{seconds}{fraction}s"),
@@ -167,6 +168,7 @@ mod tests {
         }
         assert_eq!(show_go_duration(Duration::from_secs(90)), "1m30s");
         assert_eq!(show_go_duration(Duration::from_secs(7200)), "2h0m0s");
+        assert_eq!(show_go_duration(Duration::from_millis(61_500)), "1m1.5s");
         assert_eq!(show_go_duration(Duration::ZERO), "0s");
     }
 }

@@ -12,7 +12,8 @@ pub use prometheus_client;
 /// The content type of [`Metrics::text`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
 
-/// A registry that several subsystems share. Names are upstream's without the `_total` of counters, which the encoder adds.
+/// A registry that several subsystems share. A counter may be registered under upstream's whole name or without its
+/// `_total`, which the encoder adds if it is missing.
 #[derive(Clone, Default)]
 pub struct Metrics(Arc<Mutex<Registry>>);
 
@@ -51,6 +52,8 @@ impl Metrics {
 fn to_text_format(open_metrics: &str) -> String {
     let mut out = String::with_capacity(open_metrics.len());
     let mut help = None;
+    // The name that the encoder made of a counter whose own name ends in `_total` already.
+    let mut doubled: Option<String> = None;
     for line in open_metrics.lines() {
         if line == "# EOF" || line.starts_with("# UNIT ") {
             continue;
@@ -61,7 +64,8 @@ fn to_text_format(open_metrics: &str) -> String {
         }
         if let Some(rest) = line.strip_prefix("# TYPE ") {
             let (name, kind) = rest.split_once(' ').unwrap_or((rest, "untyped"));
-            let suffix = if kind == "counter" { "_total" } else { "" };
+            doubled = (kind == "counter" && name.ends_with("_total")).then(|| format!("{name}_total"));
+            let suffix = if kind == "counter" && doubled.is_none() { "_total" } else { "" };
             let kind = if kind == "unknown" { "untyped" } else { kind };
             if let Some((_, text)) = help.take().and_then(|h| h.split_once(' ')) {
                 push_line(&mut out, format_args!("# HELP {name}{suffix} {text}"));
@@ -69,7 +73,10 @@ fn to_text_format(open_metrics: &str) -> String {
             push_line(&mut out, format_args!("# TYPE {name}{suffix} {kind}"));
             continue;
         }
-        push_line(&mut out, format_args!("{line}"));
+        match doubled.as_deref().and_then(|name| line.strip_prefix(name).map(|rest| (name, rest))) {
+            Some((name, rest)) => push_line(&mut out, format_args!("{}{rest}", &name[..name.len() - "_total".len()])),
+            None => push_line(&mut out, format_args!("{line}")),
+        }
     }
     out
 }
@@ -140,10 +147,15 @@ mod tests {
         metrics.register(|r| {
             r.register("apiserver_request", "Requests", requests.clone());
             r.register("workqueue_depth", "Depth", Gauge::<i64>::default());
+            r.register("scheduler_schedule_attempts_total", "Attempts", requests.clone());
         });
         requests.inc();
         let text = metrics.text();
         assert!(text.contains("# TYPE apiserver_request_total counter\napiserver_request_total 1\n"), "{text}");
+        assert!(
+            text.contains("attempts_total counter\nscheduler_schedule_attempts_total 1\n"),
+            "{text}"
+        );
         assert!(text.contains("# TYPE workqueue_depth gauge\nworkqueue_depth 0\n"), "{text}");
         assert!(text.contains("\nprocess_resident_memory_bytes "), "{text}");
         assert!(!text.contains("# EOF"));
