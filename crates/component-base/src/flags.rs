@@ -101,8 +101,7 @@ pub fn show_go_duration(duration: Duration) -> String {
         };
     }
     let (hours, minutes, seconds) = (total / 3600, total / 60 % 60, total % 60);
-    let fraction =
-        if nanos == 0 { String::new() } else { format!(".{}", format!("{nanos:09}").trim_end_matches('0')) };
+    let fraction = if nanos == 0 { String::new() } else { format!(".{}", format!("{nanos:09}").trim_end_matches('0')) };
     match (hours, minutes) {
         (0, 0) => format!("{seconds}{fraction}s"),
         (0, m) => format!("{m}m{seconds}{fraction}s"),

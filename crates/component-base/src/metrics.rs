@@ -152,10 +152,7 @@ mod tests {
         requests.inc();
         let text = metrics.text();
         assert!(text.contains("# TYPE apiserver_request_total counter\napiserver_request_total 1\n"), "{text}");
-        assert!(
-            text.contains("attempts_total counter\nscheduler_schedule_attempts_total 1\n"),
-            "{text}"
-        );
+        assert!(text.contains("attempts_total counter\nscheduler_schedule_attempts_total 1\n"), "{text}");
         assert!(text.contains("# TYPE workqueue_depth gauge\nworkqueue_depth 0\n"), "{text}");
         assert!(text.contains("\nprocess_resident_memory_bytes "), "{text}");
         assert!(!text.contains("# EOF"));
