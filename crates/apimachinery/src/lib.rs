@@ -10,11 +10,14 @@
 
 #![forbid(unsafe_code)]
 
+pub mod codec;
 pub mod field;
 pub mod meta;
+pub mod quantity;
 pub mod schema;
 pub mod selector;
 pub mod status;
+pub mod time;
 pub mod value;
 
 pub use value::{Map, Value};

@@ -184,7 +184,9 @@ impl Loader {
             return Shape::Map(MapShape { value: self.reference(package, value, "", wrapped), atomic: false });
         }
         if let Some(named) = ty.strip_prefix("string=") {
-            return Shape::String(named);
+            let package = package.rsplit('.').next().unwrap_or_default();
+            let name = named.rsplit('.').next().unwrap_or_default();
+            return Shape::String(String::leak(format!("{package}.{name}")));
         }
         let props = || TypeRef(Place::Builtin(self.named[format!("{package}.JSONSchemaProps").as_str()]));
         match ty {

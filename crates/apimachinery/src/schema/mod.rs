@@ -46,7 +46,7 @@ pub enum Shape {
     Struct(Struct),
     Map(MapShape),
     List(ListShape),
-    /// May be named in Go (`PullPolicy`), which shows in messages; else the name is empty.
+    /// May be named in Go (`v1.PullPolicy`), which shows in messages; else the name is empty.
     String(&'static str),
     /// Base64 in JSON.
     Bytes,
@@ -273,8 +273,7 @@ impl Type {
             Shape::Map(m) => format!("map[string]{}", m.value.go_name()),
             Shape::List(l) => format!("[]{}", l.item.go_name()),
             Shape::String("") => "string".to_owned(),
-            Shape::String(named) if named.contains('.') => (*named).to_owned(),
-            Shape::String(named) => format!("v1.{named}"),
+            Shape::String(named) => (*named).to_owned(),
             Shape::Bytes => "[]uint8".to_owned(),
             Shape::Int32 => "int32".to_owned(),
             Shape::Int64 => "int64".to_owned(),
@@ -381,10 +380,6 @@ impl Struct {
     /// The fields that are written even if they are absent.
     pub(crate) fn always(&self) -> impl Iterator<Item = &Field> {
         self.always.iter().map(|i| &self.fields[usize::from(*i)])
-    }
-
-    pub(crate) fn always_indexes(&self) -> &[u16] {
-        &self.always
     }
 }
 

@@ -1,0 +1,4 @@
+//! The codecs and the patch engine against what a real apiserver answered.
+
+mod recorded;
+mod strictness;
