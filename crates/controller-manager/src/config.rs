@@ -1,11 +1,11 @@
 //! What the controller manager runs with, complete: no field means "the default".
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use client::leader_election::LeaseConfig;
 use kube::Client;
 
-use crate::{NodeIpamConfig, NodeLifecycleConfig};
+use crate::{Authority, NodeIpamConfig, NodeLifecycleConfig, TokenSigner};
 
 pub struct Config {
     pub controllers: ControllerList,
@@ -21,6 +21,10 @@ pub struct Config {
     pub node_lifecycle: NodeLifecycleConfig,
     /// Nodes get no pod network from us without it.
     pub node_ipam: Option<NodeIpamConfig>,
+    /// Nothing is signed without it.
+    pub cluster_signing: Option<ClusterSigning>,
+    /// Secrets get no tokens without it.
+    pub token_signer: Option<TokenSigner>,
     /// Finished pods that are kept; 0 keeps all.
     pub terminated_pod_gc_threshold: usize,
 }
@@ -51,6 +55,32 @@ pub struct Serving {
     pub cert_dir: Option<PathBuf>,
     /// Whom the requests' client certificates have to come from.
     pub client_ca: Option<PathBuf>,
+}
+
+/// Upstream's `--cluster-signing-*`: the CA of each signer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterSigning {
+    pub kube_apiserver_client: Option<Authority>,
+    pub kubelet_client: Option<Authority>,
+    pub kubelet_serving: Option<Authority>,
+    pub legacy_unknown: Option<Authority>,
+    /// The longest life of what is signed.
+    pub duration: Duration,
+}
+
+impl ClusterSigning {
+    /// One CA for all signers, as `--cluster-signing-cert-file` says it, and upstream's year.
+    #[must_use]
+    pub fn all(authority: &Authority) -> Self {
+        let authority = Some(authority.clone());
+        Self {
+            kube_apiserver_client: authority.clone(),
+            kubelet_client: authority.clone(),
+            kubelet_serving: authority.clone(),
+            legacy_unknown: authority,
+            duration: Duration::from_secs(365 * 24 * 3600),
+        }
+    }
 }
 
 /// Upstream's `--concurrent-*-syncs`.
@@ -94,6 +124,8 @@ impl Default for Config {
             max_endpoints_per_slice: 100,
             node_lifecycle: NodeLifecycleConfig::default(),
             node_ipam: None,
+            cluster_signing: None,
+            token_signer: None,
             terminated_pod_gc_threshold: 12_500,
         }
     }

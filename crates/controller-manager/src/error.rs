@@ -11,6 +11,8 @@ pub(crate) enum SyncError {
     Selector(String),
     #[error("object cannot be written as JSON")]
     Encode(#[from] serde_json::Error),
+    #[error("signing failed")]
+    Sign(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// What is needed is not there yet, and nothing that is watched will tell when it is.
     #[error("{0}")]
     NotYet(String),
@@ -21,7 +23,7 @@ impl ReconcileError for SyncError {
         match self {
             Self::Api(err) => ReconcileError::is_routine(err),
             Self::NotYet(_) => true,
-            Self::Selector(_) | Self::Encode(_) => false,
+            Self::Selector(_) | Self::Encode(_) | Self::Sign(_) => false,
         }
     }
 }

@@ -8,8 +8,10 @@ use component_base::flags::{go_duration, key_values};
 
 use ipnet::IpNet;
 
-use crate::config::{Concurrent, Config, ControllerList, Credentials, Serving};
-use crate::{NodeIpamConfig, NodeLifecycleConfig, Rates};
+use crate::{
+    Authority, ClusterSigning, Config, ControllerList, Credentials, NodeIpamConfig, NodeLifecycleConfig, Rates,
+    Serving, TokenSigner, config::Concurrent,
+};
 
 #[derive(Debug, thiserror::Error)]
 pub enum FlagsError {
@@ -108,6 +110,29 @@ pub struct Flags {
     #[arg(long)]
     pub service_account_private_key_file: Option<PathBuf>,
 
+    #[arg(long)]
+    pub cluster_signing_cert_file: Option<PathBuf>,
+    #[arg(long)]
+    pub cluster_signing_key_file: Option<PathBuf>,
+    #[arg(long, default_value = "8760h0m0s", value_parser = go_duration)]
+    pub cluster_signing_duration: Duration,
+    #[arg(long)]
+    pub cluster_signing_kubelet_serving_cert_file: Option<PathBuf>,
+    #[arg(long)]
+    pub cluster_signing_kubelet_serving_key_file: Option<PathBuf>,
+    #[arg(long)]
+    pub cluster_signing_kubelet_client_cert_file: Option<PathBuf>,
+    #[arg(long)]
+    pub cluster_signing_kubelet_client_key_file: Option<PathBuf>,
+    #[arg(long)]
+    pub cluster_signing_kube_apiserver_client_cert_file: Option<PathBuf>,
+    #[arg(long)]
+    pub cluster_signing_kube_apiserver_client_key_file: Option<PathBuf>,
+    #[arg(long)]
+    pub cluster_signing_legacy_unknown_cert_file: Option<PathBuf>,
+    #[arg(long)]
+    pub cluster_signing_legacy_unknown_key_file: Option<PathBuf>,
+
     #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub allocate_node_cidrs: bool,
     #[arg(long, default_value = "RangeAllocator")]
@@ -167,6 +192,41 @@ impl Flags {
     #[must_use]
     pub fn client_options(&self) -> ClientOptions {
         ClientOptions::limited("kube-controller-manager", self.kube_api_qps, self.kube_api_burst)
+    }
+
+    /// Each signer's own CA, else the common one.
+    fn cluster_signing(&self) -> Option<ClusterSigning> {
+        let authority = |certificate: &Option<PathBuf>, key: &Option<PathBuf>| {
+            Some(Authority { certificate: certificate.clone()?, key: key.clone()? })
+        };
+        let common = authority(&self.cluster_signing_cert_file, &self.cluster_signing_key_file);
+        let own = |certificate, key| authority(certificate, key).or_else(|| common.clone());
+        let signing = ClusterSigning {
+            kube_apiserver_client: own(
+                &self.cluster_signing_kube_apiserver_client_cert_file,
+                &self.cluster_signing_kube_apiserver_client_key_file,
+            ),
+            kubelet_client: own(
+                &self.cluster_signing_kubelet_client_cert_file,
+                &self.cluster_signing_kubelet_client_key_file,
+            ),
+            kubelet_serving: own(
+                &self.cluster_signing_kubelet_serving_cert_file,
+                &self.cluster_signing_kubelet_serving_key_file,
+            ),
+            legacy_unknown: own(
+                &self.cluster_signing_legacy_unknown_cert_file,
+                &self.cluster_signing_legacy_unknown_key_file,
+            ),
+            duration: self.cluster_signing_duration,
+        };
+        let signers = [
+            &signing.kube_apiserver_client,
+            &signing.kubelet_client,
+            &signing.kubelet_serving,
+            &signing.legacy_unknown,
+        ];
+        signers.iter().any(|signer| signer.is_some()).then_some(signing)
     }
 
     /// The prefix length of a node's share of the network.
@@ -236,6 +296,7 @@ impl Flags {
         if !mistakes.is_empty() {
             return Err(FlagsError::Invalid(mistakes));
         }
+        let cluster_signing = self.cluster_signing();
         let serving = (self.secure_port != 0).then(|| Serving {
             address: (self.bind_address, self.secure_port).into(),
             certificate,
@@ -244,6 +305,13 @@ impl Flags {
         });
         let read = |path: &PathBuf| {
             std::fs::read_to_string(path).map_err(|source| FlagsError::Read { path: path.clone(), source })
+        };
+        let token_signer = match &self.service_account_private_key_file {
+            Some(path) => Some(TokenSigner::from_pem(&read(path)?).map_err(|_| {
+                let mistake = format!("--service-account-private-key-file: {} is no private key", path.display());
+                FlagsError::Invalid(vec![mistake])
+            })?),
+            None => None,
         };
         Ok(Config {
             controllers,
@@ -273,6 +341,8 @@ impl Flags {
                 },
             },
             node_ipam,
+            cluster_signing,
+            token_signer,
             terminated_pod_gc_threshold: usize::try_from(self.terminated_pod_gc_threshold).unwrap_or_default(),
         })
     }

@@ -11,6 +11,8 @@
 //! - Every write carries what makes it safe on a stale cache: a resourceVersion, a uid, or a name that is taken once.
 //! - Controllers share informers: one watch per kind, however many of them read it.
 
+mod certificatesigningrequest;
+mod clusterrole_aggregation;
 mod config;
 mod context;
 mod credentials;
@@ -36,10 +38,13 @@ mod root_ca_certificate_publisher;
 mod run;
 mod selector;
 mod serviceaccount;
+mod serviceaccount_token;
 mod taint_eviction;
 
-pub use config::{Config, ControllerList, Credentials, Serving};
+pub use certificatesigningrequest::Authority;
+pub use config::{ClusterSigning, Config, ControllerList, Credentials, Serving};
 pub use flags::{Flags, FlagsError};
 pub use node_ipam::NodeIpamConfig;
 pub use node_lifecycle::{NodeLifecycleConfig, Rates};
 pub use run::{Error, run};
+pub use serviceaccount_token::{KeyError, TokenSigner};

@@ -5,11 +5,22 @@ use std::{future::Future, pin::Pin};
 use k8s_openapi::api::{apps::v1::ReplicaSet, core::v1::ReplicationController};
 
 use crate::{
-    context::Context, deployment::DeploymentController, endpoints::EndpointsController,
-    endpointslice::EndpointSliceController, garbage_collector, namespace::NamespaceController,
-    node_ipam::NodeIpamController, node_lifecycle::NodeLifecycleController, pod_garbage_collector::PodGarbageCollector,
-    replicaset::ReplicaController, root_ca_certificate_publisher::RootCaCertificatePublisher,
-    serviceaccount::ServiceAccountController, taint_eviction::TaintEvictionController,
+    certificatesigningrequest::{ApprovingController, CleanerController, SigningController},
+    clusterrole_aggregation::ClusterRoleAggregationController,
+    context::Context,
+    deployment::DeploymentController,
+    endpoints::EndpointsController,
+    endpointslice::EndpointSliceController,
+    garbage_collector,
+    namespace::NamespaceController,
+    node_ipam::NodeIpamController,
+    node_lifecycle::NodeLifecycleController,
+    pod_garbage_collector::PodGarbageCollector,
+    replicaset::ReplicaController,
+    root_ca_certificate_publisher::RootCaCertificatePublisher,
+    serviceaccount::ServiceAccountController,
+    serviceaccount_token::ServiceAccountTokenController,
+    taint_eviction::TaintEvictionController,
 };
 
 type Running = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -20,7 +31,8 @@ pub(crate) struct Descriptor {
     pub(crate) name: &'static str,
     /// The name that it had before, which `--controllers` takes as well.
     pub(crate) alias: &'static str,
-    /// Its service account in `kube-system`, which is also the source of its events.
+    /// Its service account in `kube-system`, which is also the source of its events. Empty for the one that needs the
+    /// controller manager's own rights, because the others have none without it.
     pub(crate) account: &'static str,
     pub(crate) on_by_default: bool,
     pub(crate) start: fn(Context) -> Option<Running>,
@@ -84,6 +96,29 @@ pub(crate) const CONTROLLERS: &[Descriptor] = controllers! {
         let threshold = context.config.terminated_pod_gc_threshold;
         let controller = PodGarbageCollector::new(&context, threshold);
         Some(Box::pin(context.run(controller, 1)))
+    };
+    "serviceaccount-token-controller", "serviceaccount-token", "", true, |context| {
+        let signer = context.config.token_signer.clone()?;
+        let workers = context.config.concurrent.serviceaccount;
+        let controller = ServiceAccountTokenController::new(&context, signer);
+        Some(Box::pin(context.run(controller, workers)))
+    };
+    "certificatesigningrequest-signing-controller", "csrsigning", "certificate-controller", true, |context| {
+        let signing = context.config.cluster_signing.clone()?;
+        let controller = SigningController::new(&context, signing);
+        Some(Box::pin(context.run(controller, 5)))
+    };
+    "certificatesigningrequest-approving-controller", "csrapproving", "certificate-controller", true, |context| {
+        let controller = ApprovingController::new(&context);
+        Some(Box::pin(context.run(controller, 5)))
+    };
+    "certificatesigningrequest-cleaner-controller", "csrcleaner", "certificate-controller", true, |context| {
+        let controller = CleanerController::new(&context);
+        Some(Box::pin(context.run(controller, 1)))
+    };
+    "clusterrole-aggregation-controller", "clusterrole-aggregation", "clusterrole-aggregation-controller", true, |context| {
+        let controller = ClusterRoleAggregationController::new(&context);
+        Some(Box::pin(context.run(controller, 5)))
     };
     "endpoints-controller", "endpoint", "endpoint-controller", true, |context| {
         let workers = context.config.concurrent.endpoint;

@@ -80,7 +80,7 @@ async fn run_controllers(
             tracing::debug!(controller = controller.name, "controller is switched off");
             continue;
         }
-        let own = builder.client(controller.account)?;
+        let own = if controller.account.is_empty() { client.clone() } else { builder.client(controller.account)? };
         let context = Context {
             recorder: Recorder::start(own.clone(), Dialect::Core, controller.account, "", stop.clone()),
             client: own,
