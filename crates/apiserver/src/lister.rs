@@ -19,3 +19,47 @@ pub trait Lister: Send + Sync {
     /// All caches have seen the whole store once.
     fn synced(&self) -> bool;
 }
+
+/// A lister over a map, for tests of what reads through one.
+#[cfg(test)]
+pub(crate) mod fixture {
+    use std::collections::BTreeMap;
+
+    use parking_lot::Mutex;
+
+    use super::*;
+
+    type Key = (String, String, String);
+
+    #[derive(Default)]
+    pub(crate) struct MapLister(Mutex<(BTreeMap<Key, Arc<Value>>, u64)>);
+
+    impl MapLister {
+        pub(crate) fn put(&self, resource: &str, object: Value) {
+            let mut inner = self.0.lock();
+            let key = (resource.to_owned(), object.namespace().to_owned(), object.name().to_owned());
+            inner.0.insert(key, Arc::new(object));
+            inner.1 += 1;
+        }
+    }
+
+    impl Lister for MapLister {
+        fn get(&self, resource: &str, namespace: &str, name: &str) -> Option<Arc<Value>> {
+            self.0.lock().0.get(&(resource.to_owned(), namespace.to_owned(), name.to_owned())).cloned()
+        }
+
+        fn list(&self, resource: &str, namespace: &str) -> Vec<Arc<Value>> {
+            let inner = self.0.lock();
+            let of = |k: &Key| k.0 == resource && (namespace.is_empty() || k.1 == namespace);
+            inner.0.iter().filter(|(k, _)| of(k)).map(|(_, v)| Arc::clone(v)).collect()
+        }
+
+        fn generation(&self, _: &str) -> u64 {
+            self.0.lock().1
+        }
+
+        fn synced(&self) -> bool {
+            true
+        }
+    }
+}

@@ -1,5 +1,9 @@
 //! Authentication: from a request's credentials to a user.
 
+pub mod certificate;
+pub mod service_account;
+pub mod signer;
+
 use async_trait::async_trait;
 use http::request::Parts;
 
@@ -30,4 +34,13 @@ pub struct PeerCertificates(pub std::sync::Arc<Vec<Vec<u8>>>);
 #[async_trait]
 pub trait Authenticator: Send + Sync {
     async fn authenticate(&self, request: &Parts) -> Outcome;
+}
+
+/// The bearer token of a request.
+#[must_use]
+pub fn bearer_token(request: &Parts) -> Option<&str> {
+    let value = request.headers.get(http::header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
 }

@@ -1,5 +1,9 @@
 //! Authorization: may this user do this?
 
+pub mod node;
+pub mod rbac;
+pub mod rule;
+
 use async_trait::async_trait;
 
 use crate::attributes::Attributes;
