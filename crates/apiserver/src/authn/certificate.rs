@@ -35,7 +35,8 @@ pub fn user_of(der: &[u8]) -> Result<UserInfo, String> {
     if name.is_empty() {
         return Err("the certificate's subject has no common name".to_owned());
     }
-    let mut groups: Vec<String> = subject.iter_organization().filter_map(|o| o.as_str().ok()).map(str::to_owned).collect();
+    let mut groups: Vec<String> =
+        subject.iter_organization().filter_map(|o| o.as_str().ok()).map(str::to_owned).collect();
     groups.push("system:authenticated".to_owned());
     let uid = subject.iter_attributes().find(|a| a.attr_type().to_id_string() == UID_OID);
     let uid = uid.and_then(|a| a.as_str().ok()).unwrap_or_default().to_owned();

@@ -64,7 +64,9 @@ impl ServiceAccountTokens {
         };
         let good: Vec<String> = audiences.iter().filter(|a| of_token.contains(a)).cloned().collect();
         if good.is_empty() {
-            return Err(Refusal::Bad(format!("token audiences {of_token:?} is invalid for the target audiences {audiences:?}")));
+            return Err(Refusal::Bad(format!(
+                "token audiences {of_token:?} is invalid for the target audiences {audiences:?}"
+            )));
         }
         let private = &claims["kubernetes.io"];
         let namespace = private.str_at(&["namespace"]);
@@ -208,8 +210,10 @@ impl TokenIssuer {
             ("jti", uuid::Uuid::new_v4().to_string().into()),
             ("kubernetes.io", private),
         ]);
-        let token = self.signer.sign(&claims).map_err(|why| Status::internal(format!("failed to generate token: {why}")))?;
-        let expires = Timestamp::from_second(now.as_second() + seconds).map_or_else(|_| String::new(), |t| t.to_string());
+        let token =
+            self.signer.sign(&claims).map_err(|why| Status::internal(format!("failed to generate token: {why}")))?;
+        let expires =
+            Timestamp::from_second(now.as_second() + seconds).map_or_else(|_| String::new(), |t| t.to_string());
         request.set(&["spec", "expirationSeconds"], seconds);
         request.set(&["status"], Value::from([("token", token.into()), ("expirationTimestamp", expires.into())]));
         let meta = request.entry(&["metadata"]).make_object();
@@ -232,13 +236,18 @@ impl TokenIssuer {
             (kind, version) => {
                 let (group, version) = version.split_once('/').unwrap_or(("", version));
                 let shown = format!("{group}/{version}, Kind={kind}");
-                return Err(Status::bad_request(format!("cannot bind token for serviceaccount \"{}\" to object of type \"{shown}\"", account.name())));
+                return Err(Status::bad_request(format!(
+                    "cannot bind token for serviceaccount \"{}\" to object of type \"{shown}\"",
+                    account.name()
+                )));
             }
         };
         let gvr = Gvr::new("", "v1", resource);
         let object = self.lister.get(resource, namespace, name).ok_or_else(|| Status::not_found(&gvr, name))?;
         if !uid.is_empty() && object.uid() != uid {
-            let why = format!("the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been deleted and then recreated");
+            let why = format!(
+                "the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been deleted and then recreated"
+            );
             return Err(Status::conflict(&gvr, name, &why));
         }
         if word == "pod" {

@@ -49,7 +49,8 @@ impl VerifyingKey {
     /// When the file holds none.
     pub fn load(path: &Path) -> Result<Vec<Self>, KeyError> {
         let shown = path.display().to_string();
-        let text = std::fs::read_to_string(path).map_err(|e| KeyError::Read { path: shown.clone(), why: e.to_string() })?;
+        let text =
+            std::fs::read_to_string(path).map_err(|e| KeyError::Read { path: shown.clone(), why: e.to_string() })?;
         let unusable = |why: &str| KeyError::Unusable { path: shown.clone(), why: why.to_owned() };
         let mut keys = Vec::new();
         for pem in x509_parser::pem::Pem::iter_from_buffer(text.as_bytes()).filter_map(Result::ok) {
@@ -79,7 +80,12 @@ impl VerifyingKey {
             PublicKey::RSA(rsa) => {
                 let modulus = strip_zero(rsa.modulus);
                 let key = DecodingKey::from_rsa_raw_components(modulus, rsa.exponent);
-                let jwk = Value::from([("kty", "RSA".into()), ("alg", "RS256".into()), ("n", b64(modulus).into()), ("e", b64(strip_zero(rsa.exponent)).into())]);
+                let jwk = Value::from([
+                    ("kty", "RSA".into()),
+                    ("alg", "RS256".into()),
+                    ("n", b64(modulus).into()),
+                    ("e", b64(strip_zero(rsa.exponent)).into()),
+                ]);
                 (Algorithm::RS256, key, jwk)
             }
             PublicKey::EC(point) => {
@@ -91,7 +97,13 @@ impl VerifyingKey {
                 let data = point.data().get(1..).filter(|d| d.len() == 2 * size)?;
                 let (x, y) = (b64(&data[..size]), b64(&data[size..]));
                 let key = DecodingKey::from_ec_components(&x, &y).ok()?;
-                let jwk = Value::from([("kty", "EC".into()), ("alg", name.into()), ("crv", curve.into()), ("x", x.into()), ("y", y.into())]);
+                let jwk = Value::from([
+                    ("kty", "EC".into()),
+                    ("alg", name.into()),
+                    ("crv", curve.into()),
+                    ("x", x.into()),
+                    ("y", y.into()),
+                ]);
                 (algorithm, key, jwk)
             }
             _ => return None,
@@ -118,7 +130,8 @@ fn strip_zero(bytes: &[u8]) -> &[u8] {
 
 /// A PKCS#1 public key as SubjectPublicKeyInfo: the algorithm `rsaEncryption` around it.
 fn wrap_rsa(pkcs1: &[u8]) -> Vec<u8> {
-    const RSA_ENCRYPTION: &[u8] = &[0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05, 0x00];
+    const RSA_ENCRYPTION: &[u8] =
+        &[0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05, 0x00];
     let mut bits = vec![0];
     bits.extend_from_slice(pkcs1);
     let inner = [RSA_ENCRYPTION, &der(0x03, &bits)].concat();
@@ -160,16 +173,13 @@ impl Signer {
         let key = PrivateKeyDer::from_pem_slice(&pem).map_err(|e| unusable(&e.to_string()))?;
         let signing = rustls::crypto::ring::sign::any_supported_type(&key).map_err(|e| unusable(&e.to_string()))?;
         let public = signing.public_key().ok_or_else(|| unusable("it has no public part"))?;
-        let verifying = VerifyingKey::of_spki(public.as_ref()).ok_or_else(|| unusable("neither RSA nor an elliptic curve"))?;
+        let verifying =
+            VerifyingKey::of_spki(public.as_ref()).ok_or_else(|| unusable("neither RSA nor an elliptic curve"))?;
         let key = match verifying.algorithm {
             Algorithm::RS256 => EncodingKey::from_rsa_pem(&pem),
             _ => EncodingKey::from_ec_pem(&pem),
         };
-        Ok(Signer {
-            id: verifying.id,
-            algorithm: verifying.algorithm,
-            key: key.map_err(|e| unusable(&e.to_string()))?,
-        })
+        Ok(Signer { id: verifying.id, algorithm: verifying.algorithm, key: key.map_err(|e| unusable(&e.to_string()))? })
     }
 
     /// # Errors

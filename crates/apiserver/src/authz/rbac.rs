@@ -127,10 +127,9 @@ impl Index {
                     "RBAC: allowed by ClusterRoleBinding \"{}\" of {kind} \"{name}\" to {shown}",
                     binding.name()
                 ),
-                Some(ns) => format!(
-                    "RBAC: allowed by RoleBinding \"{}/{ns}\" of {kind} \"{name}\" to {shown}",
-                    binding.name()
-                ),
+                Some(ns) => {
+                    format!("RBAC: allowed by RoleBinding \"{}/{ns}\" of {kind} \"{name}\" to {shown}", binding.name())
+                }
             };
             map.entry(key).or_default().push(Grant { namespace: namespace.clone(), rules: Arc::clone(&rules), why });
         }
@@ -166,11 +165,20 @@ mod tests {
     fn lister() -> Arc<MapLister> {
         let lister = MapLister::default();
         let put = |resource: &str, text: &str| lister.put(resource, serde_json::from_str(text).unwrap());
-        put(CLUSTER_ROLES, r#"{"metadata":{"name":"view"},"rules":[{"verbs":["get","list"],"apiGroups":[""],"resources":["pods"]}]}"#);
-        put(CLUSTER_ROLE_BINDINGS, r#"{"metadata":{"name":"ops-view"},"roleRef":{"kind":"ClusterRole","name":"view"},
-            "subjects":[{"kind":"Group","name":"ops"}]}"#);
-        put(ROLE_BINDINGS, r#"{"metadata":{"name":"dev-view","namespace":"dev"},"roleRef":{"kind":"ClusterRole","name":"view"},
-            "subjects":[{"kind":"User","name":"alice"},{"kind":"ServiceAccount","name":"bot"}]}"#);
+        put(
+            CLUSTER_ROLES,
+            r#"{"metadata":{"name":"view"},"rules":[{"verbs":["get","list"],"apiGroups":[""],"resources":["pods"]}]}"#,
+        );
+        put(
+            CLUSTER_ROLE_BINDINGS,
+            r#"{"metadata":{"name":"ops-view"},"roleRef":{"kind":"ClusterRole","name":"view"},
+            "subjects":[{"kind":"Group","name":"ops"}]}"#,
+        );
+        put(
+            ROLE_BINDINGS,
+            r#"{"metadata":{"name":"dev-view","namespace":"dev"},"roleRef":{"kind":"ClusterRole","name":"view"},
+            "subjects":[{"kind":"User","name":"alice"},{"kind":"ServiceAccount","name":"bot"}]}"#,
+        );
         Arc::new(lister)
     }
 
@@ -193,7 +201,10 @@ mod tests {
     async fn bindings_grant_where_they_stand() {
         let rbac = Rbac::new(lister());
         let ops = verdict(&rbac, user("bob", "ops"), "").await;
-        assert_eq!(ops.reason, "RBAC: allowed by ClusterRoleBinding \"ops-view\" of ClusterRole \"view\" to Group \"ops\"");
+        assert_eq!(
+            ops.reason,
+            "RBAC: allowed by ClusterRoleBinding \"ops-view\" of ClusterRole \"view\" to Group \"ops\""
+        );
         assert_eq!(verdict(&rbac, user("alice", ""), "dev").await.decision, Decision::Allow);
         assert_eq!(verdict(&rbac, user("alice", ""), "prod").await.decision, Decision::NoOpinion);
         assert_eq!(verdict(&rbac, user("alice", ""), "").await.decision, Decision::NoOpinion);
@@ -212,7 +223,9 @@ mod tests {
     #[test]
     fn what_a_user_lacks_is_found() {
         let rbac = Rbac::new(lister());
-        let asked = Rule::parse(&serde_json::from_str(r#"{"verbs":["get","delete"],"apiGroups":[""],"resources":["pods"]}"#).unwrap());
+        let asked = Rule::parse(
+            &serde_json::from_str(r#"{"verbs":["get","delete"],"apiGroups":[""],"resources":["pods"]}"#).unwrap(),
+        );
         let missing = rbac.missing(&user("bob", "ops"), "", &[asked]);
         assert_eq!(missing.iter().map(|r| r.verbs[0].as_str()).collect::<Vec<_>>(), ["delete"]);
     }

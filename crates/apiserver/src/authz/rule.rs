@@ -60,15 +60,15 @@ impl Rule {
     /// Whether this rule grants all that `asked` (of one verb, group, resource …) grants. For escalation checks.
     #[must_use]
     pub fn covers(&self, asked: &Rule) -> bool {
-        let all = |have: &[String], want: &[String]| {
-            have.iter().any(|h| h == "*") || want.iter().all(|w| have.contains(w))
-        };
+        let all =
+            |have: &[String], want: &[String]| have.iter().any(|h| h == "*") || want.iter().all(|w| have.contains(w));
         let resources = |want: &String| {
             let (resource, sub) = want.split_once('/').map_or((want.as_str(), ""), |(r, s)| (r, s));
             self.resources.contains(want) || (want != "*" && self.covers_resource(resource, sub))
         };
         let names = self.resource_names.is_empty()
-            || (!asked.resource_names.is_empty() && asked.resource_names.iter().all(|n| self.resource_names.contains(n)));
+            || (!asked.resource_names.is_empty()
+                && asked.resource_names.iter().all(|n| self.resource_names.contains(n)));
         let urls = asked.non_resource_urls.iter().all(|want| {
             self.non_resource_urls.iter().any(|have| match have.strip_suffix('*') {
                 Some(prefix) => want.starts_with(prefix),
@@ -90,12 +90,8 @@ impl Rule {
         for verb in &self.verbs {
             for group in &self.api_groups {
                 for resource in &self.resources {
-                    let base = Rule {
-                        verbs: one(verb),
-                        api_groups: one(group),
-                        resources: one(resource),
-                        ..Rule::default()
-                    };
+                    let base =
+                        Rule { verbs: one(verb), api_groups: one(group), resources: one(resource), ..Rule::default() };
                     if self.resource_names.is_empty() {
                         out.push(base.clone());
                     }
