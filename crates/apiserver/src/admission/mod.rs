@@ -1,6 +1,16 @@
 //! Admission: what a write must look like besides being valid. Mutating plugins run first, then the object is validated,
 //! then validating plugins run, each in upstream's order.
 
+mod chain;
+mod default_toleration_seconds;
+mod namespace_lifecycle;
+mod node_restriction;
+mod priority;
+mod service_account;
+mod taint_nodes_by_condition;
+
+pub use chain::{Settings, UnknownPlugin, plugins};
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -57,5 +67,23 @@ pub trait Plugin: Send + Sync {
     /// Must not change the object. (`&mut` for warnings and audit annotations.)
     async fn validate(&self, _request: &mut Request) -> Result<(), Status> {
         Ok(())
+    }
+}
+
+impl Request {
+    /// Is it about this resource of the core group, without a subresource?
+    #[must_use]
+    pub fn is_core(&self, resource: &str) -> bool {
+        self.gvr.group.is_empty() && self.gvr.resource == resource && self.subresource.is_empty()
+    }
+
+    /// A 403 about this object, in upstream's words.
+    #[must_use]
+    pub fn forbidden(&self, why: impl AsRef<str>) -> Status {
+        Status::forbidden(&self.gvr, &self.name_or_prefix(), why.as_ref())
+    }
+
+    fn name_or_prefix(&self) -> String {
+        if self.name.is_empty() { self.object.str_at(&["metadata", "generateName"]).to_owned() } else { self.name.clone() }
     }
 }
