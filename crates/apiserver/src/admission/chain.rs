@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::Plugin;
 use super::{
-    default_toleration_seconds, namespace_lifecycle, node_restriction, priority, service_account, taint_nodes_by_condition,
+    default_toleration_seconds, namespace_lifecycle, node_restriction, priority, service_account,
+    taint_nodes_by_condition,
 };
 use crate::lister::Lister;
 
@@ -116,8 +117,13 @@ mod tests {
     #[test]
     fn plugins_run_in_upstreams_order() {
         let default = names(&["NodeRestriction"], &["Priority"]).unwrap();
-        let want =
-            ["NamespaceLifecycle", "ServiceAccount", "NodeRestriction", "TaintNodesByCondition", "DefaultTolerationSeconds"];
+        let want = [
+            "NamespaceLifecycle",
+            "ServiceAccount",
+            "NodeRestriction",
+            "TaintNodesByCondition",
+            "DefaultTolerationSeconds",
+        ];
         assert_eq!(default, want);
     }
 

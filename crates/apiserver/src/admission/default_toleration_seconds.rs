@@ -23,10 +23,8 @@ impl Plugin for DefaultTolerationSeconds {
     }
 
     async fn admit(&self, request: &mut Request) -> Result<(), Status> {
-        let wanted = [
-            ("node.kubernetes.io/not-ready", self.not_ready),
-            ("node.kubernetes.io/unreachable", self.unreachable),
-        ];
+        let wanted =
+            [("node.kubernetes.io/not-ready", self.not_ready), ("node.kubernetes.io/unreachable", self.unreachable)];
         for (key, seconds) in wanted {
             let tolerations = request.object["spec"]["tolerations"].items();
             if !tolerations.iter().any(|t| tolerates(t, key)) {

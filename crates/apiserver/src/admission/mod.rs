@@ -84,6 +84,10 @@ impl Request {
     }
 
     fn name_or_prefix(&self) -> String {
-        if self.name.is_empty() { self.object.str_at(&["metadata", "generateName"]).to_owned() } else { self.name.clone() }
+        if self.name.is_empty() {
+            self.object.str_at(&["metadata", "generateName"]).to_owned()
+        } else {
+            self.name.clone()
+        }
     }
 }

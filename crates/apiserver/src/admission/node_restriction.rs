@@ -58,7 +58,8 @@ impl NodeRestriction {
             Operation::Delete => {
                 let present = self.lister.get("pods", &request.namespace, &request.name);
                 match present.filter(|p| p.str_at(&["spec", "nodeName"]) != node) {
-                    Some(_) => Err(request.forbidden(format!("node \"{node}\" can only delete pods with spec.nodeName set to itself"))),
+                    Some(_) => Err(request
+                        .forbidden(format!("node \"{node}\" can only delete pods with spec.nodeName set to itself"))),
                     None => Ok(()),
                 }
             }
@@ -70,25 +71,38 @@ impl NodeRestriction {
     fn mirror(&self, request: &Request, node: &str) -> Result<(), Status> {
         let pod = &request.object;
         if pod.annotation(MIRROR).is_none() {
-            return Err(request.forbidden(format!("pod does not have \"{MIRROR}\" annotation, node \"{node}\" can only create mirror pods")));
+            return Err(request.forbidden(format!(
+                "pod does not have \"{MIRROR}\" annotation, node \"{node}\" can only create mirror pods"
+            )));
         }
         if pod.str_at(&["spec", "nodeName"]) != node {
-            return Err(request.forbidden(format!("node \"{node}\" can only create pods with spec.nodeName set to itself")));
+            return Err(
+                request.forbidden(format!("node \"{node}\" can only create pods with spec.nodeName set to itself"))
+            );
         }
         let [owner] = pod.meta("ownerReferences").items() else {
-            return Err(request.forbidden(format!("node \"{node}\" can only create pods with a single owner reference set to itself")));
+            return Err(request.forbidden(format!(
+                "node \"{node}\" can only create pods with a single owner reference set to itself"
+            )));
         };
-        let itself = owner.str_at(&["apiVersion"]) == "v1" && owner.str_at(&["kind"]) == "Node" && owner.str_at(&["name"]) == node;
+        let itself = owner.str_at(&["apiVersion"]) == "v1"
+            && owner.str_at(&["kind"]) == "Node"
+            && owner.str_at(&["name"]) == node;
         let uid = self.lister.get("nodes", "", node).map(|n| n.uid().to_owned());
         if !itself || uid.as_deref() != Some(owner.str_at(&["uid"])) {
-            return Err(request.forbidden(format!("node \"{node}\" can only create pods with an owner reference set to itself")));
+            return Err(request
+                .forbidden(format!("node \"{node}\" can only create pods with an owner reference set to itself")));
         }
         let spec = &pod["spec"];
         if !spec.str_at(&["serviceAccountName"]).is_empty() {
-            return Err(request.forbidden(format!("node \"{node}\" can not create pods that reference a service account")));
+            return Err(
+                request.forbidden(format!("node \"{node}\" can not create pods that reference a service account"))
+            );
         }
         let from_api = |v: &Value| {
-            ["secret", "configMap", "persistentVolumeClaim", "csi", "ephemeral", "projected"].iter().any(|s| !v[*s].is_null())
+            ["secret", "configMap", "persistentVolumeClaim", "csi", "ephemeral", "projected"]
+                .iter()
+                .any(|s| !v[*s].is_null())
         };
         if spec["volumes"].items().iter().any(from_api) || !spec["resourceClaims"].items().is_empty() {
             return Err(request.forbidden(format!("node \"{node}\" can not create pods that reference API objects")));
@@ -96,9 +110,10 @@ impl NodeRestriction {
         let containers = ["initContainers", "containers", "ephemeralContainers"];
         let refers = |c: &Value| {
             !c["envFrom"].items().is_empty()
-                || c["env"].items().iter().any(|e| {
-                    !e["valueFrom"]["secretKeyRef"].is_null() || !e["valueFrom"]["configMapKeyRef"].is_null()
-                })
+                || c["env"]
+                    .items()
+                    .iter()
+                    .any(|e| !e["valueFrom"]["secretKeyRef"].is_null() || !e["valueFrom"]["configMapKeyRef"].is_null())
         };
         if containers.iter().flat_map(|l| spec[*l].items()).any(refers) {
             return Err(request.forbidden(format!("node \"{node}\" can not create pods that reference API objects")));
@@ -108,7 +123,9 @@ impl NodeRestriction {
 
     fn pod_status(&self, request: &Request, node: &str) -> Result<(), Status> {
         if request.old_object.str_at(&["spec", "nodeName"]) != node {
-            return Err(request.forbidden(format!("node \"{node}\" can only update pod status for pods with spec.nodeName set to itself")));
+            return Err(request.forbidden(format!(
+                "node \"{node}\" can only update pod status for pods with spec.nodeName set to itself"
+            )));
         }
         if request.object.meta("labels") != request.old_object.meta("labels") {
             return Err(request.forbidden(format!("node \"{node}\" cannot update labels through pod status")));
@@ -119,7 +136,9 @@ impl NodeRestriction {
     fn eviction(&self, request: &Request, node: &str) -> Result<(), Status> {
         let pod = self.lister.get("pods", &request.namespace, &request.name);
         match pod.filter(|p| p.str_at(&["spec", "nodeName"]) != node) {
-            Some(_) => Err(request.forbidden(format!("node {node} can only evict pods with spec.nodeName set to itself"))),
+            Some(_) => {
+                Err(request.forbidden(format!("node {node} can only evict pods with spec.nodeName set to itself")))
+            }
             None => Ok(()),
         }
     }
@@ -174,10 +193,17 @@ fn changed_labels(new: &Value, old: &Value) -> BTreeSet<String> {
 /// Labels that a node may give itself: none of Kubernetes' own, except these.
 fn may_label(label: &str) -> bool {
     const OWN: &[&str] = &[
-        "kubernetes.io/hostname", "kubernetes.io/arch", "kubernetes.io/os", "beta.kubernetes.io/instance-type",
-        "beta.kubernetes.io/arch", "beta.kubernetes.io/os", "node.kubernetes.io/instance-type",
-        "failure-domain.beta.kubernetes.io/region", "failure-domain.beta.kubernetes.io/zone",
-        "topology.kubernetes.io/region", "topology.kubernetes.io/zone",
+        "kubernetes.io/hostname",
+        "kubernetes.io/arch",
+        "kubernetes.io/os",
+        "beta.kubernetes.io/instance-type",
+        "beta.kubernetes.io/arch",
+        "beta.kubernetes.io/os",
+        "node.kubernetes.io/instance-type",
+        "failure-domain.beta.kubernetes.io/region",
+        "failure-domain.beta.kubernetes.io/zone",
+        "topology.kubernetes.io/region",
+        "topology.kubernetes.io/zone",
     ];
     let Some((domain, _)) = label.split_once('/') else { return true };
     let below = |suffix: &str| domain == suffix || domain.ends_with(&format!(".{suffix}"));
@@ -204,7 +230,8 @@ mod tests {
 
     #[test]
     fn a_node_labels_itself_within_bounds() {
-        for good in ["app", "example.com/x", "kubernetes.io/os", "foo.kubelet.kubernetes.io/x", "node.kubernetes.io/x"] {
+        for good in ["app", "example.com/x", "kubernetes.io/os", "foo.kubelet.kubernetes.io/x", "node.kubernetes.io/x"]
+        {
             assert!(may_label(good), "{good}");
         }
         for bad in ["node-role.kubernetes.io/control-plane", "node-restriction.kubernetes.io/x", "k8s.io/x"] {

@@ -71,7 +71,8 @@ fn check_mirror(request: &Request) -> Result<(), Status> {
     if !spec.str_at(&["serviceAccountName"]).is_empty() {
         return Err(request.forbidden("a mirror pod may not reference service accounts"));
     }
-    let projects_token = |v: &Value| v["projected"]["sources"].items().iter().any(|s| !s["serviceAccountToken"].is_null());
+    let projects_token =
+        |v: &Value| v["projected"]["sources"].items().iter().any(|s| !s["serviceAccountToken"].is_null());
     if spec["volumes"].items().iter().any(projects_token) {
         return Err(request.forbidden("a mirror pod may not use ServiceAccountToken volume projections"));
     }
