@@ -25,7 +25,7 @@ pub enum Value {
 pub struct Map(Vec<(CompactString, Value)>);
 
 static NULL: Value = Value::Null;
-static EMPTY: Map = Map(Vec::new());
+static EMPTY: Map = Map::EMPTY;
 
 // === impl Value ===
 
@@ -296,6 +296,8 @@ impl From<serde_json::Value> for Value {
 // === impl Map ===
 
 impl Map {
+    pub const EMPTY: Map = Map(Vec::new());
+
     #[must_use]
     pub fn new() -> Self {
         Map(Vec::new())

@@ -6,6 +6,7 @@
 //! them errors, warnings or nothing.
 
 pub mod json;
+pub mod protobuf;
 
 mod go_syntax;
 mod normalize;

@@ -19,7 +19,7 @@ const MAX_STRICT: usize = 100;
 const MAX_STRICT_BYTES: usize = 64 * 1024;
 
 /// Go accepts bits behind the end of the data; so do we.
-const BASE64: GeneralPurpose =
+pub(super) const BASE64: GeneralPurpose =
     GeneralPurpose::new(&alphabet::STANDARD, GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true));
 
 /// Decodes from any self-describing format. The error is the format's own; the findings are in the context.

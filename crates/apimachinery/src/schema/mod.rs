@@ -372,9 +372,13 @@ impl Struct {
         self.fields.binary_search_by(|f| f.name.as_str().cmp(name)).ok()
     }
 
-    /// The fields that protobuf knows, in the order of their numbers.
-    pub(crate) fn by_number(&self) -> impl ExactSizeIterator<Item = &Field> + Clone {
-        self.by_number.iter().map(|i| &self.fields[usize::from(*i)])
+    /// Indexes of the fields that protobuf knows, in the order of their numbers.
+    pub(crate) fn by_number(&self) -> &[u16] {
+        &self.by_number
+    }
+
+    pub(crate) fn at(&self, index: u16) -> &Field {
+        &self.fields[usize::from(index)]
     }
 
     /// The fields that are written even if they are absent.
