@@ -9,11 +9,12 @@ use component_base::{flags, logs};
 use tokio_util::sync::CancellationToken;
 
 /// What this program can be called as, by a first word or by a link of that name.
-pub(crate) const NAMES: &[&str] = &["kube-controller-manager", "kubelet"];
+pub(crate) const NAMES: &[&str] = &["kube-apiserver", "kube-controller-manager", "kubelet"];
 
 /// Runs the component until it is told to stop. Mistakes in the flags end it with 1 and upstream's words.
 pub(crate) fn main(name: &str, args: Vec<String>) -> ExitCode {
     match name {
+        "kube-apiserver" => start(name, args, apiserver),
         "kubelet" => start(name, args, kubelet),
         "kube-controller-manager" => start(name, args, controller_manager),
         other => {
@@ -73,6 +74,11 @@ async fn client_of(kubeconfig: &Path, options: &ClientOptions) -> Result<kube::C
     client::config::from_kubeconfig(kubeconfig, options)
         .await
         .with_context(|| format!("cannot use the kubeconfig {}", kubeconfig.display()))
+}
+
+async fn apiserver(flags: apiserver::Flags, stop: CancellationToken) -> Result<()> {
+    logs::init(u8::try_from(flags.v).unwrap_or_default(), logs::Format::Text);
+    Ok(apiserver::run(flags.complete()?, stop).await?)
 }
 
 async fn kubelet(flags: kubelet::Flags, stop: CancellationToken) -> Result<()> {
