@@ -47,7 +47,6 @@ pub(super) fn document(groups: &[&Group]) -> Bytes {
         if !group.name.is_empty() {
             metadata.set(&["name"], group.name.as_str());
         }
-        metadata.set(&["creationTimestamp"], Value::Null);
         Value::from([("metadata", metadata), ("versions", versions.collect::<Vec<_>>().into())])
     });
     let list = Value::from([
@@ -77,7 +76,7 @@ pub(super) fn etag(document: &[u8]) -> String {
 fn resource(def: &ResourceDef) -> Value {
     let mut map = Map::new();
     map.insert("resource", def.gvr.resource.clone());
-    map.insert("responseKind", kind_of(&def.gvk()));
+    map.insert("responseKind", response_kind(&def.gvk(), def));
     map.insert("scope", if def.is_namespaced() { "Namespaced" } else { "Cluster" });
     map.insert("singularResource", def.singular.as_str());
     map.insert("verbs", strings(&def.verbs));
@@ -92,7 +91,7 @@ fn resource(def: &ResourceDef) -> Value {
         let subresources = subresources.into_iter().map(|sub| {
             Value::from([
                 ("subresource", sub.name.as_str().into()),
-                ("responseKind", kind_of(&sub.gvk)),
+                ("responseKind", response_kind(&sub.gvk, def)),
                 ("verbs", strings(&sub.verbs).into()),
             ])
         });
@@ -101,10 +100,13 @@ fn resource(def: &ResourceDef) -> Value {
     map.into()
 }
 
-fn kind_of(gvk: &Gvk) -> Value {
+/// Group and version are left empty when they are the resource's own.
+fn response_kind(gvk: &Gvk, def: &ResourceDef) -> Value {
+    let own = gvk.group == def.gvr.group && gvk.version == def.gvr.version;
+    let shown = |text: &str| Value::from(if own { "" } else { text });
     Value::from([
-        ("group", gvk.group.clone().into()),
-        ("version", gvk.version.clone().into()),
+        ("group", shown(&gvk.group)),
+        ("version", shown(&gvk.version)),
         ("kind", gvk.kind.clone().into()),
     ])
 }

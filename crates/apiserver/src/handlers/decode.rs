@@ -15,13 +15,13 @@ use crate::body::RequestBody;
 use crate::registry::FieldValidation;
 
 /// Upstream's limit for a request's body, in bytes.
-pub(super) const MAX_BODY: usize = 3 << 20;
+pub(crate) const MAX_BODY: usize = 3 << 20;
 
 /// Reads a body to its end.
 ///
 /// # Errors
 /// 413 beyond the limit, 400 when the client breaks off.
-pub(super) async fn read_body(body: RequestBody) -> Result<Bytes, Status> {
+pub(crate) async fn read_body(body: RequestBody) -> Result<Bytes, Status> {
     let mut body = Limited::new(body, MAX_BODY);
     let mut first: Option<Bytes> = None;
     let mut all = BytesMut::new();
@@ -50,7 +50,7 @@ pub(super) async fn read_body(body: RequestBody) -> Result<Bytes, Status> {
 ///
 /// # Errors
 /// 415 for one that is not known.
-pub(super) fn body_encoding(call: &Call) -> Result<Encoding, Status> {
+pub(crate) fn body_encoding(call: &Call) -> Result<Encoding, Status> {
     let content_type = call.header(header::CONTENT_TYPE).unwrap_or_default();
     let media_type = content_type.split(';').next().unwrap_or_default().trim();
     match media_type {
@@ -65,7 +65,7 @@ pub(super) fn body_encoding(call: &Call) -> Result<Encoding, Status> {
 }
 
 /// A decoded body and what the client should be warned of.
-pub(super) struct Decoded {
+pub(crate) struct Decoded {
     pub object: Value,
     pub warnings: Vec<String>,
 }
@@ -74,7 +74,7 @@ pub(super) struct Decoded {
 ///
 /// # Errors
 /// 400, in upstream's words.
-pub(super) fn decode(
+pub(crate) fn decode(
     bytes: &Bytes,
     encoding: Encoding,
     expected: &Gvk,
@@ -153,7 +153,7 @@ fn summary(bytes: &[u8]) -> String {
 ///
 /// # Errors
 /// 400, in upstream's words.
-pub(super) fn decode_options(bytes: &Bytes, encoding: Encoding, kind: &str) -> Result<Value, Status> {
+pub(crate) fn decode_options(bytes: &Bytes, encoding: Encoding, kind: &str) -> Result<Value, Status> {
     let expected = Gvk::new("meta.k8s.io", "v1", kind);
     let parsed = match encoding {
         Encoding::Json => serde_json::from_slice(bytes).map_err(|e| json_error(&e)),

@@ -30,7 +30,7 @@ type WriteItem = Box<dyn FnMut(&Object, &mut BytesMut) + Send>;
 ///
 /// # Errors
 /// 406 for a form that does not fit, 400 for wrong options of a Table.
-pub(super) fn respond(
+pub(super) fn stream(
     call: &Call,
     accepted: Accepted,
     code: StatusCode,

@@ -23,12 +23,15 @@ use http::{Response, header};
 use crate::attributes::{RequestInfo, UserInfo};
 use crate::body::{Body, RequestBody};
 use crate::query::Query;
+use crate::registry::Part;
 use crate::server::ApiServer;
 
+pub(crate) use decode::{Decoded, body_encoding, decode, read_body};
 pub(crate) use read::get;
-pub(crate) use respond::{error_response, plain_value};
+pub(crate) use reply::{Coded, Reply};
+pub(crate) use respond::{error_response, plain_value, respond, value_of};
 pub(crate) use route::Target;
-pub(crate) use write::{patch, update};
+pub(crate) use write::{check_name, fit_namespace, patch, patch_part, update, write_of};
 
 /// A request that was authenticated and authorized.
 pub(crate) struct Call {
@@ -80,8 +83,14 @@ fn answer(call: &mut Call, body: RequestBody) -> BoxFuture<'_, Result<Response<B
 
 async fn by_verb(call: &mut Call, body: RequestBody) -> Result<Response<Body>, Status> {
     let target = route::route(call)?;
+    if let Some(warning) = route::deprecation(&target) {
+        call.warnings.push(warning.to_owned());
+    }
     if target.subresource.is_some() {
         return crate::subresources::handle(call, target, body).await;
+    }
+    if target.resource.cache.is_none() {
+        return crate::subresources::handle_virtual(call, target, body).await;
     }
     let verb = call.info.verb.clone();
     match verb.as_str() {
@@ -89,8 +98,8 @@ async fn by_verb(call: &mut Call, body: RequestBody) -> Result<Response<Body>, S
         "list" => read::list(call, &target).await,
         "watch" => watch::watch(call, &target).await,
         "create" => write::create(call, &target, body).await,
-        "update" => write::update(call, &target, body).await,
-        "patch" => write::patch(call, &target, body).await,
+        "update" => write::update(call, &target, Part::Main, body).await,
+        "patch" => write::patch(call, &target, Part::Main, body).await,
         "delete" => write::delete(call, &target, body).await,
         "deletecollection" => write::delete_collection(call, &target, body).await,
         _ => Err(route::not_allowed()),

@@ -7,7 +7,7 @@ use crate::registry::{ListResult, Stored};
 use crate::resources::Resource;
 
 /// An answer in the making.
-pub(super) enum Reply<'a> {
+pub(crate) enum Reply<'a> {
     /// An object as it is stored.
     Stored {
         resource: &'a Resource,
@@ -19,13 +19,13 @@ pub(super) enum Reply<'a> {
 }
 
 /// The objects of a list.
-pub(super) struct Listing<'a> {
+pub(crate) struct Listing<'a> {
     pub resource: &'a Resource,
     pub result: ListResult,
 }
 
 /// An answer and its code.
-pub(super) struct Coded<'a> {
+pub(crate) struct Coded<'a> {
     pub code: StatusCode,
     pub reply: Reply<'a>,
 }

@@ -21,14 +21,14 @@ const COMPRESS_FROM: usize = 128 << 10;
 ///
 /// # Errors
 /// 406 for a form that does not fit, 400 for wrong options of a Table.
-pub(super) fn respond(call: &Call, accepted: Accepted, coded: Coded<'_>) -> Result<Response<Body>, Status> {
+pub(crate) fn respond(call: &Call, accepted: Accepted, coded: Coded<'_>) -> Result<Response<Body>, Status> {
     let code = coded.code;
     let body = match coded.reply {
         Reply::Value(value) => encode(&value, accepted),
         Reply::Stored { resource, stored } => single(call, accepted, resource, &stored)?,
         Reply::List(listing) => {
             let compress = accepts_gzip(call);
-            return listing::respond(call, accepted, code, listing, compress);
+            return listing::stream(call, accepted, code, listing, compress);
         }
     };
     Ok(compressed_if_long(call, body, code, accepted.encoding.media_type()))

@@ -47,6 +47,17 @@ pub(super) fn route(call: &Call) -> Result<Target, Status> {
     Ok(Target { resource, subresource })
 }
 
+/// What clients of a deprecated resource are told.
+#[must_use]
+pub(crate) fn deprecation(target: &Target) -> Option<&'static str> {
+    let gvr = &target.resource.def.gvr;
+    match (gvr.group.as_str(), gvr.resource.as_str()) {
+        ("", "componentstatuses") => Some("v1 ComponentStatus is deprecated in v1.19+"),
+        ("", "endpoints") => Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
+        _ => None,
+    }
+}
+
 /// The name of the request stands in its path, not only in a field selector.
 fn path_has_name(call: &Call) -> bool {
     !matches!(call.info.verb.as_str(), "list" | "deletecollection") && !is_collection_watch(call)

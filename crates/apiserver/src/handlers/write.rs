@@ -90,12 +90,12 @@ pub(crate) fn check_name(object: &Value, name: &str) -> Result<(), Status> {
     }
 }
 
-/// The part of its object that a request without or with the subresource `status` changes.
-fn part_of(target: &Target) -> Part<'static> {
-    if target.subresource.is_some_and(|s| s.name == "status") { Part::Status } else { Part::Main }
-}
-
-pub(crate) async fn update(call: &mut Call, target: &Target, body: RequestBody) -> Result<Response<Body>, Status> {
+pub(crate) async fn update(
+    call: &mut Call,
+    target: &Target,
+    part: Part<'_>,
+    body: RequestBody,
+) -> Result<Response<Body>, Status> {
     let accepted = negotiation::negotiate(call.accept(), call.is_pretty())?;
     let encoding = decode::body_encoding(call)?;
     let bytes = decode::read_body(body).await?;
@@ -110,7 +110,7 @@ pub(crate) async fn update(call: &mut Call, target: &Target, body: RequestBody) 
     def.strategy.default(&mut object);
     let change = move |_: &Value| Ok(object.clone());
     let registry = Arc::clone(call.server.registry());
-    let updated = registry.update(&mut write, part_of(target), &Preconditions::default(), false, &change).await;
+    let updated = registry.update(&mut write, part, &Preconditions::default(), false, &change).await;
     call.warnings.append(&mut write.warnings);
     respond_updated(call, target, accepted, updated?)
 }
@@ -126,8 +126,24 @@ fn respond_updated(
     respond::respond(call, accepted, Coded { code, reply })
 }
 
-pub(crate) async fn patch(call: &mut Call, target: &Target, body: RequestBody) -> Result<Response<Body>, Status> {
+pub(crate) async fn patch(
+    call: &mut Call,
+    target: &Target,
+    part: Part<'_>,
+    body: RequestBody,
+) -> Result<Response<Body>, Status> {
     let accepted = negotiation::negotiate(call.accept(), call.is_pretty())?;
+    let updated = patch_part(call, target, part, body).await?;
+    respond_updated(call, target, accepted, updated)
+}
+
+/// Patches a part of an object.
+pub(crate) async fn patch_part(
+    call: &mut Call,
+    target: &Target,
+    part: Part<'_>,
+    body: RequestBody,
+) -> Result<Updated, Status> {
     let kind = super::patch::kind_of(call.header(header::CONTENT_TYPE))?;
     let bytes = decode::read_body(body).await?;
     let options = WriteOptions::parse(&call.query, kind.options_kind(), call.user_agent())?;
@@ -137,10 +153,10 @@ pub(crate) async fn patch(call: &mut Call, target: &Target, body: RequestBody) -
     let change = |old: &Value| patch.apply(old);
     let registry = Arc::clone(call.server.registry());
     let upsert = patch.makes_missing_objects() && target.subresource.is_none();
-    let updated = registry.update(&mut write, part_of(target), &Preconditions::default(), upsert, &change).await;
+    let updated = registry.update(&mut write, part, &Preconditions::default(), upsert, &change).await;
     call.warnings.append(&mut patch.take_warnings());
     call.warnings.append(&mut write.warnings);
-    respond_updated(call, target, accepted, updated?)
+    updated
 }
 
 pub(super) async fn delete(call: &mut Call, target: &Target, body: RequestBody) -> Result<Response<Body>, Status> {

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use api::strategy::Deletion;
 use apimachinery::Value;
+use apimachinery::meta::{GroupVersion, Gvk};
 use apimachinery::status::{Details, Status};
+use compact_str::CompactString;
 use jiff::{SignedDuration, Timestamp};
 use storage::{Key, StorageError};
 
@@ -43,7 +45,7 @@ impl Registry {
             let current = self.read(&write.resource, &key).await?;
             let current = current.ok_or_else(|| Status::not_found(&def.gvr, &write.name))?;
             let old = served(&write.resource, &current);
-            check_preconditions(write, options, &old)?;
+            check_delete_preconditions(options, &old)?;
             self.admit_deletion(write, old.clone()).await?;
             if let Some(done) = self.delete_once(write, options, &key, &current, old).await? {
                 return Ok(done);
@@ -73,7 +75,14 @@ impl Registry {
         let graceful = strategy.deletion(&old, options.grace_period_seconds);
         let orphans = strategy.orphans_dependents_by_default();
         let unchanged = Stored { body: current.body.clone(), revision: Some(current.revision) };
-        let done = match plan(old, graceful, options, orphans, Timestamp::now()) {
+        let is_namespace = def.gvr.group.is_empty() && def.gvr.resource == "namespaces";
+        let now = Timestamp::now();
+        let planned = if is_namespace && (!old.is_deleting() || is_held_by_spec(&old)) {
+            plan_namespace(old, options, now)
+        } else {
+            plan(old, graceful, options, orphans, now)
+        };
+        let done = match planned {
             Plan::Wait => return Ok(Some(Deleted::Pending(unchanged))),
             Plan::Remove if options.dry_run => return Ok(Some(Deleted::Gone(unchanged))),
             Plan::Remove => self.storage.delete(key, current.revision).await.map(|_| Deleted::Gone(unchanged)),
@@ -101,15 +110,25 @@ impl Registry {
     }
 }
 
-fn check_preconditions(write: &Write, options: &DeleteOptions, old: &Value) -> Result<(), Status> {
-    let def = write.resource.def;
-    // Upstream names the kind here where it names the resource elsewhere.
+/// The client means a certain version of the object, or a certain object of that name.
+///
+/// # Errors
+/// 409, naming the kind where other conflicts name the resource, as upstream has it.
+pub(crate) fn check_delete_preconditions(options: &DeleteOptions, old: &Value) -> Result<(), Status> {
     let conflict = |why: String| {
-        let kind = &def.kind;
-        let shown = def.gvk().group_kind();
-        let message = format!("Operation cannot be fulfilled on {shown} \"{}\": {why}", write.name);
-        let group = def.gvr.group.to_string();
-        let details = Details { name: write.name.to_string(), group, kind: kind.clone(), ..Details::default() };
+        let gvk = Gvk {
+            group: GroupVersion::parse(old.api_version()).unwrap_or_default().group,
+            version: CompactString::default(),
+            kind: old.kind().into(),
+        };
+        let name = old.name();
+        let message = format!("Operation cannot be fulfilled on {} \"{name}\": {why}", gvk.group_kind());
+        let details = Details {
+            name: name.into(),
+            group: gvk.group.to_string(),
+            kind: gvk.kind.to_string(),
+            ..Details::default()
+        };
         Err(Status::new(409, "Conflict", message).with_details(details))
     };
     if let Some(uid) = options.preconditions.uid.as_deref().filter(|uid| *uid != old.uid()) {
@@ -170,6 +189,24 @@ fn plan(mut object: Value, graceful: Deletion, options: &DeleteOptions, orphans:
         _ if changed => Plan::Mark { object, remove: false },
         _ => Plan::Wait,
     }
+}
+
+/// A namespace is first marked, whatever it holds; it goes when its content is gone and the finalizers of its spec with it.
+fn plan_namespace(mut object: Value, options: &DeleteOptions, now: Timestamp) -> Plan {
+    if object.is_deleting() {
+        return Plan::Wait;
+    }
+    object.set(&["metadata", "deletionTimestamp"], now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
+    object.set(&["status", "phase"], "Terminating");
+    if let Some(wanted) = finalizers::plan_finalizers(&object, options, false) {
+        let orphan_only = wanted.into_iter().filter(|f| f.as_str() != Some(finalizers::FOREGROUND)).collect();
+        set_finalizers(&mut object, orphan_only);
+    }
+    Plan::Mark { object, remove: false }
+}
+
+fn is_held_by_spec(namespace: &Value) -> bool {
+    !namespace.at(&["spec", "finalizers"]).items().is_empty()
 }
 
 fn set_finalizers(object: &mut Value, finalizers: Vec<Value>) {

@@ -12,7 +12,7 @@ const MAX_ANNOTATIONS: usize = 256 << 10;
 
 /// Seconds precision, as `metav1.Time` has it.
 #[must_use]
-pub(super) fn now() -> String {
+pub(crate) fn timestamp() -> String {
     Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
@@ -22,7 +22,7 @@ pub(super) fn fill_system_fields(object: &mut Value, def: &ResourceDef) {
     for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "generation"] {
         meta.remove(field);
     }
-    meta.insert("creationTimestamp", now());
+    meta.insert("creationTimestamp", timestamp());
     meta.insert("uid", uuid::Uuid::new_v4().to_string());
     if def.strategy.has_generation() {
         meta.insert("generation", 1);

@@ -26,12 +26,12 @@ use crate::cache::{Cache, Object};
 use crate::resources::Resource;
 
 pub(crate) use admit::Admission;
-pub(crate) use delete::Deleted;
+pub(crate) use delete::{Deleted, check_delete_preconditions};
 pub(crate) use list::ListResult;
 pub(crate) use list::parse_version;
-pub(crate) use options::WriteKind;
-pub(crate) use options::{DeleteOptions, FieldValidation, ListOptions, Preconditions, Propagation, WriteOptions};
-pub(crate) use update::{Change, Part, Rules, Updated};
+pub(crate) use meta::timestamp;
+pub(crate) use options::{WriteKind, DeleteOptions, FieldValidation, ListOptions, Preconditions, Propagation, WriteOptions};
+pub(crate) use update::{Change, Part, Rules, Updated, View};
 
 /// Reads and writes objects.
 pub struct Registry {

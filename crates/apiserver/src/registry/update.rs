@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use storage::{Key, StorageError};
 
 use super::{Preconditions, Registry, Stored, Write, meta, served, status, to_stored};
-use crate::admission::Operation;
+use crate::admission::{Operation, Request};
 use crate::cache::Object;
 
 /// From the object as it is (in the served version; `Null` when there is none) to what the client wants it to be. May be
@@ -22,6 +22,16 @@ pub enum Part<'a> {
     Main,
     Status,
     Other(&'a dyn Rules),
+    /// Another kind that stands for the object: clients and admission see that.
+    View(&'a dyn View),
+}
+
+/// A kind that shows a part of an object, as `Scale` does.
+pub(crate) trait View: Send + Sync {
+    fn show(&self, object: &Value) -> Value;
+
+    /// The object with what the view says of it.
+    fn merge(&self, view: &Value, object: &Value) -> Result<Value, Status>;
 }
 
 /// The rules of a subresource that changes a part of its object.
@@ -33,6 +43,11 @@ pub trait Rules: Send + Sync {
 
     /// Admission plugins look at it.
     fn is_admitted(&self) -> bool {
+        true
+    }
+
+    /// A change that the strategy counts raises `generation`.
+    fn raises_generation(&self) -> bool {
         true
     }
 }
@@ -103,17 +118,22 @@ impl Registry {
         change: Change<'_>,
     ) -> Result<Option<Stored>, Status> {
         let def = write.resource.def;
-        let old = served(&write.resource, current);
-        let new = change(&old)?;
-        check_preconditions(write, &new, &old, preconditions)?;
+        let mut old = served(&write.resource, current);
+        let shown = if let Part::View(view) = part { view.show(&old) } else { std::mem::take(&mut old) };
+        let new = change(&shown)?;
+        check_preconditions(write, &new, &shown, preconditions)?;
 
-        let mut request = write.admission_request(Operation::Update, new, old);
+        let mut request = write.admission_request(Operation::Update, new, shown);
         let admitted = !matches!(part, Part::Other(rules) if !rules.is_admitted());
         if admitted {
             self.admission.admit(&mut request).await?;
             write.warnings.append(&mut request.warnings);
         }
-        let old = std::mem::take(&mut request.old_object);
+        if let Part::View(view) = part {
+            request.object = view.merge(&request.object, &old)?;
+        } else {
+            old = std::mem::take(&mut request.old_object);
+        }
         let object = &mut request.object;
         check_version(write, object, &old)?;
         prepare(write, part, object, &old);
@@ -123,14 +143,9 @@ impl Registry {
         }
         write.warnings.extend(def.strategy.warnings(object, Some(&old)));
         def.strategy.canonicalize(object);
-        request.old_object = old;
-        if admitted {
-            self.admission.validate(&mut request).await?;
-            write.warnings.append(&mut request.warnings);
-        }
-
-        let gone = is_finished(&request.object, &request.old_object);
-        let body = to_stored(&write.resource, request.object);
+        let gone = is_finished(&request.object, &old);
+        let object = if admitted { self.validated(write, part, request, old).await? } else { request.object };
+        let body = to_stored(&write.resource, object);
         if body == current.body {
             return Ok(Some(Stored { body, revision: Some(current.revision) }));
         }
@@ -148,6 +163,29 @@ impl Registry {
             Err(StorageError::Conflict { .. }) => Ok(None),
             Err(error) => Err(status::of(&error, &def.gvr, key)),
         }
+    }
+}
+
+impl Registry {
+    /// Asks the validating plugins; gives the object back.
+    async fn validated(
+        &self,
+        write: &mut Write,
+        part: Part<'_>,
+        mut request: Request,
+        old: Value,
+    ) -> Result<Value, Status> {
+        let mut hidden = None;
+        if let Part::View(view) = part {
+            request.old_object = view.show(&old);
+            let shown = view.show(&request.object);
+            hidden = Some(std::mem::replace(&mut request.object, shown));
+        } else {
+            request.old_object = old;
+        }
+        self.admission.validate(&mut request).await?;
+        write.warnings.append(&mut request.warnings);
+        Ok(hidden.unwrap_or(request.object))
     }
 }
 
@@ -188,7 +226,7 @@ fn prepare(write: &Write, part: Part<'_>, object: &mut Value, old: &Value) {
     let def = write.resource.def;
     let strategy = def.strategy;
     match part {
-        Part::Main => {
+        Part::Main | Part::View(_) => {
             strategy.default_on_update(object, old);
             if def.subresource("status").is_some() {
                 put_back(object, old, "status");
@@ -211,7 +249,7 @@ fn prepare(write: &Write, part: Part<'_>, object: &mut Value, old: &Value) {
         Part::Other(rules) => {
             meta::keep_system_fields(object, old);
             rules.prepare(object, old);
-            if strategy.has_generation() && strategy.generation_changed(object, old) {
+            if rules.raises_generation() && strategy.has_generation() && strategy.generation_changed(object, old) {
                 let generation = old.meta("generation").as_i64().unwrap_or(0) + 1;
                 object.set(&["metadata", "generation"], generation);
             }
@@ -235,7 +273,7 @@ fn validate(write: &Write, part: Part<'_>, object: &Value, old: &Value) -> Field
     let strategy = write.resource.def.strategy;
     let mut errs = meta::validate_update(object, old);
     match part {
-        Part::Main => {
+        Part::Main | Part::View(_) => {
             // Upstream's kinds check their metadata once more, so that each finding comes twice.
             errs.extend(errs.clone());
             errs.extend(strategy.validate_update(object, old));
@@ -251,7 +289,9 @@ fn validate(write: &Write, part: Part<'_>, object: &Value, old: &Value) -> Field
 
 /// The object waits for nothing more before it goes: it is being deleted, its grace is over, and nobody holds it.
 fn is_finished(object: &Value, old: &Value) -> bool {
-    object.is_deleting()
+    old.is_deleting()
         && object.meta("finalizers").items().is_empty()
-        && old.meta("deletionGracePeriodSeconds").as_i64() == Some(0)
+        && old.meta("deletionGracePeriodSeconds").as_i64().unwrap_or(0) == 0
+        // A namespace is held by what its spec lists as well.
+        && (old.kind() != "Namespace" || object.at(&["spec", "finalizers"]).items().is_empty())
 }
