@@ -104,9 +104,5 @@ fn resource(def: &ResourceDef) -> Value {
 fn response_kind(gvk: &Gvk, def: &ResourceDef) -> Value {
     let own = gvk.group == def.gvr.group && gvk.version == def.gvr.version;
     let shown = |text: &str| Value::from(if own { "" } else { text });
-    Value::from([
-        ("group", shown(&gvk.group)),
-        ("version", shown(&gvk.version)),
-        ("kind", gvk.kind.clone().into()),
-    ])
+    Value::from([("group", shown(&gvk.group)), ("version", shown(&gvk.version)), ("kind", gvk.kind.clone().into())])
 }

@@ -30,7 +30,9 @@ pub(crate) use delete::{Deleted, check_delete_preconditions};
 pub(crate) use list::ListResult;
 pub(crate) use list::parse_version;
 pub(crate) use meta::timestamp;
-pub(crate) use options::{WriteKind, DeleteOptions, FieldValidation, ListOptions, Preconditions, Propagation, WriteOptions};
+pub(crate) use options::{
+    DeleteOptions, FieldValidation, ListOptions, Preconditions, Propagation, WriteKind, WriteOptions,
+};
 pub(crate) use update::{Change, Part, Rules, Updated, View};
 
 /// Reads and writes objects.

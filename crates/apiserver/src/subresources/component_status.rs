@@ -36,8 +36,7 @@ async fn store_status(call: &Call) -> Value {
         Ok(_) => ("True", "ok".to_owned()),
         Err(error) => ("False", error.to_string()),
     };
-    let condition =
-        Value::from([("type", "Healthy".into()), ("status", status.into()), ("message", message.into())]);
+    let condition = Value::from([("type", "Healthy".into()), ("status", status.into()), ("message", message.into())]);
     Value::from([
         ("kind", "ComponentStatus".into()),
         ("apiVersion", "v1".into()),

@@ -12,9 +12,7 @@ use super::binding::{Assignment, set_condition};
 use super::{answer_created, decoded_body};
 use crate::body::{Body, RequestBody};
 use crate::handlers::{Call, Target, write_of};
-use crate::registry::{
-    DeleteOptions, Part, Preconditions, Registry, Write, WriteKind, WriteOptions, timestamp,
-};
+use crate::registry::{DeleteOptions, Part, Preconditions, Registry, Write, WriteKind, WriteOptions, timestamp};
 use crate::resources::Resource;
 
 /// A budget with more unconfirmed evictions than this has a controller that does not keep up.
@@ -33,8 +31,7 @@ pub(super) async fn evict(call: &mut Call, target: &Target, body: RequestBody) -
     };
     delete.dry_run |= write.options.dry_run;
     let registry = Arc::clone(call.server.registry());
-    let mut request =
-        write.admission_request(crate::admission::Operation::Create, eviction, Value::Null);
+    let mut request = write.admission_request(crate::admission::Operation::Create, eviction, Value::Null);
     request.dry_run = delete.dry_run;
     registry.admission.admit(&mut request).await?;
     registry.admission.validate(&mut request).await?;
@@ -77,8 +74,7 @@ async fn ask_budget(
     pod: &Value,
     dry_run: bool,
 ) -> Result<Consent, Status> {
-    let selection =
-        crate::cache::selection::Selection::new(Some(&write.namespace), None, LabelSelector::default());
+    let selection = crate::cache::selection::Selection::new(Some(&write.namespace), None, LabelSelector::default());
     let listed = registry.list_now(budgets, &selection).await?;
     let mut matching = listed.objects.iter().map(|b| b.decoded()).filter(|b| covers(b, pod));
     let Some(budget) = matching.next() else { return Ok(Consent::Counted) };

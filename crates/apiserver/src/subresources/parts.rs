@@ -40,12 +40,14 @@ impl Rules for Approval {
     fn validate(&self, object: &Value, old: &Value) -> FieldErrors {
         let mut errs = FieldErrors::new();
         let conditions = Cursor::root(object).fields(&["status", "conditions"]);
-        let held = |v: &Value, kind: &str| {
-            v.at(&["status", "conditions"]).items().iter().any(|c| c.str_at(&["type"]) == kind)
-        };
+        let held =
+            |v: &Value, kind: &str| v.at(&["status", "conditions"]).items().iter().any(|c| c.str_at(&["type"]) == kind);
         for kind in ["Approved", "Denied"] {
             if held(old, kind) && !held(object, kind) {
-                errs.forbidden(&conditions.path, format!("updates may not remove a condition of type {:?}", shown(&kind.into()).trim_matches('"')));
+                errs.forbidden(
+                    &conditions.path,
+                    format!("updates may not remove a condition of type {:?}", shown(&kind.into()).trim_matches('"')),
+                );
             }
         }
         if held(object, "Approved") && held(object, "Denied") {
@@ -95,14 +97,10 @@ impl Rules for EphemeralContainers {
         for before in old.at(&["spec", "ephemeralContainers"]).items() {
             let name = before.str_at(&["name"]);
             match named(name) {
-                None => errs.forbidden(
-                    &containers.path,
-                    format!("existing ephemeral containers {name:?} may not be removed"),
-                ),
-                Some(now) if now != before => errs.forbidden(
-                    &containers.path,
-                    format!("existing ephemeral containers {name:?} may not be changed"),
-                ),
+                None => errs
+                    .forbidden(&containers.path, format!("existing ephemeral containers {name:?} may not be removed")),
+                Some(now) if now != before => errs
+                    .forbidden(&containers.path, format!("existing ephemeral containers {name:?} may not be changed")),
                 Some(_) => {}
             }
         }
@@ -156,7 +154,8 @@ mod tests {
 
     #[test]
     fn each_part_changes_nothing_else() {
-        let old = json(r#"{"metadata":{"name":"a"},"spec":{"finalizers":["kubernetes"],"x":1},"status":{"phase":"Active"}}"#);
+        let old =
+            json(r#"{"metadata":{"name":"a"},"spec":{"finalizers":["kubernetes"],"x":1},"status":{"phase":"Active"}}"#);
         let mut new = json(r#"{"metadata":{"name":"a"},"spec":{"x":2},"status":{}}"#);
         Finalize.prepare(&mut new, &old);
         assert_eq!(new, json(r#"{"metadata":{"name":"a"},"spec":{"x":1},"status":{"phase":"Active"}}"#));

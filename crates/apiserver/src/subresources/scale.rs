@@ -34,8 +34,7 @@ pub(super) async fn handle(
         fit_namespace(&mut scale, &write)?;
         check_name(&scale, &write.name)?;
         let change = move |_: &Value| Ok(scale.clone());
-        let updated =
-            registry.update(&mut write, Part::View(&Scale), &Preconditions::default(), false, &change).await;
+        let updated = registry.update(&mut write, Part::View(&Scale), &Preconditions::default(), false, &change).await;
         call.warnings.append(&mut write.warnings);
         updated?
     };
