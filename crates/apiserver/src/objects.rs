@@ -1,0 +1,25 @@
+//! Writing objects from inside the server: what bootstrap and the allocators make goes through the registry like anybody
+//! else's writes, without admission.
+
+use apimachinery::Value;
+use apimachinery::meta::Gvr;
+use apimachinery::status::Status;
+use async_trait::async_trait;
+
+/// Implemented by the registry; tests hand in a map.
+#[async_trait]
+pub trait ObjectWriter: Send + Sync {
+    /// # Errors
+    /// 409 `AlreadyExists` when it is there; whatever the store says.
+    async fn create(&self, gvr: &Gvr, object: Value) -> Result<(), Status>;
+
+    /// Replaces an object; its `resourceVersion` is the precondition.
+    ///
+    /// # Errors
+    /// 409 `Conflict` when it has changed; 404 when it is gone.
+    async fn update(&self, gvr: &Gvr, object: Value) -> Result<(), Status>;
+
+    /// # Errors
+    /// 404 when it is gone.
+    async fn delete(&self, gvr: &Gvr, namespace: &str, name: &str) -> Result<(), Status>;
+}
