@@ -105,7 +105,13 @@ async fn once(settings: &Settings, writer: &dyn ObjectWriter, lister: &dyn Liste
         ensure(writer, lister, &gvr, object).await?;
     }
     let config_maps = Gvr::new("", "v1", "configmaps");
-    let trust = object("v1", "ConfigMap", "kube-system", "extension-apiserver-authentication", [("data", settings.authentication.clone())]);
+    let trust = object(
+        "v1",
+        "ConfigMap",
+        "kube-system",
+        "extension-apiserver-authentication",
+        [("data", settings.authentication.clone())],
+    );
     match lister.get("configmaps", "kube-system", "extension-apiserver-authentication") {
         None => create(writer, &config_maps, trust).await?,
         Some(present) if present["data"] != settings.authentication => {
@@ -148,7 +154,13 @@ async fn create(writer: &dyn ObjectWriter, gvr: &Gvr, object: Value) -> Result<(
     }
 }
 
-fn object<const N: usize>(api_version: &str, kind: &str, namespace: &str, name: &str, fields: [(&str, Value); N]) -> Value {
+fn object<const N: usize>(
+    api_version: &str,
+    kind: &str,
+    namespace: &str,
+    name: &str,
+    fields: [(&str, Value); N],
+) -> Value {
     let mut object = Value::from([("apiVersion", api_version.into()), ("kind", kind.into())]);
     object.set(&["metadata", "name"], name);
     if !namespace.is_empty() {
@@ -180,7 +192,8 @@ async fn own_service(settings: &Settings, writer: &dyn ObjectWriter, lister: &dy
             ("lastTransitionTime", Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string().into()),
         ]);
         let status = Value::from([("conditions", Value::Array(vec![condition]))]);
-        let made = object("networking.k8s.io/v1", "ServiceCIDR", "", "kubernetes", [("spec", spec), ("status", status)]);
+        let made =
+            object("networking.k8s.io/v1", "ServiceCIDR", "", "kubernetes", [("spec", spec), ("status", status)]);
         create(writer, &cidrs, made).await?;
     }
     let Some(first) = settings.service_cidrs.first() else { return Ok(()) };
@@ -205,7 +218,10 @@ async fn own_service(settings: &Settings, writer: &dyn ObjectWriter, lister: &dy
             ("ports", Value::Array(vec![port])),
         ]);
         let mut service = object("v1", "Service", "default", "kubernetes", [("spec", spec)]);
-        service.set(&["metadata", "labels"], Value::from([("component", "apiserver".into()), ("provider", "kubernetes".into())]));
+        service.set(
+            &["metadata", "labels"],
+            Value::from([("component", "apiserver".into()), ("provider", "kubernetes".into())]),
+        );
         create(writer, &Gvr::new("", "v1", "services"), service).await?;
     }
     if lister.get("ipaddresses.networking.k8s.io", "", &ip).is_none() {
@@ -220,7 +236,12 @@ async fn leave(settings: &Settings, writer: &dyn ObjectWriter, lister: &dyn List
 }
 
 /// Adds this server's address to the endpoints of `kubernetes`, or takes it out.
-async fn endpoints(settings: &Settings, writer: &dyn ObjectWriter, lister: &dyn Lister, present: bool) -> Result<(), Status> {
+async fn endpoints(
+    settings: &Settings,
+    writer: &dyn ObjectWriter,
+    lister: &dyn Lister,
+    present: bool,
+) -> Result<(), Status> {
     let address = settings.advertise_address.to_string();
     let family = if settings.advertise_address.is_ipv4() { "IPv4" } else { "IPv6" };
     let slices = Gvr::new("discovery.k8s.io", "v1", "endpointslices");
@@ -238,9 +259,9 @@ async fn endpoints(settings: &Settings, writer: &dyn ObjectWriter, lister: &dyn 
         ("protocol", "TCP".into()),
     ]);
     let ready = Value::from([("ready", true.into())]);
-    let each = addresses.iter().map(|a| {
-        Value::from([("addresses", Value::Array(vec![a.as_str().into()])), ("conditions", ready.clone())])
-    });
+    let each = addresses
+        .iter()
+        .map(|a| Value::from([("addresses", Value::Array(vec![a.as_str().into()])), ("conditions", ready.clone())]));
     let list = Value::Array(each.collect());
     let ports = Value::Array(vec![port.clone()]);
     match now {
@@ -267,7 +288,10 @@ async fn endpoints(settings: &Settings, writer: &dyn ObjectWriter, lister: &dyn 
     match lister.get("endpoints", "default", "kubernetes") {
         None => {
             let mut made = object("v1", "Endpoints", "default", "kubernetes", [("subsets", subsets)]);
-            made.set(&["metadata", "labels"], Value::from([("endpointslice.kubernetes.io/skip-mirror", "true".into())]));
+            made.set(
+                &["metadata", "labels"],
+                Value::from([("endpointslice.kubernetes.io/skip-mirror", "true".into())]),
+            );
             create(writer, &gvr, made).await
         }
         Some(old) if old["subsets"] != subsets => {
@@ -353,7 +377,9 @@ mod tests {
         for s in [&settings(), &other] {
             own_service(s, &writer, &*lister).await.unwrap();
         }
-        let count = || lister.get("endpointslices.discovery.k8s.io", "default", "kubernetes").unwrap()["endpoints"].items().len();
+        let count = || {
+            lister.get("endpointslices.discovery.k8s.io", "default", "kubernetes").unwrap()["endpoints"].items().len()
+        };
         assert_eq!(count(), 2);
         leave(&other, &writer, &*lister).await.unwrap();
         assert_eq!(count(), 1);

@@ -90,10 +90,13 @@ impl ServiceAddresses {
         let cidr = self.cidr_of(family).ok_or("not configured on this cluster")?;
         let used = |ip: &str| self.lister.get(IP_ADDRESSES, "", ip).is_some();
         if let Some(given) = given {
-            let ip: IpAddr = given.parse().map_err(|_| format!("failed to allocate IP {given}: the provided IP is not valid"))?;
+            let ip: IpAddr =
+                given.parse().map_err(|_| format!("failed to allocate IP {given}: the provided IP is not valid"))?;
             let fits = cidr.contains(&ip) && ip != cidr.network() && (ip != cidr.broadcast() || !ip.is_ipv4());
             if !fits {
-                return Err(format!("failed to allocate IP {given}: the provided network does not match the current range"));
+                return Err(format!(
+                    "failed to allocate IP {given}: the provided network does not match the current range"
+                ));
             }
             if used(given) || !self.hold_ip(request, given).await? {
                 return Err(format!("failed to allocate IP {given}: provided IP is already allocated"));
@@ -187,7 +190,10 @@ impl ServiceAddresses {
         let policy = service["spec"]["ipFamilyPolicy"].as_str().map(str::to_owned);
         if families.len() > 1 && policy.as_deref() == Some("SingleStack") {
             let at = Cursor::root(service).fields(&["spec", "ipFamilyPolicy"]);
-            errs.invalid(&at, "must be 'RequireDualStack' or 'PreferDualStack' when multiple IP families are specified");
+            errs.invalid(
+                &at,
+                "must be 'RequireDualStack' or 'PreferDualStack' when multiple IP families are specified",
+            );
             return;
         }
         let headless_free = is_headless(service) && service["spec"]["selector"].entries().is_empty();
@@ -287,7 +293,9 @@ impl ServiceAddresses {
                         if !own.contains(&given) && !repeated {
                             if !self.ports.contains(&given) {
                                 let range = format!("{}-{}", self.ports.start(), self.ports.end());
-                                let why = format!("provided port is not in the valid range. The range of valid ports is {range}");
+                                let why = format!(
+                                    "provided port is not in the valid range. The range of valid ports is {range}"
+                                );
                                 errs.invalid_value(&path, i64::from(given), why);
                                 return;
                             }
@@ -349,7 +357,8 @@ fn needs_ip(service: &Value) -> bool {
 }
 
 fn is_headless(service: &Value) -> bool {
-    service.str_at(&["spec", "clusterIP"]) == "None" || service["spec"]["clusterIPs"].items().first().and_then(Value::as_str) == Some("None")
+    service.str_at(&["spec", "clusterIP"]) == "None"
+        || service["spec"]["clusterIPs"].items().first().and_then(Value::as_str) == Some("None")
 }
 
 fn ports_of(service: &Value) -> impl Iterator<Item = u16> + '_ {
@@ -378,13 +387,17 @@ fn carry_over(service: &mut Value, old: &Value) {
             let known: Vec<(i64, String, i64)> = old["spec"]["ports"]
                 .items()
                 .iter()
-                .filter_map(|p| Some((p["port"].as_i64()?, p.str_at(&["protocol"]).to_owned(), p["nodePort"].as_i64()?)))
+                .filter_map(|p| {
+                    Some((p["port"].as_i64()?, p.str_at(&["protocol"]).to_owned(), p["nodePort"].as_i64()?))
+                })
                 .collect();
             let taken: Vec<i64> = spec["ports"].items().iter().filter_map(|p| p["nodePort"].as_i64()).collect();
             for port in spec.entry(&["ports"]).items_mut() {
                 if port["nodePort"].as_i64().unwrap_or_default() == 0 {
                     let same = |(number, protocol, node): &&(i64, String, i64)| {
-                        port["port"].as_i64() == Some(*number) && port.str_at(&["protocol"]) == protocol && !taken.contains(node)
+                        port["port"].as_i64() == Some(*number)
+                            && port.str_at(&["protocol"]) == protocol
+                            && !taken.contains(node)
                     };
                     if let Some((_, _, node)) = known.iter().find(same).cloned() {
                         port.set(&["nodePort"], node);
@@ -491,8 +504,16 @@ mod tests {
         let chosen = |ip: &str| format!(r#"{{"type":"ClusterIP","clusterIP":"{ip}"}}"#);
         assert_eq!(allocate(&chosen("10.96.0.98"), "").await.unwrap().str_at(&["clusterIP"]), "10.96.0.98");
         let taken = allocate(&chosen("10.96.0.77"), "").await.unwrap_err();
-        assert_eq!(taken, "Service \"s\" is invalid: spec.clusterIPs: Invalid value: [\"10.96.0.77\"]: failed to allocate IP 10.96.0.77: provided IP is already allocated");
-        assert!(allocate(&chosen("10.96.0.0"), "").await.unwrap_err().ends_with("the provided network does not match the current range"));
+        assert_eq!(
+            taken,
+            "Service \"s\" is invalid: spec.clusterIPs: Invalid value: [\"10.96.0.77\"]: failed to allocate IP 10.96.0.77: provided IP is already allocated"
+        );
+        assert!(
+            allocate(&chosen("10.96.0.0"), "")
+                .await
+                .unwrap_err()
+                .ends_with("the provided network does not match the current range")
+        );
     }
 
     #[tokio::test]
@@ -505,13 +526,19 @@ mod tests {
 
     #[tokio::test]
     async fn node_ports_come_from_their_range() {
-        let spec = allocate(r#"{"type":"NodePort","ports":[{"port":80,"protocol":"TCP"},{"port":80,"protocol":"UDP"}]}"#, "").await.unwrap();
+        let spec =
+            allocate(r#"{"type":"NodePort","ports":[{"port":80,"protocol":"TCP"},{"port":80,"protocol":"UDP"}]}"#, "")
+                .await
+                .unwrap();
         let ports: Vec<i64> = spec["ports"].items().iter().filter_map(|p| p["nodePort"].as_i64()).collect();
         assert_eq!(ports.len(), 2);
         assert_eq!(ports[0], ports[1]);
         assert!((30000..=32767).contains(&ports[0]));
         let outside = allocate(r#"{"type":"NodePort","ports":[{"port":80,"nodePort":80}]}"#, "").await.unwrap_err();
-        assert!(outside.contains("provided port is not in the valid range. The range of valid ports is 30000-32767"), "{outside}");
+        assert!(
+            outside.contains("provided port is not in the valid range. The range of valid ports is 30000-32767"),
+            "{outside}"
+        );
     }
 
     #[tokio::test]
