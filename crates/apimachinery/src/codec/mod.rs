@@ -7,6 +7,7 @@
 
 pub mod json;
 pub mod protobuf;
+pub mod yaml;
 
 mod go_syntax;
 mod normalize;
@@ -24,6 +25,25 @@ pub struct Decoded {
     /// Unknown and duplicate fields, in the order of the document, each as upstream words it: `unknown field "spec.foo"`.
     /// At most 100 of them.
     pub strict: Vec<String>,
+    /// Keys that came twice in a YAML mapping: `line 6: key "a" already set in map`.
+    pub yaml_duplicates: Vec<String>,
+}
+
+impl Decoded {
+    /// The error for a request that asked for strict decoding, if there is anything to complain about.
+    #[must_use]
+    pub fn strict_error(&self) -> Option<String> {
+        let mut findings = self.strict.clone();
+        if !self.yaml_duplicates.is_empty() {
+            findings.insert(0, format!("yaml: unmarshal errors:\n  {}", self.yaml_duplicates.join("\n  ")));
+        }
+        strict_error(&findings)
+    }
+
+    /// What a request that asked for warnings is warned of.
+    pub fn warnings(&self) -> impl Iterator<Item = &String> {
+        self.yaml_duplicates.iter().chain(&self.strict)
+    }
 }
 
 /// How to decode.
@@ -45,7 +65,7 @@ pub enum DecodeError {
     Mismatch(String),
 }
 
-/// The error for a request that asked for strict decoding, if there is anything to complain about.
+/// The error of strict decoding that lists these findings, if there are any.
 #[must_use]
 pub fn strict_error(strict: &[String]) -> Option<String> {
     (!strict.is_empty()).then(|| format!("strict decoding error: {}", strict.join(", ")))

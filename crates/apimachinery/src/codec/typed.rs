@@ -32,7 +32,7 @@ pub(super) fn decode<'de, D: Deserializer<'de>>(
     let value = Seed { ty, cx: &mut cx }.deserialize(deserializer)?;
     Ok(match cx.fatal.or(cx.mismatch) {
         Some(message) => Err(DecodeError::Mismatch(message)),
-        None => Ok(Decoded { value, strict: cx.strict }),
+        None => Ok(Decoded { value, strict: cx.strict, yaml_duplicates: Vec::new() }),
     })
 }
 

@@ -171,5 +171,5 @@ fn a_changed_tree_goes_through_the_same_checks() {
     );
     let tree = json::value(br#"{"nope":1}"#).unwrap();
     let decoded = codec::from_value(tree, ty, Options::default()).unwrap();
-    assert_eq!(codec::strict_error(&decoded.strict).unwrap(), r#"strict decoding error: unknown field "nope""#);
+    assert_eq!(decoded.strict_error().unwrap(), r#"strict decoding error: unknown field "nope""#);
 }
