@@ -86,6 +86,7 @@ impl ClusterSigning {
 /// Upstream's `--concurrent-*-syncs`.
 #[derive(Debug, Clone)]
 pub struct Concurrent {
+    pub daemonset: usize,
     pub deployment: usize,
     pub replicaset: usize,
     pub replicationcontroller: usize,
@@ -99,6 +100,7 @@ pub struct Concurrent {
 impl Default for Concurrent {
     fn default() -> Self {
         Self {
+            daemonset: 2,
             deployment: 5,
             replicaset: 5,
             replicationcontroller: 5,

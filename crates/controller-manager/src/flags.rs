@@ -165,6 +165,8 @@ pub struct Flags {
     #[arg(long, default_value_t = 12_500)]
     pub terminated_pod_gc_threshold: i32,
 
+    #[arg(long, default_value_t = 2)]
+    pub concurrent_daemonset_syncs: usize,
     #[arg(long, default_value_t = 5)]
     pub concurrent_deployment_syncs: usize,
     #[arg(long, default_value_t = 5)]
@@ -320,6 +322,7 @@ impl Flags {
             serving,
             root_ca: self.root_ca_file.as_ref().map(read).transpose()?,
             concurrent: Concurrent {
+                daemonset: self.concurrent_daemonset_syncs,
                 deployment: self.concurrent_deployment_syncs,
                 replicaset: self.concurrent_replicaset_syncs,
                 replicationcontroller: self.concurrent_rc_syncs,

@@ -8,6 +8,7 @@ use crate::{
     certificatesigningrequest::{ApprovingController, CleanerController, SigningController},
     clusterrole_aggregation::ClusterRoleAggregationController,
     context::Context,
+    daemonset::DaemonSetController,
     deployment::DeploymentController,
     endpoints::EndpointsController,
     endpointslice::EndpointSliceController,
@@ -74,6 +75,11 @@ pub(crate) const CONTROLLERS: &[Descriptor] = controllers! {
     "deployment-controller", "deployment", "deployment-controller", true, |context| {
         let workers = context.config.concurrent.deployment;
         let controller = DeploymentController::new(&context);
+        Some(Box::pin(context.run(controller, workers)))
+    };
+    "daemonset-controller", "daemonset", "daemon-set-controller", true, |context| {
+        let workers = context.config.concurrent.daemonset;
+        let controller = DaemonSetController::new(&context);
         Some(Box::pin(context.run(controller, workers)))
     };
     "garbage-collector-controller", "garbagecollector", "generic-garbage-collector", true, |context| {

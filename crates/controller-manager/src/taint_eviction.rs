@@ -24,6 +24,7 @@ use serde_json::json;
 use crate::{
     context::Context,
     error::SyncError,
+    node_fit::tolerates,
     pod::{NODE_INDEX, index_by_node, is_leaving, node_name},
 };
 
@@ -81,22 +82,6 @@ fn plan(taints: &[&Taint], tolerations: &[Toleration], since: Timestamp, now: Ti
     match Duration::try_from(deadline.duration_since(now)) {
         Ok(left) if !left.is_zero() => Plan::Wait(left),
         _ => Plan::Evict,
-    }
-}
-
-fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let effect = toleration.effect.as_deref().unwrap_or_default();
-    let key = toleration.key.as_deref().unwrap_or_default();
-    if (!effect.is_empty() && effect != taint.effect) || (!key.is_empty() && key != taint.key) {
-        return false;
-    }
-    match toleration.operator.as_deref().unwrap_or_default() {
-        "" | "Equal" => {
-            !key.is_empty()
-                && toleration.value.as_deref().unwrap_or_default() == taint.value.as_deref().unwrap_or_default()
-        }
-        "Exists" => true,
-        _ => false,
     }
 }
 
@@ -246,21 +231,5 @@ mod tests {
         check(&[&a], &[toleration("a", Some(60))], Plan::Evict);
         check(&[&a, &b], &[toleration("a", Some(300)), toleration("b", Some(30))], Plan::Wait(Duration::from_secs(20)));
         check(&[&a], &[toleration("a", None), toleration("a", Some(0))], Plan::Evict);
-    }
-
-    #[test]
-    fn equal_compares_values_and_effects() {
-        let mut taint = taint("a", None);
-        taint.value = Some("x".into());
-        let with = |operator: &str, value: &str, effect: &str| Toleration {
-            key: Some("a".into()),
-            operator: Some(operator.into()),
-            value: Some(value.into()),
-            effect: Some(effect.into()),
-            ..Toleration::default()
-        };
-        assert!(tolerates(&with("Equal", "x", ""), &taint));
-        assert!(!tolerates(&with("", "y", ""), &taint));
-        assert!(!tolerates(&with("Equal", "x", "NoSchedule"), &taint));
     }
 }
