@@ -87,6 +87,7 @@ impl ClusterSigning {
 #[derive(Debug, Clone)]
 pub struct Concurrent {
     pub daemonset: usize,
+    pub statefulset: usize,
     pub deployment: usize,
     pub replicaset: usize,
     pub replicationcontroller: usize,
@@ -101,6 +102,7 @@ impl Default for Concurrent {
     fn default() -> Self {
         Self {
             daemonset: 2,
+            statefulset: 5,
             deployment: 5,
             replicaset: 5,
             replicationcontroller: 5,

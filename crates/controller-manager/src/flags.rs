@@ -168,6 +168,8 @@ pub struct Flags {
     #[arg(long, default_value_t = 2)]
     pub concurrent_daemonset_syncs: usize,
     #[arg(long, default_value_t = 5)]
+    pub concurrent_statefulset_syncs: usize,
+    #[arg(long, default_value_t = 5)]
     pub concurrent_deployment_syncs: usize,
     #[arg(long, default_value_t = 5)]
     pub concurrent_replicaset_syncs: usize,
@@ -323,6 +325,7 @@ impl Flags {
             root_ca: self.root_ca_file.as_ref().map(read).transpose()?,
             concurrent: Concurrent {
                 daemonset: self.concurrent_daemonset_syncs,
+                statefulset: self.concurrent_statefulset_syncs,
                 deployment: self.concurrent_deployment_syncs,
                 replicaset: self.concurrent_replicaset_syncs,
                 replicationcontroller: self.concurrent_rc_syncs,

@@ -42,6 +42,7 @@ mod run;
 mod selector;
 mod serviceaccount;
 mod serviceaccount_token;
+mod statefulset;
 mod taint_eviction;
 
 pub use certificatesigningrequest::Authority;

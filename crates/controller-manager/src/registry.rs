@@ -21,6 +21,7 @@ use crate::{
     root_ca_certificate_publisher::RootCaCertificatePublisher,
     serviceaccount::ServiceAccountController,
     serviceaccount_token::ServiceAccountTokenController,
+    statefulset::StatefulSetController,
     taint_eviction::TaintEvictionController,
 };
 
@@ -80,6 +81,11 @@ pub(crate) const CONTROLLERS: &[Descriptor] = controllers! {
     "daemonset-controller", "daemonset", "daemon-set-controller", true, |context| {
         let workers = context.config.concurrent.daemonset;
         let controller = DaemonSetController::new(&context);
+        Some(Box::pin(context.run(controller, workers)))
+    };
+    "statefulset-controller", "statefulset", "statefulset-controller", true, |context| {
+        let workers = context.config.concurrent.statefulset;
+        let controller = StatefulSetController::new(&context);
         Some(Box::pin(context.run(controller, workers)))
     };
     "garbage-collector-controller", "garbagecollector", "generic-garbage-collector", true, |context| {
