@@ -147,12 +147,7 @@ impl Facts<'_> {
     }
 
     /// Whether to stop here, because a pod has to be gone before the next goes.
-    fn plan_condemned(
-        &self,
-        replicas: &[Place<'_>],
-        condemned: &[&Arc<Pod>],
-        steps: &mut Vec<Step>,
-    ) -> bool {
+    fn plan_condemned(&self, replicas: &[Place<'_>], condemned: &[&Arc<Pod>], steps: &mut Vec<Step>) -> bool {
         // The first that does not work may always go: waiting for it would be in vain.
         let unhealthy = replicas.iter().filter_map(|(_, pod)| *pod).chain(condemned.iter().rev().copied());
         let first_unhealthy = unhealthy.into_iter().find(|pod| !self.is_healthy(pod));
