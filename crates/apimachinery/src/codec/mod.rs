@@ -52,6 +52,9 @@ pub struct Options {
     /// Values of the wrong type are kept as they are, instead of being errors: a custom resource is checked by its own
     /// schema later. `null` is kept too, and unknown fields are left to pruning.
     pub unstructured: bool,
+    /// Type errors are worded as by upstream's converter from unstructured objects, which strategic merge patches go
+    /// through, rather than as by its JSON decoder.
+    pub converter_words: bool,
 }
 
 /// Why bytes are no object of that type.

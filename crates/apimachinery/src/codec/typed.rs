@@ -115,6 +115,7 @@ impl<'t> Context<'t> {
         if self.mismatch.is_none() {
             let of = ty.go_name();
             self.mismatch = Some(match self.owner {
+                _ if self.options.converter_words => converter_words(found, ty),
                 Some(owner) => {
                     let fields = self.path.iter().filter_map(|s| match s {
                         Segment::Field(name) => Some(*name),
@@ -140,6 +141,26 @@ impl<'t> Context<'t> {
     /// A type that decodes itself met something that it has no idea of.
     fn fatal_mismatch(&mut self, found: &str, of: &str) -> Value {
         self.fatal(format!("json: cannot unmarshal {found} into Go value of type {of}"))
+    }
+}
+
+/// What upstream's converter says of a value of the wrong type.
+fn converter_words(found: &str, ty: &Type) -> String {
+    let number = if found.contains('.') { "float64" } else { "int64" };
+    let kind = match found.split(' ').next() {
+        Some("object") => "map",
+        Some("array") => "slice",
+        Some("number") => number,
+        _ => found,
+    };
+    match &ty.shape {
+        Shape::Struct(_) => format!("cannot restore struct from: {kind}"),
+        Shape::Map(_) => format!("cannot restore map from {kind}"),
+        Shape::List(_) | Shape::Bytes => format!("cannot restore slice from {kind}"),
+        // Go could convert these, but JSON does not.
+        Shape::String(_) if kind == "int64" => format!("cannot convert {kind} to {}", ty.go_name()),
+        Shape::Int32 | Shape::Int64 if kind == "float64" => format!("cannot convert {kind} to {}", ty.go_name()),
+        _ => format!("unrecognized type: {}", ty.go_name()),
     }
 }
 

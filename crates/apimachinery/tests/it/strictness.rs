@@ -155,7 +155,7 @@ fn empties_are_dropped_and_structs_filled_in_as_go_does() {
 #[test]
 fn custom_resources_keep_what_is_there() {
     let any = TypeRef::any();
-    let options = Options { unstructured: true };
+    let options = Options { unstructured: true, ..Options::default() };
     let decoded = json::decode(br#"{"spec":{"name":"abc","x":null,"n":1.0,"name":"abd"}}"#, &any, options).unwrap();
     assert_eq!(decoded.strict, [r#"duplicate field "spec.name""#]);
     assert_eq!(json::encode(&decoded.value), br#"{"spec":{"n":1.0,"name":"abd","x":null}}"#);
@@ -172,4 +172,17 @@ fn a_changed_tree_goes_through_the_same_checks() {
     let tree = json::value(br#"{"nope":1}"#).unwrap();
     let decoded = codec::from_value(tree, ty, Options::default()).unwrap();
     assert_eq!(decoded.strict_error().unwrap(), r#"strict decoding error: unknown field "nope""#);
+}
+
+#[test]
+fn strategic_patches_have_the_words_of_the_converter() {
+    let options = Options { converter_words: true, ..Options::default() };
+    let fails = |body: &[u8]| {
+        codec::from_value(json::value(body).unwrap(), kind("apps", "v1", "Deployment"), options)
+            .unwrap_err()
+            .to_string()
+    };
+    assert_eq!(fails(br#"{"spec":[1]}"#), "cannot restore struct from: slice");
+    assert_eq!(fails(br#"{"spec":{"replicas":1.5}}"#), "cannot convert float64 to int32");
+    assert_eq!(fails(br#"{"spec":{"replicas":"x"}}"#), "unrecognized type: int32");
 }
