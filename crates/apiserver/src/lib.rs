@@ -31,7 +31,6 @@ mod resources;
 mod server;
 pub mod service_alloc;
 mod subresources;
-mod token_file;
 
 pub use body::{Body, BoxError};
 pub use config::{

@@ -19,6 +19,8 @@ pub(crate) async fn handle(call: Call, _body: RequestBody) -> Response<Body> {
         ["livez", name @ ..] => health(&call, Endpoint::Live, name).await,
         ["readyz", name @ ..] => health(&call, Endpoint::Ready, name).await,
         ["version"] => version_info(),
+        [".well-known", "openid-configuration"] => issuer_document(&call, |(discovery, _)| discovery, "application/json"),
+        ["openid", "v1", "jwks"] => issuer_document(&call, |(_, keys)| keys, "application/jwk-set+json"),
         ["metrics"] => metrics(&call),
         ["api" | "apis", ..] => discovery(&call, &segments),
         [] | [""] => json(&call.server.inner().discovery.root_paths()),
@@ -46,6 +48,19 @@ fn json(value: &Value) -> Response<Body> {
     crate::encoding::write_pretty(&mut out, value);
     let mut response = Response::new(Body::from(out));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+fn issuer_document(
+    call: &Call,
+    choose: fn(&(Value, Value)) -> &Value,
+    content_type: &'static str,
+) -> Response<Body> {
+    let Some(documents) = &call.server.inner().security.documents else { return page_not_found() };
+    let mut response = Response::new(Body::from(crate::encoding::canonical(choose(documents))));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=3600"));
     response
 }
 

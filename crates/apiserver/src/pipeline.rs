@@ -103,7 +103,7 @@ async fn authenticate(server: &ApiServer, parts: &mut Parts, origin: Origin) -> 
         parts.extensions.insert(certificates.clone());
     }
     let mut failed = peer.proved.unknown;
-    for authenticator in &server.inner().authenticators {
+    for authenticator in &server.inner().security.authenticators {
         match authenticator.authenticate(parts).await {
             Outcome::User(authenticated) => return Ok(Arc::new(authenticated.user)),
             Outcome::Pass => {}
@@ -123,7 +123,7 @@ fn anonymous() -> UserInfo {
 async fn authorize(server: &ApiServer, user: &Arc<UserInfo>, info: &Arc<RequestInfo>) -> Result<(), Status> {
     let attributes = Attributes { user: Arc::clone(user), request: Arc::clone(info) };
     let mut reasons = Vec::new();
-    for authorizer in &server.inner().authorizers {
+    for authorizer in &server.inner().security.authorizers {
         let verdict = authorizer.authorize(&attributes).await;
         match verdict.decision {
             Decision::Allow => return Ok(()),

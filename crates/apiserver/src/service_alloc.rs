@@ -98,6 +98,9 @@ impl ServiceAddresses {
                     "failed to allocate IP {given}: the provided network does not match the current range"
                 ));
             }
+            if self.is_own(request, given) {
+                return Ok(given.to_owned()); // an earlier attempt to create this Service took it
+            }
             if used(given) || !self.hold_ip(request, given).await? {
                 return Err(format!("failed to allocate IP {given}: provided IP is already allocated"));
             }
@@ -122,6 +125,14 @@ impl ServiceAddresses {
             }
         }
         Err("range is full".to_owned())
+    }
+
+    fn is_own(&self, request: &Request, ip: &str) -> bool {
+        self.lister.get(IP_ADDRESSES, "", ip).is_some_and(|held| {
+            let parent = &held["spec"]["parentRef"];
+            let same = |field: &str, own: &str| parent.str_at(&[field]) == own;
+            same("resource", "services") && same("namespace", &request.namespace) && same("name", &request.name)
+        })
     }
 
     /// Makes the IPAddress; false when somebody has it. A dry run holds nothing.

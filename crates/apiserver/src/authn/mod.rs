@@ -1,8 +1,11 @@
 //! Authentication: from a request's credentials to a user.
 
+pub(crate) mod bootstrap_token;
 pub mod certificate;
+pub(crate) mod request_header;
 pub mod service_account;
 pub mod signer;
+pub(crate) mod token_file;
 
 use async_trait::async_trait;
 use http::request::Parts;

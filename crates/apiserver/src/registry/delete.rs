@@ -33,6 +33,9 @@ enum Plan {
     Mark { object: Value, remove: bool },
 }
 
+/// Where Services are stored; what they held is given back when they go.
+const SERVICES: &str = "/registry/services/specs/";
+
 impl Registry {
     /// Deletes an object, or begins to.
     ///
@@ -47,7 +50,11 @@ impl Registry {
             let old = served(&write.resource, &current);
             check_delete_preconditions(options, &old)?;
             self.admit_deletion(write, old.clone()).await?;
+            let held = old.clone();
             if let Some(done) = self.delete_once(write, options, &key, &current, old).await? {
+                if matches!(done, Deleted::Gone(_)) && !options.dry_run && key.as_str().starts_with(SERVICES) {
+                    self.addresses.release(&held).await;
+                }
                 return Ok(done);
             }
         }

@@ -40,6 +40,8 @@ pub struct Registry {
     pub storage: Arc<dyn Storage>,
     pub feed: Arc<Feed>,
     pub admission: Admission,
+    /// Gets back what a deleted Service held.
+    pub addresses: Arc<crate::service_alloc::ServiceAddresses>,
     /// Seconds that an Event lives.
     pub event_ttl: std::time::Duration,
 }

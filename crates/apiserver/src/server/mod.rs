@@ -3,8 +3,10 @@
 mod health;
 mod listen;
 mod local;
+mod security;
 mod tls;
 mod wiring;
+mod writer;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -16,8 +18,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::attributes::UserInfo;
-use crate::authn::Authenticator;
-use crate::authz::Authorizer;
 use crate::cache::lister::CacheLister;
 use crate::config::{Config, StoreConfig};
 use crate::discovery::Discovery;
@@ -28,6 +28,7 @@ use crate::resources::Resources;
 
 pub(crate) use health::{Endpoint, Health};
 pub use local::LocalService;
+use security::Security;
 pub(crate) use tls::Proved;
 
 /// Why a server could not be started or had to stop.
@@ -56,8 +57,7 @@ pub(crate) struct Inner {
     pub registry: Arc<Registry>,
     pub resources: Arc<Resources>,
     pub lister: Arc<CacheLister>,
-    pub authenticators: Vec<Arc<dyn Authenticator>>,
-    pub authorizers: Vec<Arc<dyn Authorizer>>,
+    pub security: Security,
     pub discovery: Discovery,
     pub health: Health,
     pub metrics: Metrics,
@@ -71,6 +71,12 @@ pub(crate) struct Inner {
 pub struct Handle {
     server: ApiServer,
     address: Option<SocketAddr>,
+}
+
+impl Inner {
+    pub(crate) fn lister(&self) -> &dyn Lister {
+        &*self.lister
+    }
 }
 
 impl ApiServer {

@@ -2,18 +2,21 @@
 
 use std::sync::Arc;
 
+use apimachinery::Value;
 use component_base::metrics::Metrics;
 use storage::Storage;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::security::{self, Security};
+use super::writer::OwnWriter;
 use super::{ApiServer, Error, Health, Inner};
-use crate::authn::Authenticator;
-use crate::authz::Authorizer;
+use crate::bootstrap;
 use crate::cache::feed::Feed;
 use crate::cache::lister::CacheLister;
 use crate::config::Config;
 use crate::discovery::Discovery;
+use crate::lister::Lister;
 use crate::metrics::ServerMetrics;
 use crate::registry::{Admission, Registry};
 use crate::resources::Resources;
@@ -22,50 +25,35 @@ pub(super) fn build(config: Config, storage: Arc<dyn Storage>, stop: Cancellatio
     let resources = Arc::new(Resources::builtin());
     let feed = Arc::new(Feed::new(Arc::clone(&storage), resources.caches()));
     let lister = Arc::new(CacheLister::new(Arc::clone(&feed), resources.caches_by_name()));
+    let reading: Arc<dyn Lister> = Arc::clone(&lister) as Arc<dyn Lister>;
+    let security = Security::new(&config, &reading)?;
     let registry = Arc::new(Registry {
         storage: Arc::clone(&storage),
         feed: Arc::clone(&feed),
-        admission: admission(&config),
+        admission: Admission::new(security.plugins.clone()),
+        addresses: Arc::clone(&security.addresses),
         event_ttl: config.event_ttl,
     });
     let metrics = Metrics::new();
     let measured = metrics.register(ServerMetrics::register);
     let health = Health::new();
     add_checks(&health, storage, Arc::clone(&feed), &stop);
-    let authenticators = authenticators(&config)?;
-    let authorizers = authorizers(&config);
     let discovery = Discovery::new(&resources);
-    Ok(ApiServer(Arc::new(Inner {
+    let server = ApiServer(Arc::new(Inner {
         config,
         registry,
         resources,
         lister,
-        authenticators,
-        authorizers,
+        security,
         discovery,
         health,
         metrics,
         measured,
         stop,
         tasks: TaskTracker::new(),
-    })))
-}
-
-fn admission(_config: &Config) -> Admission {
-    Admission::new(Vec::new())
-}
-
-fn authenticators(config: &Config) -> Result<Vec<Arc<dyn Authenticator>>, Error> {
-    let mut all: Vec<Arc<dyn Authenticator>> = Vec::new();
-    if let Some(path) = &config.authentication.token_auth_file {
-        let text = std::fs::read_to_string(path).map_err(|source| Error::File { path: path.clone(), source })?;
-        all.push(Arc::new(crate::token_file::TokenFile::parse(&text)));
-    }
-    Ok(all)
-}
-
-fn authorizers(_config: &Config) -> Vec<Arc<dyn Authorizer>> {
-    vec![Arc::new(crate::token_file::Masters)]
+    }));
+    server.inner().security.addresses.set_writer(Arc::new(OwnWriter::new(&server)));
+    Ok(server)
 }
 
 fn add_checks(health: &Health, storage: Arc<dyn Storage>, feed: Arc<Feed>, stop: &CancellationToken) {
@@ -87,9 +75,42 @@ fn add_checks(health: &Health, storage: Arc<dyn Storage>, feed: Arc<Feed>, stop:
 /// What runs once, or all the time, beside the requests.
 pub(super) fn spawn_hooks(server: &ApiServer) {
     let inner = server.inner();
+    let bootstrapped = server.clone();
     let (server, stop) = (server.clone(), inner.stop.clone());
     inner.tasks.spawn(async move {
         let inner = server.inner();
         stop.run_until_cancelled(inner.health.watch_start(&inner.registry.feed)).await;
+    });
+    spawn_bootstrap(&bootstrapped);
+}
+
+/// The objects that a server makes by itself, once its caches are full.
+fn spawn_bootstrap(server: &ApiServer) {
+    let inner = server.inner();
+    let authentication = match security::authentication_data(&inner.config) {
+        Ok(data) => data,
+        Err(error) => {
+            tracing::error!(%error, "aggregated servers will not learn whom to trust");
+            Value::object()
+        }
+    };
+    let settings = bootstrap::Settings {
+        advertise_address: inner.config.services.advertise_address,
+        secure_port: inner.config.services.secure_port,
+        service_cidrs: inner.config.services.cluster_ip_ranges.clone(),
+        authentication,
+    };
+    let writer = Arc::new(OwnWriter::new(server));
+    let (feed, lister, stop) = (Arc::clone(&inner.registry.feed), server.lister(), inner.stop.clone());
+    let hook = inner.health.add_hook("rbac/bootstrap-roles");
+    inner.tasks.spawn(async move {
+        // Until the caches are full, every object would look as if it were missing.
+        while !feed.synced() {
+            if stop.run_until_cancelled(feed.catch_up()).await.is_none() {
+                return;
+            }
+        }
+        let done = move || drop(hook.send(true));
+        bootstrap::run(settings, writer, lister, done, stop).await;
     });
 }

@@ -4,6 +4,7 @@ mod binding;
 mod component_status;
 mod eviction;
 mod parts;
+mod reviews;
 mod scale;
 
 use apimachinery::Value;
@@ -32,6 +33,7 @@ pub(crate) async fn handle(call: &mut Call, target: Target, body: RequestBody) -
         ("scale", verb) => scale::handle(call, &target, verb.to_owned().as_str(), body).await,
         ("binding", "create") => binding::bind(call, &target, body).await,
         ("eviction", "create") => eviction::evict(call, &target, body).await,
+        ("token", "create") => reviews::token(call, &target, body).await,
         _ => Err(Status::no_such_path()),
     }
 }
@@ -50,6 +52,7 @@ pub(crate) async fn handle_virtual(
         ("bindings", "create") => binding::bind(call, &target, body).await,
         ("componentstatuses", "list") => component_status::list(call).await,
         ("componentstatuses", "get") => component_status::get(call).await,
+        (_, "create") => reviews::review(call, &target, body).await,
         _ => Err(Status::no_such_path()),
     }
 }

@@ -1,4 +1,4 @@
-//! The first users: those of a static token file, and the group that may do everything.
+//! The users of a static token file.
 
 use std::collections::HashMap;
 
@@ -6,9 +6,8 @@ use async_trait::async_trait;
 use http::header;
 use http::request::Parts;
 
-use crate::attributes::{Attributes, UserInfo};
+use crate::attributes::UserInfo;
 use crate::authn::{Authenticated, Authenticator, Outcome};
-use crate::authz::{Authorizer, Decision, Verdict};
 
 pub(crate) struct TokenFile(HashMap<String, UserInfo>);
 
@@ -39,15 +38,5 @@ impl Authenticator for TokenFile {
             Some(user) => Outcome::User(Authenticated { user: user.clone(), audiences: Vec::new() }),
             None => Outcome::Failed("invalid bearer token".into()),
         }
-    }
-}
-
-pub(crate) struct Masters;
-
-#[async_trait]
-impl Authorizer for Masters {
-    async fn authorize(&self, attributes: &Attributes) -> Verdict {
-        let decision = if attributes.user.is_in("system:masters") { Decision::Allow } else { Decision::NoOpinion };
-        Verdict { decision, reason: String::new() }
     }
 }

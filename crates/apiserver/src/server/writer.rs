@@ -1,0 +1,76 @@
+//! The server's own writes: through the registry, as the server itself.
+
+use std::sync::{Arc, Weak};
+
+use apimachinery::Value;
+use apimachinery::meta::Gvr;
+use apimachinery::status::Status;
+use async_trait::async_trait;
+
+use super::{ApiServer, Inner};
+use crate::attributes::UserInfo;
+use crate::objects::ObjectWriter;
+use crate::registry::{DeleteOptions, FieldValidation, Part, Preconditions, Write, WriteOptions};
+
+/// Holds the server weakly: the server's plugins hold this.
+pub(crate) struct OwnWriter {
+    server: Weak<Inner>,
+    user: Arc<UserInfo>,
+}
+
+impl OwnWriter {
+    pub(crate) fn new(server: &ApiServer) -> Self {
+        let user = UserInfo {
+            name: "system:apiserver".into(),
+            groups: vec!["system:masters".into(), "system:authenticated".into()],
+            ..UserInfo::default()
+        };
+        OwnWriter { server: Arc::downgrade(&server.0), user: Arc::new(user) }
+    }
+
+    fn write(&self, gvr: &Gvr, namespace: &str, name: &str) -> Result<(Arc<Inner>, Write), Status> {
+        let stopping = || Status::service_unavailable("the server is shutting down");
+        let server = self.server.upgrade().ok_or_else(stopping)?;
+        let resource = server.resources.get(gvr).ok_or_else(Status::no_such_path)?;
+        let options = WriteOptions {
+            dry_run: false,
+            field_manager: "kube-apiserver".to_owned(),
+            field_validation: FieldValidation::Ignore,
+            force: false,
+            sent: Value::Null,
+        };
+        let write = Write {
+            resource,
+            namespace: namespace.into(),
+            name: name.into(),
+            subresource: String::new(),
+            user: Arc::clone(&self.user),
+            options,
+            warnings: Vec::new(),
+        };
+        Ok((server, write))
+    }
+}
+
+#[async_trait]
+impl ObjectWriter for OwnWriter {
+    async fn create(&self, gvr: &Gvr, object: Value) -> Result<(), Status> {
+        let (server, mut write) = self.write(gvr, object.namespace(), object.name())?;
+        server.registry.create(&mut write, object).await.map(drop)
+    }
+
+    async fn update(&self, gvr: &Gvr, object: Value) -> Result<(), Status> {
+        let (server, mut write) = self.write(gvr, object.namespace(), object.name())?;
+        let change = |_: &Value| Ok(object.clone());
+        server
+            .registry
+            .update(&mut write, Part::Main, &Preconditions::default(), false, &change)
+            .await
+            .map(drop)
+    }
+
+    async fn delete(&self, gvr: &Gvr, namespace: &str, name: &str) -> Result<(), Status> {
+        let (server, mut write) = self.write(gvr, namespace, name)?;
+        server.registry.delete(&mut write, &DeleteOptions::default()).await.map(drop)
+    }
+}

@@ -1,0 +1,233 @@
+//! Questions that are asked like creates and answered at once: tokens, access reviews, who am I.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use apimachinery::Value;
+use apimachinery::meta::Gvr;
+use apimachinery::status::Status;
+use http::{Response, StatusCode};
+
+use super::{answer_value, decoded_body};
+use crate::attributes::{Attributes, RequestInfo, UserInfo};
+use crate::authn::Outcome;
+use crate::authz::Decision;
+use crate::authz::rule::Rule;
+use crate::body::{Body, RequestBody};
+use crate::handlers::{Call, Target};
+
+/// `serviceaccounts/NAME/token`
+pub(super) async fn token(call: &mut Call, target: &Target, body: RequestBody) -> Result<Response<Body>, Status> {
+    let request = decoded_body(call, target, body).await?;
+    let (namespace, name) = (call.info.namespace.clone(), call.info.name.clone());
+    let server = call.server.clone();
+    let inner = server.inner();
+    let gvr = Gvr::new("", "v1", "serviceaccounts");
+    let account = inner.lister().get("serviceaccounts", &namespace, &name);
+    let account = account.ok_or_else(|| Status::not_found(&gvr, &name))?;
+    let Some(issuer) = &inner.security.issuer else { return Err(Status::no_such_path()) };
+    let options = crate::registry::WriteOptions::parse(&call.query, crate::registry::WriteKind::Create, call.user_agent())?;
+    let write = crate::handlers::write_of(call, target, options);
+    let mut admitted = write.admission_request(crate::admission::Operation::Create, request, Value::Null);
+    inner.registry.admission.admit(&mut admitted).await?;
+    inner.registry.admission.validate(&mut admitted).await?;
+    let answer = issuer.issue(&account, admitted.object)?;
+    answer_value(call, answer, StatusCode::CREATED)
+}
+
+/// The reviews, which are resources that are never stored.
+pub(super) async fn review(call: &mut Call, target: &Target, body: RequestBody) -> Result<Response<Body>, Status> {
+    let mut review = decoded_body(call, target, body).await?;
+    let user = Arc::clone(&call.user);
+    match target.resource.def.gvr.resource.as_str() {
+        "tokenreviews" => token_review(call, &mut review).await?,
+        "selfsubjectreviews" => review.set(&["status", "userInfo"], user_value(&user)),
+        "selfsubjectaccessreviews" => access(call, &mut review, &user).await,
+        "subjectaccessreviews" | "localsubjectaccessreviews" => {
+            if target.resource.def.gvr.resource == "localsubjectaccessreviews" {
+                check_namespace(call, &review)?;
+            }
+            let asked = subject(&review["spec"])?;
+            access(call, &mut review, &Arc::new(asked)).await;
+        }
+        "selfsubjectrulesreviews" => rules(call, &mut review, &user)?,
+        _ => return Err(Status::no_such_path()),
+    }
+    review.entry(&["metadata"]).make_object().insert("creationTimestamp", Value::Null);
+    review.remove(&["metadata", "creationTimestamp"]);
+    answer_value(call, review, StatusCode::CREATED)
+}
+
+fn check_namespace(call: &Call, review: &Value) -> Result<(), Status> {
+    if review.str_at(&["spec", "resourceAttributes", "namespace"]) != call.info.namespace {
+        let why = format!("spec.resourceAttributes.namespace must match namespace: {}", call.info.namespace);
+        return Err(Status::bad_request(why));
+    }
+    Ok(())
+}
+
+async fn token_review(call: &Call, review: &mut Value) -> Result<(), Status> {
+    let token = review.str_at(&["spec", "token"]).to_owned();
+    if token.is_empty() {
+        return Err(Status::bad_request("token is required for TokenReview in authentication"));
+    }
+    let audiences: Vec<String> =
+        review["spec"]["audiences"].items().iter().filter_map(Value::as_str).map(str::to_owned).collect();
+    let server = call.server.inner();
+    let mut outcome = server.security.tokens.as_ref().map_or(Outcome::Pass, |t| t.review(&token, &audiences));
+    if matches!(outcome, Outcome::Pass) {
+        let request = http::Request::builder().header(http::header::AUTHORIZATION, format!("Bearer {token}")).body(());
+        if let Ok((parts, ())) = request.map(http::Request::into_parts) {
+            for authenticator in &server.security.authenticators {
+                match authenticator.authenticate(&parts).await {
+                    Outcome::Pass => {}
+                    Outcome::Failed(why) => outcome = Outcome::Failed(why),
+                    found => {
+                        outcome = found;
+                        break;
+                    }
+                }
+            }
+        }
+    }
+    let mut status = Value::object();
+    match outcome {
+        Outcome::User(authenticated) => {
+            status.set(&["authenticated"], true);
+            status.set(&["user"], user_value(&authenticated.user));
+            let good = if authenticated.audiences.is_empty() { audiences } else { authenticated.audiences };
+            if !good.is_empty() {
+                status.set(&["audiences"], good.into_iter().map(Value::from).collect::<Vec<_>>());
+            }
+        }
+        Outcome::Failed(why) => {
+            status.set(&["user"], Value::object());
+            status.set(&["error"], why);
+        }
+        Outcome::Pass => {
+            status.set(&["user"], Value::object());
+        }
+    }
+    review.set(&["status"], status);
+    Ok(())
+}
+
+fn user_value(user: &UserInfo) -> Value {
+    let list = |items: &[String]| Value::Array(items.iter().map(|i| i.as_str().into()).collect());
+    let mut value = Value::object();
+    if !user.name.is_empty() {
+        value.set(&["username"], user.name.as_str());
+    }
+    if !user.uid.is_empty() {
+        value.set(&["uid"], user.uid.as_str());
+    }
+    if !user.groups.is_empty() {
+        value.set(&["groups"], list(&user.groups));
+    }
+    for (key, values) in &user.extra {
+        value.set(&["extra", key], list(values));
+    }
+    value
+}
+
+fn subject(spec: &Value) -> Result<UserInfo, Status> {
+    let strings = |v: &Value| -> Vec<String> { v.items().iter().filter_map(Value::as_str).map(str::to_owned).collect() };
+    let extra: BTreeMap<String, Vec<String>> =
+        spec["extra"].entries().iter().map(|(k, v)| (k.to_string(), strings(v))).collect();
+    let user = UserInfo {
+        name: spec.str_at(&["user"]).to_owned(),
+        uid: spec.str_at(&["uid"]).to_owned(),
+        groups: strings(&spec["groups"]),
+        extra,
+    };
+    if user.name.is_empty() && user.groups.is_empty() {
+        return Err(Status::bad_request("spec.user or spec.groups: Required value: at least one of user or group must be specified"));
+    }
+    Ok(user)
+}
+
+async fn access(call: &Call, review: &mut Value, user: &Arc<UserInfo>) {
+    let spec = &review["spec"];
+    let text = |v: &Value, key: &str| v.str_at(&[key]).to_owned();
+    let request = if spec["resourceAttributes"].is_null() {
+        let n = &spec["nonResourceAttributes"];
+        RequestInfo { verb: text(n, "verb"), path: text(n, "path"), ..RequestInfo::default() }
+    } else {
+        let r = &spec["resourceAttributes"];
+        RequestInfo {
+            is_resource: true,
+            verb: text(r, "verb"),
+            gvr: Gvr::new(&text(r, "group"), &text(r, "version"), &text(r, "resource")),
+            subresource: text(r, "subresource"),
+            namespace: text(r, "namespace"),
+            name: text(r, "name"),
+            ..RequestInfo::default()
+        }
+    };
+    let attributes = Attributes { user: Arc::clone(user), request: Arc::new(request) };
+    let (mut allowed, mut denied, mut reason) = (false, false, String::new());
+    for authorizer in &call.server.inner().security.authorizers {
+        let verdict = authorizer.authorize(&attributes).await;
+        match verdict.decision {
+            Decision::Allow => {
+                (allowed, reason) = (true, verdict.reason);
+                break;
+            }
+            Decision::Deny => {
+                (denied, reason) = (true, verdict.reason);
+                break;
+            }
+            Decision::NoOpinion => {
+                if !verdict.reason.is_empty() {
+                    reason = verdict.reason;
+                }
+            }
+        }
+    }
+    let mut status = Value::from([("allowed", allowed.into())]);
+    if denied {
+        status.set(&["denied"], true);
+    }
+    if !reason.is_empty() {
+        status.set(&["reason"], reason);
+    }
+    review.set(&["status"], status);
+}
+
+fn rules(call: &Call, review: &mut Value, user: &UserInfo) -> Result<(), Status> {
+    let namespace = review.str_at(&["spec", "namespace"]).to_owned();
+    if namespace.is_empty() {
+        return Err(Status::bad_request("no namespace on request"));
+    }
+    let mut rules = call.server.inner().security.rbac.rules_for(user, &namespace);
+    if user.is_in("system:masters") {
+        let all = || vec!["*".to_owned()];
+        rules.push(Rule { verbs: all(), api_groups: all(), resources: all(), ..Rule::default() });
+        rules.push(Rule { verbs: all(), non_resource_urls: all(), ..Rule::default() });
+    }
+    let list = |items: &[String]| Value::Array(items.iter().map(|i| i.as_str().into()).collect());
+    let (mut resource, mut non_resource) = (Vec::new(), Vec::new());
+    for rule in rules {
+        let mut value = Value::from([("verbs", list(&rule.verbs))]);
+        if rule.non_resource_urls.is_empty() {
+            for (key, items) in [("apiGroups", &rule.api_groups), ("resources", &rule.resources), ("resourceNames", &rule.resource_names)] {
+                if !items.is_empty() {
+                    value.set(&[key], list(items));
+                }
+            }
+            resource.push(value);
+        } else {
+            value.set(&["nonResourceURLs"], list(&rule.non_resource_urls));
+            non_resource.push(value);
+        }
+    }
+    review.set(
+        &["status"],
+        Value::from([
+            ("resourceRules", Value::Array(resource)),
+            ("nonResourceRules", Value::Array(non_resource)),
+            ("incomplete", false.into()),
+        ]),
+    );
+    Ok(())
+}
