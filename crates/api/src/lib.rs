@@ -10,10 +10,15 @@
 
 #![forbid(unsafe_code)]
 
+mod core;
+mod named_by_path;
+mod pod_template;
 pub mod resource;
 mod strategies;
 pub mod strategy;
 pub mod table;
+mod table_cells;
+mod workloads;
 
 pub use resource::{ResourceDef, Scope, Subresource};
 pub use strategy::{Cell, Column, Strategy};

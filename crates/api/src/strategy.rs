@@ -170,6 +170,27 @@ pub fn dns_subdomain(name: &str, prefix: bool) -> Vec<String> {
     wrong
 }
 
+/// Upstream's check of a DNS label (RFC 1123).
+#[must_use]
+pub fn dns_label(name: &str, prefix: bool) -> Vec<String> {
+    let name = if prefix { name.strip_suffix('-').map_or_else(|| name.to_owned(), |n| format!("{n}a")) } else { name.into() };
+    let mut wrong = Vec::new();
+    if name.len() > 63 {
+        wrong.push("must be no more than 63 characters".to_owned());
+    }
+    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+    if !(edge(name.chars().next()) && edge(name.chars().next_back()) && name.chars().all(inner)) {
+        wrong.push(
+            "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end \
+             with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is \
+             '[a-z0-9]([-a-z0-9]*[a-z0-9])?')"
+                .to_owned(),
+        );
+    }
+    wrong
+}
+
 /// A required field of a list of checks; the usual first line of a `validate`.
 pub fn require(errs: &mut FieldErrors, at: &Cursor<'_>) -> bool {
     let missing = at.is_empty_value();

@@ -1,0 +1,8 @@
+//! The core group.
+
+pub(crate) mod namespace;
+pub(crate) mod node;
+pub(crate) mod pod;
+pub(crate) mod secret;
+pub(crate) mod service;
+pub(crate) mod volumes;
