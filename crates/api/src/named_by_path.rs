@@ -96,8 +96,10 @@ impl Strategy for EventStrategy {
     }
 
     fn row(&self, event: &Value, now: Now) -> Option<Vec<Cell>> {
-        let first_of = |fields: &[&[&str]]| fields.iter().map(|f| event.at(f)).find(|v| !v.is_null()).cloned().unwrap_or_default();
-        let last = first_of(&[&["series", "lastObservedTime"], &["lastTimestamp"], &["eventTime"], &["firstTimestamp"]]);
+        let first_of =
+            |fields: &[&[&str]]| fields.iter().map(|f| event.at(f)).find(|v| !v.is_null()).cloned().unwrap_or_default();
+        let last =
+            first_of(&[&["series", "lastObservedTime"], &["lastTimestamp"], &["eventTime"], &["firstTimestamp"]]);
         let first = first_of(&[&["firstTimestamp"], &["eventTime"]]);
         let object = &event["involvedObject"];
         let regarding = format!("{}/{}", object.str_at(&["kind"]).to_lowercase(), object.str_at(&["name"]));
@@ -185,10 +187,8 @@ impl Strategy for LeaseStrategy {
 
 impl Strategy for CertificateSigningRequestStrategy {
     fn default(&self, request: &mut Value) {
-        request.set_default(
-            &["spec", "usages"],
-            vec![Value::from("digital signature"), Value::from("key encipherment")],
-        );
+        request
+            .set_default(&["spec", "usages"], vec![Value::from("digital signature"), Value::from("key encipherment")]);
     }
 
     fn selectable_fields(&self) -> &'static [(&'static str, &'static [&'static str])] {

@@ -181,7 +181,9 @@ mod tests {
 
     #[test]
     fn the_pull_policy_follows_the_tag() {
-        for (image, latest) in [("a", true), ("a:latest", true), ("r:5000/a", true), ("a:1", false), ("a@sha256:1", false)] {
+        for (image, latest) in
+            [("a", true), ("a:latest", true), ("r:5000/a", true), ("a:1", false), ("a@sha256:1", false)]
+        {
             assert_eq!(is_latest(image), latest, "{image}");
         }
     }

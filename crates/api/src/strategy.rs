@@ -173,7 +173,8 @@ pub fn dns_subdomain(name: &str, prefix: bool) -> Vec<String> {
 /// Upstream's check of a DNS label (RFC 1123).
 #[must_use]
 pub fn dns_label(name: &str, prefix: bool) -> Vec<String> {
-    let name = if prefix { name.strip_suffix('-').map_or_else(|| name.to_owned(), |n| format!("{n}a")) } else { name.into() };
+    let name =
+        if prefix { name.strip_suffix('-').map_or_else(|| name.to_owned(), |n| format!("{n}a")) } else { name.into() };
     let mut wrong = Vec::new();
     if name.len() > 63 {
         wrong.push("must be no more than 63 characters".to_owned());

@@ -50,7 +50,8 @@ pub(crate) fn human_duration(seconds: i64) -> String {
 
 /// `a=1,b=2`, `<none>` for no labels.
 pub(crate) fn labels(map: &Value) -> String {
-    let all: Vec<String> = map.entries().iter().map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default())).collect();
+    let all: Vec<String> =
+        map.entries().iter().map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default())).collect();
     if all.is_empty() { "<none>".to_owned() } else { all.join(",") }
 }
 
@@ -89,7 +90,15 @@ mod tests {
 
     #[test]
     fn durations_read_as_kubectl_prints_them() {
-        let cases = [(5, "5s"), (125, "2m5s"), (600, "10m"), (10_900, "3h1m"), (100_000, "27h"), (200_000, "2d7h"), (900_000, "10d")];
+        let cases = [
+            (5, "5s"),
+            (125, "2m5s"),
+            (600, "10m"),
+            (10_900, "3h1m"),
+            (100_000, "27h"),
+            (200_000, "2d7h"),
+            (900_000, "10d"),
+        ];
         for (seconds, want) in cases {
             assert_eq!(human_duration(seconds), want);
         }

@@ -216,7 +216,13 @@ impl Strategy for DaemonSetStrategy {
     fn row(&self, set: &Value, now: Now) -> Option<Vec<Cell>> {
         let status = &set["status"];
         let mut row: Vec<Cell> = vec![set.name().into()];
-        let fields = ["desiredNumberScheduled", "currentNumberScheduled", "numberReady", "updatedNumberScheduled", "numberAvailable"];
+        let fields = [
+            "desiredNumberScheduled",
+            "currentNumberScheduled",
+            "numberReady",
+            "updatedNumberScheduled",
+            "numberAvailable",
+        ];
         row.extend(fields.iter().map(|f| Value::from(int(&status[*f]))));
         row.push(table_cells::labels(set.at(&["spec", "template", "spec", "nodeSelector"])).into());
         row.push(table_cells::created(set, now));
@@ -256,7 +262,10 @@ fn default_job(spec: &mut Value) {
         spec.set(&["parallelism"], 1i64);
     }
     spec.set_default(&["parallelism"], 1i64);
-    spec.set_default(&["backoffLimit"], if spec["backoffLimitPerIndex"].is_null() { 6i64 } else { i64::from(i32::MAX) });
+    spec.set_default(
+        &["backoffLimit"],
+        if spec["backoffLimitPerIndex"].is_null() { 6i64 } else { i64::from(i32::MAX) },
+    );
     spec.set_default(&["completionMode"], "NonIndexed");
     spec.set_default(&["suspend"], false);
     spec.set_default(&["manualSelector"], false);
@@ -304,7 +313,9 @@ impl Strategy for JobStrategy {
             (None, Some(p)) if p > 1 => format!("{succeeded}/1 of {p}"),
             _ => format!("{succeeded}/1"),
         };
-        let is = |kind: &str| status["conditions"].items().iter().any(|c| c.str_at(&["type"]) == kind && c.str_at(&["status"]) == "True");
+        let is = |kind: &str| {
+            status["conditions"].items().iter().any(|c| c.str_at(&["type"]) == kind && c.str_at(&["status"]) == "True")
+        };
         let state = if is("Complete") {
             "Complete"
         } else if is("Failed") {
@@ -320,11 +331,12 @@ impl Strategy for JobStrategy {
         } else {
             "Running"
         };
-        let duration = match (table_cells::seconds_of(&status["startTime"]), table_cells::seconds_of(&status["completionTime"])) {
-            (Some(start), Some(end)) => table_cells::human_duration(end - start),
-            (Some(start), None) => table_cells::human_duration(now.0 - start),
-            _ => String::new(),
-        };
+        let duration =
+            match (table_cells::seconds_of(&status["startTime"]), table_cells::seconds_of(&status["completionTime"])) {
+                (Some(start), Some(end)) => table_cells::human_duration(end - start),
+                (Some(start), None) => table_cells::human_duration(now.0 - start),
+                _ => String::new(),
+            };
         let mut row: Vec<Cell> =
             vec![job.name().into(), state.into(), completions.into(), duration.into(), table_cells::created(job, now)];
         row.extend(template_cells(job));

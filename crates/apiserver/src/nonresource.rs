@@ -19,7 +19,9 @@ pub(crate) async fn handle(call: Call, _body: RequestBody) -> Response<Body> {
         ["livez", name @ ..] => health(&call, Endpoint::Live, name).await,
         ["readyz", name @ ..] => health(&call, Endpoint::Ready, name).await,
         ["version"] => version_info(),
-        [".well-known", "openid-configuration"] => issuer_document(&call, |(discovery, _)| discovery, "application/json"),
+        [".well-known", "openid-configuration"] => {
+            issuer_document(&call, |(discovery, _)| discovery, "application/json")
+        }
         ["openid", "v1", "jwks"] => issuer_document(&call, |(_, keys)| keys, "application/jwk-set+json"),
         ["metrics"] => metrics(&call),
         ["api" | "apis", ..] => discovery(&call, &segments),
@@ -51,11 +53,7 @@ fn json(value: &Value) -> Response<Body> {
     response
 }
 
-fn issuer_document(
-    call: &Call,
-    choose: fn(&(Value, Value)) -> &Value,
-    content_type: &'static str,
-) -> Response<Body> {
+fn issuer_document(call: &Call, choose: fn(&(Value, Value)) -> &Value, content_type: &'static str) -> Response<Body> {
     let Some(documents) = &call.server.inner().security.documents else { return page_not_found() };
     let mut response = Response::new(Body::from(crate::encoding::canonical(choose(documents))));
     let headers = response.headers_mut();

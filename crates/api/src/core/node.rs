@@ -20,8 +20,9 @@ impl Strategy for NodeStrategy {
     }
 
     fn selectable_field(&self, node: &Value, label: &str) -> Option<compact_str::CompactString> {
-        (label == "spec.unschedulable")
-            .then(|| if node.at(&["spec", "unschedulable"]).as_bool() == Some(true) { "true".into() } else { "false".into() })
+        (label == "spec.unschedulable").then(|| {
+            if node.at(&["spec", "unschedulable"]).as_bool() == Some(true) { "true".into() } else { "false".into() }
+        })
     }
 
     fn row(&self, node: &Value, now: Now) -> Option<Vec<Cell>> {

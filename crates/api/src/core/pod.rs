@@ -115,7 +115,14 @@ fn fixed_part(pod: &Value) -> Value {
             }
         }
     }
-    for field in ["activeDeadlineSeconds", "tolerations", "terminationGracePeriodSeconds", "schedulingGates", "nodeSelector", "affinity"] {
+    for field in [
+        "activeDeadlineSeconds",
+        "tolerations",
+        "terminationGracePeriodSeconds",
+        "schedulingGates",
+        "nodeSelector",
+        "affinity",
+    ] {
         if field == "nodeSelector" || field == "affinity" {
             // Only while gated; then the scheduler has not looked yet.
             if pod["spec"]["schedulingGates"].items().is_empty() {
@@ -155,14 +162,18 @@ fn row(pod: &Value, now: Now) -> Vec<Cell> {
     if !status.str_at(&["reason"]).is_empty() {
         reason = status.str_at(&["reason"]).to_owned();
     }
-    let gated = status["conditions"].items().iter().any(|c| {
-        c.str_at(&["type"]) == "PodScheduled" && c.str_at(&["reason"]) == "SchedulingGated"
-    });
+    let gated = status["conditions"]
+        .items()
+        .iter()
+        .any(|c| c.str_at(&["type"]) == "PodScheduled" && c.str_at(&["reason"]) == "SchedulingGated");
     if gated {
         "SchedulingGated".clone_into(&mut reason);
     }
     let sidecar = |name: &str| {
-        spec["initContainers"].items().iter().any(|c| c.str_at(&["name"]) == name && c.str_at(&["restartPolicy"]) == "Always")
+        spec["initContainers"]
+            .items()
+            .iter()
+            .any(|c| c.str_at(&["name"]) == name && c.str_at(&["restartPolicy"]) == "Always")
     };
     let (mut ready, mut restarts, mut last_restart) = (0i64, 0i64, None::<i64>);
     let mut total = i64::try_from(spec["containers"].items().len()).unwrap_or_default();
@@ -224,7 +235,10 @@ fn row(pod: &Value, now: Now) -> Vec<Cell> {
             }
         }
         if reason == "Completed" && running {
-            let is_ready = status["conditions"].items().iter().any(|c| c.str_at(&["type"]) == "Ready" && c.str_at(&["status"]) == "True");
+            let is_ready = status["conditions"]
+                .items()
+                .iter()
+                .any(|c| c.str_at(&["type"]) == "Ready" && c.str_at(&["status"]) == "True");
             reason = if is_ready { "Running" } else { "NotReady" }.to_owned();
         }
     }
@@ -246,7 +260,9 @@ fn row(pod: &Value, now: Now) -> Vec<Cell> {
     let gates = if gates.is_empty() {
         Value::from("<none>")
     } else {
-        let is_true = |kind: &str| status["conditions"].items().iter().any(|c| c.str_at(&["type"]) == kind && c.str_at(&["status"]) == "True");
+        let is_true = |kind: &str| {
+            status["conditions"].items().iter().any(|c| c.str_at(&["type"]) == kind && c.str_at(&["status"]) == "True")
+        };
         let met = gates.iter().filter(|g| is_true(g.str_at(&["conditionType"]))).count();
         Value::from(format!("{met}/{}", gates.len()))
     };
@@ -275,13 +291,15 @@ mod tests {
             "state":{"waiting":{"reason":"CrashLoopBackOff"}},"lastState":{"terminated":{"finishedAt":"1970-01-01T00:01:00Z"}}}]}}"#,
         )
         .unwrap();
-        let cells: Vec<String> = row(&pod, Now(100)).iter().map(|c| c.as_str().unwrap_or_default().to_owned()).collect();
+        let cells: Vec<String> =
+            row(&pod, Now(100)).iter().map(|c| c.as_str().unwrap_or_default().to_owned()).collect();
         assert_eq!(cells, ["p", "0/1", "CrashLoopBackOff", "3 (40s ago)", "100s", "10.1.1.1", "n", "<none>", "<none>"]);
     }
 
     #[test]
     fn pods_that_nobody_runs_go_at_once() {
-        let bound: Value = serde_json::from_str(r#"{"spec":{"nodeName":"n","terminationGracePeriodSeconds":5}}"#).unwrap();
+        let bound: Value =
+            serde_json::from_str(r#"{"spec":{"nodeName":"n","terminationGracePeriodSeconds":5}}"#).unwrap();
         assert_eq!(PodStrategy.deletion(&Value::object(), None), Deletion::Immediate);
         assert_eq!(PodStrategy.deletion(&bound, None), Deletion::Graceful(5));
         assert_eq!(PodStrategy.deletion(&bound, Some(0)), Deletion::Immediate);

@@ -89,7 +89,8 @@ mod tests {
         let mut secret = Value::from([("type", TYPE.into())]);
         secret.set(&["metadata", "name"], "bootstrap-token-abcdef");
         secret.set(&["metadata", "namespace"], "kube-system");
-        let data = [("token-id", "abcdef"), ("token-secret", "0123456789abcdef"), ("usage-bootstrap-authentication", "true")];
+        let data =
+            [("token-id", "abcdef"), ("token-secret", "0123456789abcdef"), ("usage-bootstrap-authentication", "true")];
         for (key, value) in data {
             secret.set(&["data", key], b64(value));
         }

@@ -134,11 +134,7 @@ fn authenticators(
     Ok(all)
 }
 
-fn authorizers(
-    config: &Config,
-    lister: &Arc<dyn Lister>,
-    rbac: &Arc<Rbac>,
-) -> Result<Vec<Arc<dyn Authorizer>>, Error> {
+fn authorizers(config: &Config, lister: &Arc<dyn Lister>, rbac: &Arc<Rbac>) -> Result<Vec<Arc<dyn Authorizer>>, Error> {
     let mut all: Vec<Arc<dyn Authorizer>> = vec![Arc::new(Masters)];
     for mode in &config.authorization.modes {
         all.push(match mode.as_str() {

@@ -62,11 +62,7 @@ impl ObjectWriter for OwnWriter {
     async fn update(&self, gvr: &Gvr, object: Value) -> Result<(), Status> {
         let (server, mut write) = self.write(gvr, object.namespace(), object.name())?;
         let change = |_: &Value| Ok(object.clone());
-        server
-            .registry
-            .update(&mut write, Part::Main, &Preconditions::default(), false, &change)
-            .await
-            .map(drop)
+        server.registry.update(&mut write, Part::Main, &Preconditions::default(), false, &change).await.map(drop)
     }
 
     async fn delete(&self, gvr: &Gvr, namespace: &str, name: &str) -> Result<(), Status> {

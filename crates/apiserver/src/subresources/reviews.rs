@@ -26,7 +26,8 @@ pub(super) async fn token(call: &mut Call, target: &Target, body: RequestBody) -
     let account = inner.lister().get("serviceaccounts", &namespace, &name);
     let account = account.ok_or_else(|| Status::not_found(&gvr, &name))?;
     let Some(issuer) = &inner.security.issuer else { return Err(Status::no_such_path()) };
-    let options = crate::registry::WriteOptions::parse(&call.query, crate::registry::WriteKind::Create, call.user_agent())?;
+    let options =
+        crate::registry::WriteOptions::parse(&call.query, crate::registry::WriteKind::Create, call.user_agent())?;
     let write = crate::handlers::write_of(call, target, options);
     let mut admitted = write.admission_request(crate::admission::Operation::Create, request, Value::Null);
     inner.registry.admission.admit(&mut admitted).await?;
@@ -131,7 +132,8 @@ fn user_value(user: &UserInfo) -> Value {
 }
 
 fn subject(spec: &Value) -> Result<UserInfo, Status> {
-    let strings = |v: &Value| -> Vec<String> { v.items().iter().filter_map(Value::as_str).map(str::to_owned).collect() };
+    let strings =
+        |v: &Value| -> Vec<String> { v.items().iter().filter_map(Value::as_str).map(str::to_owned).collect() };
     let extra: BTreeMap<String, Vec<String>> =
         spec["extra"].entries().iter().map(|(k, v)| (k.to_string(), strings(v))).collect();
     let user = UserInfo {
@@ -141,7 +143,9 @@ fn subject(spec: &Value) -> Result<UserInfo, Status> {
         extra,
     };
     if user.name.is_empty() && user.groups.is_empty() {
-        return Err(Status::bad_request("spec.user or spec.groups: Required value: at least one of user or group must be specified"));
+        return Err(Status::bad_request(
+            "spec.user or spec.groups: Required value: at least one of user or group must be specified",
+        ));
     }
     Ok(user)
 }
@@ -210,7 +214,11 @@ fn rules(call: &Call, review: &mut Value, user: &UserInfo) -> Result<(), Status>
     for rule in rules {
         let mut value = Value::from([("verbs", list(&rule.verbs))]);
         if rule.non_resource_urls.is_empty() {
-            for (key, items) in [("apiGroups", &rule.api_groups), ("resources", &rule.resources), ("resourceNames", &rule.resource_names)] {
+            for (key, items) in [
+                ("apiGroups", &rule.api_groups),
+                ("resources", &rule.resources),
+                ("resourceNames", &rule.resource_names),
+            ] {
                 if !items.is_empty() {
                     value.set(&[key], list(items));
                 }
