@@ -1,46 +1,23 @@
-//! How objects are written: the canonical JSON that is stored and served, and what a stored value may be instead.
-
-use std::io::Write;
+//! How objects are written and read: through the codecs, by the schema of their kind.
 
 use apimachinery::Value;
+use apimachinery::codec::{self, DecodeError, Options, json, protobuf};
+use apimachinery::meta::{GroupVersion, Gvk};
+use apimachinery::schema::{Schema, TypeRef};
 use bytes::Bytes;
 
-/// An object's canonical JSON: `kind`, `apiVersion` and `metadata` first, so that all objects of a resource begin with the
-/// same bytes; everything else sorted.
+/// The canonical JSON of an object: what is stored and cached.
 #[must_use]
 pub(crate) fn canonical(object: &Value) -> Bytes {
-    const FIRST: [&str; 3] = ["kind", "apiVersion", "metadata"];
-    let mut out = Vec::with_capacity(1024);
-    let first = FIRST.iter().filter_map(|key| object.get(key).map(|value| (*key, value)));
-    let rest = object.entries().iter().map(|(k, v)| (k.as_str(), v)).filter(|(k, _)| !FIRST.contains(k));
-    out.push(b'{');
-    for (i, (key, value)) in first.chain(rest).enumerate() {
-        if i > 0 {
-            out.push(b',');
-        }
-        write_json(&mut out, &key);
-        out.push(b':');
-        write_json(&mut out, value);
-    }
-    out.push(b'}');
-    // An exact copy: what is stored stays in memory for long, and spare capacity with it.
-    Bytes::copy_from_slice(&out)
+    json::encode_storage(object)
 }
 
 /// Appends the JSON of a value.
 pub(crate) fn write_json<T: serde::Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) {
     // Writing to a vector cannot fail, and values have no keys that are not strings.
-    if let Err(error) = serde_json::to_writer(out.by_ref(), value) {
+    if let Err(error) = serde_json::to_writer(out, value) {
         tracing::error!(%error, "a value has no JSON");
     }
-}
-
-/// Decodes a stored value, whoever wrote it.
-///
-/// # Errors
-/// Why it is no object.
-pub(crate) fn decode_stored(value: &[u8]) -> Result<Value, String> {
-    serde_json::from_slice(value).map_err(|e| e.to_string())
 }
 
 /// Appends the JSON of a value for people.
@@ -50,29 +27,52 @@ pub(crate) fn write_pretty(out: &mut Vec<u8>, value: &Value) {
     }
 }
 
+/// The kind that an object says it is.
 #[must_use]
-pub(crate) fn yaml(value: &Value) -> String {
-    serde_saphyr::to_string(value).unwrap_or_else(|error| {
-        tracing::error!(%error, "a value has no YAML");
-        String::new()
-    })
+pub(crate) fn gvk_of(api_version: &str, kind: &str) -> Gvk {
+    let gv = GroupVersion::parse(api_version).unwrap_or_default();
+    Gvk { group: gv.group, version: gv.version, kind: kind.into() }
 }
 
+/// The schema of a kind: of an API group, or of the machinery's own (`Status`, `APIGroupList`), whatever group they say.
+#[must_use]
+pub(crate) fn type_of(gvk: &Gvk) -> Option<TypeRef> {
+    let schema = Schema::builtin();
+    let machinery = || schema.named(&format!("io.k8s.apimachinery.pkg.apis.meta.v1.{}", gvk.kind));
+    schema.kind(gvk).or_else(machinery).cloned()
+}
+
+/// An object in protobuf; `None` for a kind that has none (a Table, a custom resource).
+#[must_use]
+pub(crate) fn to_protobuf(object: &Value) -> Option<Vec<u8>> {
+    let ty = type_of(&gvk_of(object.api_version(), object.kind()))?;
+    Some(protobuf::encode(object, &ty))
+}
+
+/// Decodes a stored value, whoever wrote it and in whichever encoding.
+///
 /// # Errors
-/// What is wrong with the text.
-pub(crate) fn from_yaml(bytes: &[u8]) -> Result<Value, String> {
-    let text = std::str::from_utf8(bytes).map_err(|e| e.to_string())?;
-    serde_saphyr::from_str(text).map_err(|e| format!("error converting YAML to JSON: yaml: {e}"))
+/// Why it is no object.
+pub(crate) fn decode_stored(value: &[u8]) -> Result<Value, String> {
+    let text = |e: DecodeError| e.to_string();
+    if !value.starts_with(protobuf::MAGIC) {
+        return json::value(value).map_err(text);
+    }
+    let envelope = protobuf::unknown(value).map_err(text)?;
+    let gvk = gvk_of(&envelope.meta.api_version, &envelope.meta.kind);
+    let ty = type_of(&gvk).ok_or_else(|| format!("{} of {} is not known", gvk.kind, gvk.group_version()))?;
+    protobuf::decode(value, &ty).map_err(text)
 }
 
-/// Protobuf is served as soon as the codec is there.
-pub(crate) fn protobuf(value: &Value) -> Bytes {
-    let mut out = Vec::new();
-    write_json(&mut out, value);
-    out.into()
+/// Drops what is empty and fills in what is always written, as upstream's types would.
+pub(crate) fn normalize(object: &mut Value, ty: &TypeRef) {
+    codec::normalize(object, ty);
 }
 
-/// A frame of a protobuf watch.
-pub(crate) fn protobuf_watch_frame(_kind: &str, object: &Value) -> Bytes {
-    protobuf(object)
+/// Takes a tree through the schema of its kind.
+///
+/// # Errors
+/// In Go's words.
+pub(crate) fn typed(value: Value, ty: &TypeRef) -> Result<codec::Decoded, DecodeError> {
+    codec::from_value(value, ty, Options::default())
 }

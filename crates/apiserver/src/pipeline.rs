@@ -19,7 +19,7 @@ use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request, Response};
 
 use crate::attributes::{Attributes, RequestInfo, UserInfo};
-use crate::authn::Outcome;
+use crate::authn::{Outcome, bearer_token};
 use crate::authz::Decision;
 use crate::body::{Body, RequestBody};
 use crate::handlers::{self, Call, error_response};
@@ -102,7 +102,8 @@ async fn authenticate(server: &ApiServer, parts: &mut Parts, origin: Origin) -> 
     if let Some(certificates) = &peer.proved.client {
         parts.extensions.insert(certificates.clone());
     }
-    let mut failed = peer.proved.unknown;
+    // Credentials that nobody accepts are not the same as none.
+    let mut failed = peer.proved.unknown || bearer_token(parts).is_some();
     for authenticator in &server.inner().security.authenticators {
         match authenticator.authenticate(parts).await {
             Outcome::User(authenticated) => return Ok(Arc::new(authenticated.user)),

@@ -5,15 +5,19 @@ use std::sync::Arc;
 
 use api::ResourceDef;
 use apimachinery::meta::{GroupVersion, Gvr};
+use apimachinery::schema::TypeRef;
 use parking_lot::RwLock;
 
 use crate::cache::feed::REGISTRY;
 use crate::cache::{Cache, Shape};
+use crate::encoding;
 
 /// A resource in one served version.
 #[derive(Clone)]
 pub struct Resource {
     pub def: &'static ResourceDef,
+    /// The schema of its kind in this version.
+    pub ty: TypeRef,
     /// Shared by all versions of a resource. `None`: nothing of it is stored (reviews, bindings).
     pub cache: Option<Arc<Cache>>,
 }
@@ -49,7 +53,8 @@ impl Resources {
                 let shape = shape_of(def);
                 Arc::clone(caches.entry(shape.prefix.clone()).or_insert_with(|| Arc::new(Cache::new(shape))))
             });
-            by_gvr.insert(def.gvr.clone(), Resource { def, cache });
+            let ty = encoding::type_of(&def.gvk()).unwrap_or_else(TypeRef::any);
+            by_gvr.insert(def.gvr.clone(), Resource { def, ty, cache });
         }
         let group_versions = by_gvr.keys().map(Gvr::group_version).collect();
         Resources { by_gvr: RwLock::new(by_gvr), group_versions: RwLock::new(group_versions) }

@@ -64,13 +64,6 @@ impl ServiceAddresses {
         let _ = self.writer.set(writer);
     }
 
-    /// Gives back what a deleted Service held.
-    pub async fn release(&self, service: &Value) {
-        for ip in service["spec"]["clusterIPs"].items().iter().filter_map(Value::as_str).filter(|ip| *ip != "None") {
-            self.release_ip(ip).await;
-        }
-    }
-
     async fn release_ip(&self, ip: &str) {
         let Some(writer) = self.writer.get() else { return };
         let gvr = Gvr::new("networking.k8s.io", "v1", "ipaddresses");
@@ -459,6 +452,32 @@ impl Plugin for ServiceAddresses {
 
     async fn admit(&self, request: &mut Request) -> Result<(), Status> {
         self.allocate(request).await
+    }
+
+    fn follows(&self, request: &Request) -> bool {
+        request.is_core("services") && !request.dry_run
+    }
+
+    /// Of what was held before and what is held now, gives back what the outcome leaves without an owner.
+    async fn finish(&self, request: &Request, stored: bool) {
+        let (keep, drop) = if stored {
+            (&request.object, &request.old_object)
+        } else if request.operation == Operation::Delete {
+            return;
+        } else {
+            (&request.old_object, &request.object)
+        };
+        let kept = strings(&keep["spec"]["clusterIPs"]);
+        for ip in strings(&drop["spec"]["clusterIPs"]).iter().filter(|ip| *ip != "None" && !kept.contains(ip)) {
+            self.release_ip(ip).await;
+        }
+        if !stored {
+            let kept: HashSet<u16> = ports_of(keep).collect();
+            let mut pending = self.pending_ports.lock();
+            ports_of(drop).filter(|port| !kept.contains(port)).for_each(|port| {
+                pending.remove(&port);
+            });
+        }
     }
 }
 

@@ -68,6 +68,14 @@ pub trait Plugin: Send + Sync {
     async fn validate(&self, _request: &mut Request) -> Result<(), Status> {
         Ok(())
     }
+
+    /// Wants to know what became of the request: it holds something that must be given back if nothing did.
+    fn follows(&self, _request: &Request) -> bool {
+        false
+    }
+
+    /// The request has been stored, or has failed after [`Plugin::admit`].
+    async fn finish(&self, _request: &Request, _stored: bool) {}
 }
 
 impl Request {

@@ -101,6 +101,12 @@ impl Feed {
         }
     }
 
+    /// Waits until the caches have been filled for the first time.
+    pub async fn reach_sync(&self) {
+        // The sender is part of this.
+        let _ = self.revision.subscribe().wait_for(|now| *now > Revision(0)).await;
+    }
+
     /// Waits until the caches have everything that the store had when this was called.
     ///
     /// # Errors

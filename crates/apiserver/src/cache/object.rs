@@ -76,6 +76,11 @@ impl Object {
         } else {
             let mut object = encoding::decode_stored(&value).map_err(bad)?;
             object.remove(&["metadata", "resourceVersion"]);
+            // Another writer may prefer another version of the kind.
+            let written = encoding::gvk_of(object.api_version(), object.kind());
+            if let Some(def) = api::resource_of_kind(&written).filter(|def| def.storage != written) {
+                def.strategy.to_storage(&mut object);
+            }
             let body = encoding::canonical(&object);
             if !body.starts_with(shape.head.as_bytes()) {
                 return Err(bad(format!("it is a {} of {}", object.kind(), object.api_version())));

@@ -3,7 +3,10 @@
 use std::fmt::Write;
 
 use apimachinery::Value;
+use apimachinery::codec::json::TypeMeta;
+use apimachinery::codec::{self, DecodeError, Options, json, protobuf, yaml};
 use apimachinery::meta::Gvk;
+use apimachinery::schema::TypeRef;
 use apimachinery::status::Status;
 use bytes::{Bytes, BytesMut};
 use http::header;
@@ -12,6 +15,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use super::Call;
 use super::negotiation::Encoding;
 use crate::body::RequestBody;
+use crate::encoding;
 use crate::registry::FieldValidation;
 
 /// Upstream's limit for a request's body, in bytes.
@@ -78,35 +82,61 @@ pub(crate) fn decode(
     bytes: &Bytes,
     encoding: Encoding,
     expected: &Gvk,
-    _validation: FieldValidation,
+    validation: FieldValidation,
 ) -> Result<Decoded, Status> {
-    let parsed = match encoding {
-        Encoding::Json => serde_json::from_slice(bytes).map_err(|e| json_error(&e)),
-        Encoding::Yaml => crate::encoding::from_yaml(bytes),
-        Encoding::Protobuf => Err("protobuf is not read yet".to_owned()),
+    let ty = encoding::type_of(expected).unwrap_or_else(TypeRef::any);
+    let unreadable = |why: &str| unrecognized(expected, why, bytes);
+    let (meta, decoded) = match encoding {
+        Encoding::Json => {
+            let meta = json::type_meta(bytes)
+                .map_err(|e| unreadable(&format!("couldn't get version/kind; json parse error: {e}")))?;
+            (meta, json::decode(bytes, &ty, Options::default()))
+        }
+        Encoding::Yaml => {
+            let document = yaml::parse(bytes).map_err(|e| unreadable(&e.to_string()))?;
+            (document.type_meta(), document.decode(&ty, Options::default()))
+        }
+        Encoding::Protobuf => {
+            let envelope = protobuf::unknown(bytes).map_err(|e| unreadable(&e.to_string()))?;
+            let decoded = protobuf::decode(bytes, &ty);
+            (envelope.meta, decoded.map(|value| codec::Decoded { value, strict: Vec::new(), yaml_duplicates: Vec::new() }))
+        }
     };
-    let mut object: Value = parsed.map_err(|why| unrecognized(expected, &why, bytes))?;
-    if !matches!(object, Value::Object(_)) {
-        return Err(unrecognized(expected, "couldn't get version/kind; json: cannot unmarshal into an object", bytes));
-    }
-    check_kind(&object, expected)?;
+    check_kind(&meta, expected)?;
+    let cannot = |why: &str| {
+        let (kind, version) = (&expected.kind, expected.version.as_str());
+        Status::bad_request(format!("{kind} in version {version:?} cannot be handled as a {kind}: {why}"))
+    };
+    let decoded = decoded.map_err(|e| match e {
+        DecodeError::Syntax(why) => unreadable(&why),
+        DecodeError::Mismatch(why) => cannot(&why),
+    })?;
+    let warnings = match validation {
+        FieldValidation::Ignore => Vec::new(),
+        FieldValidation::Warn => decoded.warnings().cloned().collect(),
+        FieldValidation::Strict => match decoded.strict_error() {
+            Some(why) => return Err(cannot(&why)),
+            None => Vec::new(),
+        },
+    };
+    let mut object = decoded.value;
     object.set(&["kind"], expected.kind.as_str());
     object.set(&["apiVersion"], expected.group_version().to_string());
-    Ok(Decoded { object, warnings: Vec::new() })
+    Ok(Decoded { object, warnings })
 }
 
-fn check_kind(object: &Value, expected: &Gvk) -> Result<(), Status> {
-    let (version, kind) = (object.api_version(), object.kind());
+fn check_kind(meta: &TypeMeta, expected: &Gvk) -> Result<(), Status> {
     let wanted = expected.group_version().to_string();
-    if !version.is_empty() && version != wanted {
+    if !meta.api_version.is_empty() && meta.api_version != wanted {
         return Err(Status::bad_request(format!(
-            "the API version in the data ({version}) does not match the expected API version ({wanted})"
+            "the API version in the data ({}) does not match the expected API version ({wanted})",
+            meta.api_version
         )));
     }
-    if !kind.is_empty() && kind != expected.kind {
+    if !meta.kind.is_empty() && meta.kind != expected.kind {
+        let (kind, version) = (&meta.kind, expected.version.as_str());
         return Err(Status::bad_request(format!(
-            "{kind} in version {:?} cannot be handled as a {}: no kind {kind:?} is registered for version {wanted:?} in scheme",
-            expected.version.as_str(),
+            "{kind} in version {version:?} cannot be handled as a {}: no kind {kind:?} is registered for version {wanted:?} in scheme",
             expected.kind
         )));
     }
@@ -119,12 +149,6 @@ fn unrecognized(expected: &Gvk, why: &str, bytes: &[u8]) -> Status {
         expected.kind,
         summary(bytes)
     ))
-}
-
-/// What Go's decoder says.
-fn json_error(error: &serde_json::Error) -> String {
-    let why = if error.is_eof() { "unexpected end of JSON input".to_owned() } else { error.to_string() };
-    format!("couldn't get version/kind; json parse error: {why}")
 }
 
 /// The beginning of a body, as messages show it: text if it looks like JSON, else in hexadecimal.
@@ -155,12 +179,13 @@ fn summary(bytes: &[u8]) -> String {
 /// 400, in upstream's words.
 pub(crate) fn decode_options(bytes: &Bytes, encoding: Encoding, kind: &str) -> Result<Value, Status> {
     let expected = Gvk::new("meta.k8s.io", "v1", kind);
-    let parsed = match encoding {
-        Encoding::Json => serde_json::from_slice(bytes).map_err(|e| json_error(&e)),
-        Encoding::Yaml => crate::encoding::from_yaml(bytes),
-        Encoding::Protobuf => Err("protobuf is not read yet".to_owned()),
+    let ty = encoding::type_of(&expected).unwrap_or_else(TypeRef::any);
+    let decoded = match encoding {
+        Encoding::Json => json::decode(bytes, &ty, Options::default()).map(|d| d.value),
+        Encoding::Yaml => yaml::decode(bytes, &ty, Options::default()).map(|d| d.value),
+        Encoding::Protobuf => protobuf::decode(bytes, &ty),
     };
-    let mut options: Value = parsed.map_err(|why| unrecognized(&expected, &why, bytes))?;
+    let mut options = decoded.map_err(|e| unrecognized(&expected, &e.to_string(), bytes))?;
     options.set(&["kind"], kind);
     options.set(&["apiVersion"], "meta.k8s.io/v1");
     Ok(options)

@@ -2,6 +2,7 @@
 
 use api::ResourceDef;
 use apimachinery::Value;
+use apimachinery::codec::{json, yaml};
 use apimachinery::status::{Details, Status};
 use parking_lot::Mutex;
 
@@ -55,9 +56,9 @@ impl Patch {
         _write: &Write,
     ) -> Result<Self, Status> {
         let patch = if kind == PatchKind::Apply {
-            crate::encoding::from_yaml(bytes)
+            yaml::parse(bytes).map(|document| document.value)
         } else {
-            serde_json::from_slice(bytes).map_err(|e| e.to_string())
+            json::value(bytes)
         };
         let patch = patch.map_err(|why| Status::bad_request(format!("error decoding patch: {why}")))?;
         Ok(Patch { kind, patch, def, warnings: Mutex::default() })

@@ -1,6 +1,7 @@
 //! Encodes answers: shared bytes where that is possible, trees where it is not.
 
 use apimachinery::Value;
+use apimachinery::codec::yaml;
 use apimachinery::status::Status;
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderValue, Response, StatusCode, header};
@@ -11,7 +12,7 @@ use super::reply::{Coded, Listing, Reply};
 use super::{listing, table};
 use crate::body::Body;
 use crate::encoding;
-use crate::registry::Stored;
+use crate::registry::{self, Stored};
 use crate::resources::Resource;
 
 /// Bodies longer than this are compressed for clients that take it.
@@ -23,6 +24,12 @@ const COMPRESS_FROM: usize = 128 << 10;
 /// 406 for a form that does not fit, 400 for wrong options of a Table.
 pub(crate) fn respond(call: &Call, accepted: Accepted, coded: Coded<'_>) -> Result<Response<Body>, Status> {
     let code = coded.code;
+    if accepted.encoding == Encoding::Protobuf && matches!(accepted.form, Form::Table(_)) {
+        return Err(Status::not_acceptable(
+            "object *v1.Table does not implement the protobuf marshalling interface and cannot be encoded to a protobuf \
+             message",
+        ));
+    }
     let body = match coded.reply {
         Reply::Value(value) => encode(&value, accepted),
         Reply::Stored { resource, stored } => single(call, accepted, resource, &stored)?,
@@ -77,7 +84,7 @@ pub(crate) fn value_of(resource: &Resource, stored: &Stored) -> Value {
         value.set(&["metadata", "resourceVersion"], revision.to_string());
     }
     if resource.converts() {
-        resource.def.strategy.to_served(&mut value);
+        registry::to_version(resource, &mut value);
     }
     value
 }
@@ -104,8 +111,8 @@ pub(super) fn encode(value: &Value, accepted: Accepted) -> Bytes {
             out.push(b'\n');
             out.into()
         }
-        Encoding::Yaml => encoding::yaml(value).into(),
-        Encoding::Protobuf => encoding::protobuf(value),
+        Encoding::Yaml => yaml::encode(value).into(),
+        Encoding::Protobuf => encoding::to_protobuf(value).map(Bytes::from).unwrap_or_default(),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use apimachinery::Value;
+use apimachinery::codec::protobuf;
 use apimachinery::status::Status;
 use bytes::{BufMut, Bytes, BytesMut};
 use parking_lot::Mutex;
@@ -164,7 +165,10 @@ impl Framer {
                 out.push(b'\n');
                 out.into()
             }
-            Encoding::Protobuf => encoding::protobuf_watch_frame(kind, object),
+            Encoding::Protobuf => {
+                let document = encoding::to_protobuf(object).unwrap_or_default();
+                protobuf::watch_frame(kind, &document).into()
+            }
         }
     }
 }

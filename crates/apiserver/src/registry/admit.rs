@@ -33,6 +33,19 @@ impl Admission {
         Ok(())
     }
 
+    /// Some plugin wants to know what becomes of the request.
+    #[must_use]
+    pub(crate) fn follows(&self, request: &Request) -> bool {
+        self.plugins.iter().any(|plugin| plugin.follows(request))
+    }
+
+    /// Tells the plugins that follow the request what became of it.
+    pub(crate) async fn finish(&self, request: &Request, stored: bool) {
+        for plugin in self.plugins.iter().filter(|plugin| plugin.follows(request)) {
+            plugin.finish(request, stored).await;
+        }
+    }
+
     /// Asks the validating plugins.
     ///
     /// # Errors

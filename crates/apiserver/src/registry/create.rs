@@ -6,7 +6,7 @@ use rand::RngExt;
 use storage::Ttl;
 
 use super::{Registry, Stored, Write, meta, status, to_stored};
-use crate::admission::Operation;
+use crate::admission::{Operation, Request};
 
 /// What generated names end with: no vowels, so that no words appear, and no characters that look alike.
 const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
@@ -42,13 +42,18 @@ impl Registry {
     }
 
     async fn create_named(&self, write: &mut Write, object: Value) -> Result<Stored, Status> {
-        let def = write.resource.def;
         let mut request = write.admission_request(Operation::Create, object, Value::Null);
         self.admission.admit(&mut request).await?;
-        def.strategy.default(&mut request.object);
         write.warnings.append(&mut request.warnings);
+        let stored = self.store_new(write, &mut request).await;
+        self.admission.finish(&request, stored.is_ok()).await;
+        stored
+    }
 
+    async fn store_new(&self, write: &mut Write, request: &mut Request) -> Result<Stored, Status> {
+        let def = write.resource.def;
         let object = &mut request.object;
+        def.strategy.default(object);
         meta::fill_system_fields(object, def);
         if def.subresource("status").is_some() && !KEEP_STATUS.contains(&def.gvr.resource.as_str()) {
             object.remove(&["status"]);
@@ -61,14 +66,15 @@ impl Registry {
         }
         write.warnings.extend(def.strategy.warnings(object, None));
         def.strategy.canonicalize(object);
-        self.admission.validate(&mut request).await?;
+        self.admission.validate(request).await?;
         write.warnings.append(&mut request.warnings);
-        let object = request.object;
 
-        if !object.meta("resourceVersion").is_empty_value() {
+        if !request.object.meta("resourceVersion").is_empty_value() {
             return Err(status::plain("resourceVersion should not be set on objects to be created"));
         }
         let key = write.key();
+        let followed = self.admission.follows(request);
+        let object = if followed { request.object.clone() } else { std::mem::take(&mut request.object) };
         let body = to_stored(&write.resource, object);
         if write.options.dry_run {
             return match self.read(&write.resource, &key).await? {

@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use storage::{Key, StorageError};
 
 use super::{DeleteOptions, Registry, Stored, Write, finalizers, served, status, to_stored};
-use crate::admission::Operation;
+use crate::admission::{Operation, Request};
 use crate::cache::Object;
 
 /// What a deletion came to.
@@ -33,9 +33,6 @@ enum Plan {
     Mark { object: Value, remove: bool },
 }
 
-/// Where Services are stored; what they held is given back when they go.
-const SERVICES: &str = "/registry/services/specs/";
-
 impl Registry {
     /// Deletes an object, or begins to.
     ///
@@ -49,23 +46,21 @@ impl Registry {
             let current = current.ok_or_else(|| Status::not_found(&def.gvr, &write.name))?;
             let old = served(&write.resource, &current);
             check_delete_preconditions(options, &old)?;
-            self.admit_deletion(write, old.clone()).await?;
-            let held = old.clone();
-            if let Some(done) = self.delete_once(write, options, &key, &current, old).await? {
-                if matches!(done, Deleted::Gone(_)) && !options.dry_run && key.as_str().starts_with(SERVICES) {
-                    self.addresses.release(&held).await;
-                }
+            let request = self.admit_deletion(write, old.clone()).await?;
+            let done = self.delete_once(write, options, &key, &current, old).await;
+            self.admission.finish(&request, matches!(done, Ok(Some(Deleted::Gone(_))))).await;
+            if let Some(done) = done? {
                 return Ok(done);
             }
         }
     }
 
-    async fn admit_deletion(&self, write: &mut Write, old: Value) -> Result<(), Status> {
+    async fn admit_deletion(&self, write: &mut Write, old: Value) -> Result<Request, Status> {
         let mut request = write.admission_request(Operation::Delete, Value::Null, old);
         self.admission.admit(&mut request).await?;
         self.admission.validate(&mut request).await?;
         write.warnings.append(&mut request.warnings);
-        Ok(())
+        Ok(request)
     }
 
     /// `None`: the object changed meanwhile.

@@ -40,8 +40,6 @@ pub struct Registry {
     pub storage: Arc<dyn Storage>,
     pub feed: Arc<Feed>,
     pub admission: Admission,
-    /// Gets back what a deleted Service held.
-    pub addresses: Arc<crate::service_alloc::ServiceAddresses>,
     /// Seconds that an Event lives.
     pub event_ttl: std::time::Duration,
 }
@@ -99,16 +97,24 @@ fn object_of(cache: &Cache, entry: Entry) -> Result<Arc<Object>, Status> {
 fn served(resource: &Resource, object: &Object) -> Value {
     let mut value = object.decode();
     if resource.converts() {
-        resource.def.strategy.to_served(&mut value);
+        to_version(resource, &mut value);
     }
     value
+}
+
+/// Converts a stored object into the version that the resource serves.
+pub(crate) fn to_version(resource: &Resource, object: &mut Value) {
+    resource.def.strategy.to_served(object);
+    object.set(&["apiVersion"], resource.def.gvr.group_version().to_string());
 }
 
 /// The bytes to store of an object in the served version.
 fn to_stored(resource: &Resource, mut object: Value) -> Bytes {
     object.remove(&["metadata", "resourceVersion"]);
+    crate::encoding::normalize(&mut object, &resource.ty);
     if resource.converts() {
         resource.def.strategy.to_storage(&mut object);
+        object.set(&["apiVersion"], resource.def.storage.group_version().to_string());
     }
     crate::encoding::canonical(&object)
 }

@@ -134,6 +134,28 @@ impl Registry {
         } else {
             old = std::mem::take(&mut request.old_object);
         }
+        let followed = self.admission.follows(&request);
+        let kept = followed.then(|| old.clone());
+        let stored = self.store_changed(write, part, key, current, &mut request, old).await;
+        if let Some(old) = kept {
+            request.old_object = old;
+            self.admission.finish(&request, matches!(stored, Ok(Some(_)))).await;
+        }
+        stored
+    }
+
+    /// Prepares, validates and writes `request.object`, which is to replace `old`.
+    async fn store_changed(
+        &self,
+        write: &mut Write,
+        part: Part<'_>,
+        key: &Key,
+        current: &Arc<Object>,
+        request: &mut Request,
+        old: Value,
+    ) -> Result<Option<Stored>, Status> {
+        let def = write.resource.def;
+        let admitted = !matches!(part, Part::Other(rules) if !rules.is_admitted());
         let object = &mut request.object;
         check_version(write, object, &old)?;
         prepare(write, part, object, &old);
@@ -143,13 +165,14 @@ impl Registry {
         }
         write.warnings.extend(def.strategy.warnings(object, Some(&old)));
         def.strategy.canonicalize(object);
-        let gone = is_finished(&request.object, &old);
-        let object = if admitted { self.validated(write, part, request, old).await? } else { request.object };
-        let body = to_stored(&write.resource, object);
-        if body == current.body {
-            return Ok(Some(Stored { body, revision: Some(current.revision) }));
+        let gone = is_finished(object, &old);
+        if admitted {
+            self.validated(write, part, request, old).await?;
         }
-        if write.options.dry_run {
+        let followed = self.admission.follows(request);
+        let object = if followed { request.object.clone() } else { std::mem::take(&mut request.object) };
+        let body = to_stored(&write.resource, object);
+        if body == current.body || write.options.dry_run {
             return Ok(Some(Stored { body, revision: Some(current.revision) }));
         }
         let written = if gone {
@@ -167,14 +190,14 @@ impl Registry {
 }
 
 impl Registry {
-    /// Asks the validating plugins; gives the object back.
+    /// Asks the validating plugins. They see a view where clients do.
     async fn validated(
         &self,
         write: &mut Write,
         part: Part<'_>,
-        mut request: Request,
+        request: &mut Request,
         old: Value,
-    ) -> Result<Value, Status> {
+    ) -> Result<(), Status> {
         let mut hidden = None;
         if let Part::View(view) = part {
             request.old_object = view.show(&old);
@@ -183,9 +206,12 @@ impl Registry {
         } else {
             request.old_object = old;
         }
-        self.admission.validate(&mut request).await?;
+        let validated = self.admission.validate(request).await;
+        if let Some(object) = hidden {
+            request.object = object;
+        }
         write.warnings.append(&mut request.warnings);
-        Ok(hidden.unwrap_or(request.object))
+        validated
     }
 }
 

@@ -31,7 +31,6 @@ pub(super) fn build(config: Config, storage: Arc<dyn Storage>, stop: Cancellatio
         storage: Arc::clone(&storage),
         feed: Arc::clone(&feed),
         admission: Admission::new(security.plugins.clone()),
-        addresses: Arc::clone(&security.addresses),
         event_ttl: config.event_ttl,
     });
     let metrics = Metrics::new();
