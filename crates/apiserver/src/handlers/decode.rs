@@ -99,7 +99,10 @@ pub(crate) fn decode(
         Encoding::Protobuf => {
             let envelope = protobuf::unknown(bytes).map_err(|e| unreadable(&e.to_string()))?;
             let decoded = protobuf::decode(bytes, &ty);
-            (envelope.meta, decoded.map(|value| codec::Decoded { value, strict: Vec::new(), yaml_duplicates: Vec::new() }))
+            (
+                envelope.meta,
+                decoded.map(|value| codec::Decoded { value, strict: Vec::new(), yaml_duplicates: Vec::new() }),
+            )
         }
     };
     check_kind(&meta, expected)?;
