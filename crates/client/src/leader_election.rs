@@ -346,6 +346,145 @@ mod tests {
         assert_eq!(taken.holder_identity.as_deref(), Some("me"));
     }
 
+    /// A server of one lease, and of ConfigMaps whose creation it only notes.
+    #[derive(Default)]
+    struct Server {
+        lease: Option<serde_json::Value>,
+        version: u64,
+        created: Vec<String>,
+        /// Lease requests are not answered.
+        is_cut_off: bool,
+    }
+
+    type Shared = std::sync::Arc<parking_lot::Mutex<Server>>;
+
+    fn answer(server: &mut Server, method: &str, path: &str, body: &[u8]) -> (u16, serde_json::Value) {
+        use serde_json::json;
+        let refuse = |code: u16, reason: &str| {
+            (code, json!({ "kind": "Status", "status": "Failure", "message": reason, "reason": reason, "code": code }))
+        };
+        let mut object: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+        if path.contains("/configmaps") {
+            server.created.push(object["metadata"]["name"].as_str().unwrap_or_default().to_owned());
+            return (201, object);
+        }
+        match (method, &server.lease) {
+            ("GET", Some(lease)) => (200, lease.clone()),
+            ("GET", None) => refuse(404, "NotFound"),
+            ("POST", Some(_)) => refuse(409, "AlreadyExists"),
+            ("PUT", Some(lease)) if lease["metadata"]["resourceVersion"] != object["metadata"]["resourceVersion"] => {
+                refuse(409, "Conflict")
+            }
+            _ => {
+                server.version += 1;
+                object["metadata"]["resourceVersion"] = json!(server.version.to_string());
+                server.lease = Some(object.clone());
+                (200, object)
+            }
+        }
+    }
+
+    fn client_of(server: &Shared, sees_cut: bool) -> Client {
+        use http_body_util::BodyExt;
+        let server = server.clone();
+        let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
+            let server = server.clone();
+            async move {
+                let (parts, body) = request.into_parts();
+                let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+                if sees_cut && server.lock().is_cut_off && parts.uri.path().contains("/leases") {
+                    std::future::pending::<()>().await;
+                }
+                let (code, answer) = answer(&mut server.lock(), parts.method.as_str(), parts.uri.path(), &body);
+                let body = kube::client::Body::from(answer.to_string().into_bytes());
+                let response = http::Response::builder().status(code).body(body);
+                response.map_err(tower::BoxError::from)
+            }
+        });
+        Client::new(service, "default")
+    }
+
+    async fn create(client: &Client, name: &str) -> Result<(), kube::Error> {
+        use k8s_openapi::api::core::v1::ConfigMap;
+        let metadata = ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() };
+        let map = ConfigMap { metadata, ..ConfigMap::default() };
+        Api::<ConfigMap>::namespaced(client.clone(), "default").create(&PostParams::default(), &map).await.map(|_| ())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clean_stop_hands_the_lease_over_at_once() {
+        let server = Shared::default();
+        let (first, second) = (client_of(&server, true), client_of(&server, true));
+        let stop = CancellationToken::new();
+        let token = stop.clone();
+        let leading = tokio::spawn(async move {
+            run(&first, &LeaseConfig::new("x", "first"), None, token, |l| async move { l.over.cancelled().await }).await
+        });
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        let (ready, led) = tokio::sync::oneshot::channel();
+        let follower = tokio::spawn(async move {
+            let lead = |l: Leadership| async move {
+                let _ = ready.send(Instant::now());
+                l.over.cancelled().await;
+            };
+            run(&second, &LeaseConfig::new("x", "second"), None, CancellationToken::new(), lead).await
+        });
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        assert!(!follower.is_finished());
+        let stopped = Instant::now();
+        stop.cancel();
+        assert_eq!(leading.await.unwrap(), Outcome::Stopped);
+        // One pause between tries at most.
+        assert!(led.await.unwrap() - stopped < Duration::from_millis(2500));
+        follower.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_that_is_cut_off_stops_writing_before_another_takes_over() {
+        let server = Shared::default();
+        let (first, second) = (client_of(&server, true), client_of(&server, false));
+        let (ready, led) = tokio::sync::oneshot::channel();
+        let leading = tokio::spawn(async move {
+            let lead = |leadership: Leadership| async move {
+                let _ = ready.send(leadership.client.clone());
+                leadership.over.cancelled().await;
+            };
+            run(&first, &LeaseConfig::new("x", "first"), None, CancellationToken::new(), lead).await
+        });
+        let old = led.await.unwrap();
+        create(&old, "while-leading").await.unwrap();
+        server.lock().is_cut_off = true;
+        let (ready, led) = tokio::sync::oneshot::channel();
+        let follower = tokio::spawn(async move {
+            let lead = |leadership: Leadership| async move {
+                let _ = ready.send(leadership.client.clone());
+                leadership.over.cancelled().await;
+            };
+            run(&second, &LeaseConfig::new("x", "second"), None, CancellationToken::new(), lead).await
+        });
+        let new = led.await.unwrap();
+        create(&old, "too-late").await.unwrap_err();
+        create(&new, "by-the-new-leader").await.unwrap();
+        assert_eq!(leading.await.unwrap(), Outcome::Lost);
+        assert_eq!(server.lock().created, ["while-leading", "by-the-new-leader"]);
+        follower.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_that_was_paused_writes_nothing_when_it_wakes() {
+        let server = Shared::default();
+        let client = client_of(&server, true);
+        let fence = Fence::default();
+        let guarded = fence.guard(&client);
+        create(&guarded, "before-any-term").await.unwrap_err();
+        fence.open(Mark::now(), Duration::from_secs(10));
+        create(&guarded, "in-term").await.unwrap();
+        // No timer of ours runs while the process stands still: the write itself has to notice.
+        tokio::time::advance(Duration::from_secs(10)).await;
+        create(&guarded, "after-the-pause").await.unwrap_err();
+        assert_eq!(server.lock().created, ["in-term"]);
+    }
+
     #[test]
     fn the_three_times_must_fit_together() {
         let mut config = LeaseConfig::new("x", "me");
