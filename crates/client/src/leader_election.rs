@@ -391,7 +391,7 @@ mod tests {
             let server = server.clone();
             async move {
                 let (parts, body) = request.into_parts();
-                let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+                let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
                 if sees_cut && server.lock().is_cut_off && parts.uri.path().contains("/leases") {
                     std::future::pending::<()>().await;
                 }

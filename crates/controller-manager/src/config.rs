@@ -88,6 +88,8 @@ impl ClusterSigning {
 pub struct Concurrent {
     pub daemonset: usize,
     pub statefulset: usize,
+    pub job: usize,
+    pub ttl_after_finished: usize,
     pub deployment: usize,
     pub replicaset: usize,
     pub replicationcontroller: usize,
@@ -103,6 +105,8 @@ impl Default for Concurrent {
         Self {
             daemonset: 2,
             statefulset: 5,
+            job: 5,
+            ttl_after_finished: 5,
             deployment: 5,
             replicaset: 5,
             replicationcontroller: 5,

@@ -170,6 +170,10 @@ pub struct Flags {
     #[arg(long, default_value_t = 5)]
     pub concurrent_statefulset_syncs: usize,
     #[arg(long, default_value_t = 5)]
+    pub concurrent_job_syncs: usize,
+    #[arg(long, default_value_t = 5)]
+    pub concurrent_ttl_after_finished_syncs: usize,
+    #[arg(long, default_value_t = 5)]
     pub concurrent_deployment_syncs: usize,
     #[arg(long, default_value_t = 5)]
     pub concurrent_replicaset_syncs: usize,
@@ -326,6 +330,8 @@ impl Flags {
             concurrent: Concurrent {
                 daemonset: self.concurrent_daemonset_syncs,
                 statefulset: self.concurrent_statefulset_syncs,
+                job: self.concurrent_job_syncs,
+                ttl_after_finished: self.concurrent_ttl_after_finished_syncs,
                 deployment: self.concurrent_deployment_syncs,
                 replicaset: self.concurrent_replicaset_syncs,
                 replicationcontroller: self.concurrent_rc_syncs,

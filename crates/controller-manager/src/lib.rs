@@ -26,6 +26,7 @@ mod expectations;
 mod flags;
 mod garbage_collector;
 mod history;
+mod job;
 mod namespace;
 mod node_fit;
 mod node_ipam;
@@ -44,6 +45,7 @@ mod serviceaccount;
 mod serviceaccount_token;
 mod statefulset;
 mod taint_eviction;
+mod ttl_after_finished;
 
 pub use certificatesigningrequest::Authority;
 pub use config::{ClusterSigning, Config, ControllerList, Credentials, Serving};

@@ -13,6 +13,7 @@ use crate::{
     endpoints::EndpointsController,
     endpointslice::EndpointSliceController,
     garbage_collector,
+    job::JobController,
     namespace::NamespaceController,
     node_ipam::NodeIpamController,
     node_lifecycle::NodeLifecycleController,
@@ -23,6 +24,7 @@ use crate::{
     serviceaccount_token::ServiceAccountTokenController,
     statefulset::StatefulSetController,
     taint_eviction::TaintEvictionController,
+    ttl_after_finished::TtlAfterFinished,
 };
 
 type Running = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -86,6 +88,16 @@ pub(crate) const CONTROLLERS: &[Descriptor] = controllers! {
     "statefulset-controller", "statefulset", "statefulset-controller", true, |context| {
         let workers = context.config.concurrent.statefulset;
         let controller = StatefulSetController::new(&context);
+        Some(Box::pin(context.run(controller, workers)))
+    };
+    "job-controller", "job", "job-controller", true, |context| {
+        let workers = context.config.concurrent.job;
+        let controller = JobController::new(&context);
+        Some(Box::pin(context.run(controller, workers)))
+    };
+    "ttl-after-finished-controller", "ttl-after-finished", "ttl-after-finished-controller", true, |context| {
+        let workers = context.config.concurrent.ttl_after_finished;
+        let controller = TtlAfterFinished::new(&context);
         Some(Box::pin(context.run(controller, workers)))
     };
     "garbage-collector-controller", "garbagecollector", "generic-garbage-collector", true, |context| {
