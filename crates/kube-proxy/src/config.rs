@@ -207,7 +207,11 @@ mod tests {
     fn complete(file: &str) -> Result<Config, String> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("proxy.yaml");
-        std::fs::write(&path, format!("apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n{file}")).unwrap();
+        std::fs::write(
+            &path,
+            format!("apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n{file}"),
+        )
+        .unwrap();
         let args = [format!("--config={}", path.display())];
         flags::parse::<Flags>("kube-proxy", args).map_err(|e| e.0)?.complete("host").map_err(|e| e.to_string())
     }

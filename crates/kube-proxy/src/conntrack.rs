@@ -33,10 +33,24 @@ fn arguments(stale: &Stale) -> Vec<String> {
     let family = |ip: &IpAddr| if ip.is_ipv4() { "ipv4" } else { "ipv6" };
     let words: Vec<String> = match stale {
         Stale::Endpoint { service, endpoint } => {
-            vec!["-f".into(), family(service).into(), "--orig-dst".into(), service.to_string(), "--dst-nat".into(), endpoint.to_string()]
+            vec![
+                "-f".into(),
+                family(service).into(),
+                "--orig-dst".into(),
+                service.to_string(),
+                "--dst-nat".into(),
+                endpoint.to_string(),
+            ]
         }
         Stale::Service { service, port } => {
-            vec!["-f".into(), family(service).into(), "--orig-dst".into(), service.to_string(), "--orig-port-dst".into(), port.to_string()]
+            vec![
+                "-f".into(),
+                family(service).into(),
+                "--orig-dst".into(),
+                service.to_string(),
+                "--orig-port-dst".into(),
+                port.to_string(),
+            ]
         }
     };
     ["-D", "-p", "udp"].into_iter().map(str::to_owned).chain(words).collect()

@@ -58,8 +58,16 @@ impl SyncMetrics {
             last: Gauge::default(),
         };
         registry.register("kubeproxy_sync_proxy_rules_duration_seconds", "Time of one sync", metrics.syncs.clone());
-        registry.register("kubeproxy_sync_proxy_rules_nftables_sync_failures", "Failed syncs", metrics.failures.clone());
-        registry.register("kubeproxy_sync_proxy_rules_last_timestamp_seconds", "Last sync since 1970", metrics.last.clone());
+        registry.register(
+            "kubeproxy_sync_proxy_rules_nftables_sync_failures",
+            "Failed syncs",
+            metrics.failures.clone(),
+        );
+        registry.register(
+            "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
+            "Last sync since 1970",
+            metrics.last.clone(),
+        );
         metrics
     }
 }
@@ -74,7 +82,8 @@ pub async fn run(config: Config, client: kube::Client, stop: CancellationToken) 
     for address in config.healthz_address.into_iter().chain(config.metrics_address) {
         let mut endpoints = Endpoints::new("kube-proxy", config.metrics.clone());
         let healthy = Arc::clone(&healthy);
-        let check = move || if healthy.load(Ordering::Relaxed) { Ok(()) } else { Err("no rules are written".to_owned()) };
+        let check =
+            move || if healthy.load(Ordering::Relaxed) { Ok(()) } else { Err("no rules are written".to_owned()) };
         endpoints.health.push(("sync", Arc::new(check)));
         let server = Server { address, tls: None, endpoints, guard: None };
         server.start(stop.clone()).await.map_err(|source| Error::Serve { address, source })?;
@@ -82,7 +91,8 @@ pub async fn run(config: Config, client: kube::Client, stop: CancellationToken) 
     let informers = SharedInformerFactory::new(client, stop.clone());
     let services = informers.informer::<Service>();
     let slices = informers.informer::<EndpointSlice>();
-    let nodes = informers.selected::<Node>(client::informer::Selection::fields(&format!("metadata.name={}", config.node_name)));
+    let nodes =
+        informers.selected::<Node>(client::informer::Selection::fields(&format!("metadata.name={}", config.node_name)));
     slices.add_index(model::BY_SERVICE, model::service_of);
     let changed = Arc::new(Notify::new());
     for informer_changed in [Arc::clone(&changed)] {
@@ -98,7 +108,11 @@ pub async fn run(config: Config, client: kube::Client, stop: CancellationToken) 
     let mut before = model::Model::default();
     loop {
         let started = Instant::now();
-        let zone = nodes.lister().list().first().and_then(|n| n.metadata.labels.clone()?.get("topology.kubernetes.io/zone").cloned());
+        let zone = nodes
+            .lister()
+            .list()
+            .first()
+            .and_then(|n| n.metadata.labels.clone()?.get("topology.kubernetes.io/zone").cloned());
         let now = model::build(&services.lister().list(), &slices.lister(), &config.node_name, zone.as_deref());
         checks.update(now.health_checks());
         let written = writer.write(&rules::render(&now, &config)).await;

@@ -106,7 +106,12 @@ pub(crate) fn service_of(slice: &EndpointSlice) -> Vec<String> {
     name.map(|name| format!("{}/{name}", slice.metadata.namespace.as_deref().unwrap_or_default())).into_iter().collect()
 }
 
-pub(crate) fn build(services: &[Arc<Service>], slices: &Lister<EndpointSlice>, node: &str, zone: Option<&str>) -> Model {
+pub(crate) fn build(
+    services: &[Arc<Service>],
+    slices: &Lister<EndpointSlice>,
+    node: &str,
+    zone: Option<&str>,
+) -> Model {
     let mut model = Model::default();
     for service in services {
         let meta = &service.metadata;
@@ -129,7 +134,8 @@ pub(crate) fn build(services: &[Arc<Service>], slices: &Lister<EndpointSlice>, n
 
 fn has_address(service: &Service) -> bool {
     let Some(spec) = &service.spec else { return false };
-    spec.type_.as_deref() != Some("ExternalName") && spec.cluster_ip.as_deref().is_some_and(|ip| !ip.is_empty() && ip != "None")
+    spec.type_.as_deref() != Some("ExternalName")
+        && spec.cluster_ip.as_deref().is_some_and(|ip| !ip.is_empty() && ip != "None")
 }
 
 fn addresses<'a>(list: impl IntoIterator<Item = &'a String>) -> Vec<IpAddr> {
@@ -145,7 +151,8 @@ fn port_model(
     zone: Option<&str>,
 ) -> Option<PortModel> {
     let spec = service.spec.as_ref()?;
-    let balanced = service.status.iter().filter_map(|s| s.load_balancer.as_ref()).flat_map(|l| l.ingress.iter().flatten());
+    let balanced =
+        service.status.iter().filter_map(|s| s.load_balancer.as_ref()).flat_map(|l| l.ingress.iter().flatten());
     // A balancer in `Proxy` mode must see the traffic itself.
     let balanced = balanced.filter(|i| i.ip_mode.as_deref() != Some("Proxy")).filter_map(|i| i.ip.as_ref());
     let external_local = spec.external_traffic_policy.as_deref() == Some("Local");
@@ -165,7 +172,12 @@ fn port_model(
         external_ips: addresses(spec.external_ips.iter().flatten().chain(balanced)),
         node_port: port.node_port.and_then(|p| u16::try_from(p).ok()).filter(|p| *p > 0),
         affinity,
-        source_ranges: spec.load_balancer_source_ranges.iter().flatten().filter_map(|c| c.trim().parse().ok()).collect(),
+        source_ranges: spec
+            .load_balancer_source_ranges
+            .iter()
+            .flatten()
+            .filter_map(|c| c.trim().parse().ok())
+            .collect(),
         external_local,
         internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
         endpoints,
@@ -190,7 +202,12 @@ struct Found {
 fn endpoints_of(slices: &[Arc<EndpointSlice>], port_name: &str, node: &str) -> Vec<Found> {
     let mut found = Vec::new();
     for slice in slices {
-        let number = slice.ports.iter().flatten().find(|p| p.name.as_deref().unwrap_or_default() == port_name).and_then(|p| p.port);
+        let number = slice
+            .ports
+            .iter()
+            .flatten()
+            .find(|p| p.name.as_deref().unwrap_or_default() == port_name)
+            .and_then(|p| p.port);
         let Some(number) = number.and_then(|n| u16::try_from(n).ok()) else { continue };
         for endpoint in slice.endpoints.iter().flatten() {
             let Some(ip) = endpoint.addresses.first().and_then(|a| a.parse::<IpAddr>().ok()) else { continue };
@@ -267,7 +284,8 @@ mod tests {
     #[test]
     fn ready_endpoints_count_and_draining_ones_only_without_them() {
         let ready = json!({"addresses": ["10.244.0.2"], "conditions": {"ready": true}});
-        let draining = json!({"addresses": ["10.244.0.3"], "conditions": {"ready": false, "serving": true, "terminating": true}});
+        let draining =
+            json!({"addresses": ["10.244.0.3"], "conditions": {"ready": false, "serving": true, "terminating": true}});
         let dead = json!({"addresses": ["10.244.0.4"], "conditions": {"ready": false}});
         assert_eq!(endpoints(json!([ready, draining, dead])), ["10.244.0.2"]);
         assert_eq!(endpoints(json!([draining, dead])), ["10.244.0.3"]);

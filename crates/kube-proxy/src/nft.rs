@@ -170,7 +170,11 @@ mod tests {
         assert!(!added.contains("delete table"));
         let none = difference(&two, &rules(json!([])));
         assert!(none.contains("delete element ip kube-proxy service-ips { 10.96.0.9 . tcp . 80 }"), "{none}");
-        assert!(none.contains("add element ip kube-proxy no-endpoint-services { 10.96.0.9 . tcp . 80 : goto reject-chain }"));
+        assert!(
+            none.contains(
+                "add element ip kube-proxy no-endpoint-services { 10.96.0.9 . tcp . 80 : goto reject-chain }"
+            )
+        );
         assert_eq!(none.lines().filter(|l| l.starts_with("delete chain")).count(), 3);
     }
 

@@ -94,7 +94,9 @@ fn skeleton(family: Family) -> Table {
     let mut table = Table::default();
     let (ip, address) = (family.ip(), family.address_type());
     for map in [SERVICE_IPS, NO_ENDPOINT_IPS] {
-        table.sets.insert(map.into(), format!("map {map} {{ type {address} . inet_proto . inet_service : verdict ; }}"));
+        table
+            .sets
+            .insert(map.into(), format!("map {map} {{ type {address} . inet_proto . inet_service : verdict ; }}"));
         table.elements.insert(map.into(), BTreeMap::new());
     }
     for map in [SERVICE_NODE_PORTS, NO_ENDPOINT_NODE_PORTS] {
@@ -107,11 +109,18 @@ fn skeleton(family: Family) -> Table {
     let mut chain = |name: &str, base: &str, rules: Vec<String>| {
         table.chains.insert(name.to_owned(), Chain { base: base.to_owned(), rules });
     };
-    chain("services", "", vec![format!("{ip} daddr . meta l4proto . th dport vmap @{SERVICE_IPS}"), node_port(SERVICE_NODE_PORTS)]);
+    chain(
+        "services",
+        "",
+        vec![format!("{ip} daddr . meta l4proto . th dport vmap @{SERVICE_IPS}"), node_port(SERVICE_NODE_PORTS)],
+    );
     chain(
         "service-endpoints-check",
         "",
-        vec![format!("{ip} daddr . meta l4proto . th dport vmap @{NO_ENDPOINT_IPS}"), node_port(NO_ENDPOINT_NODE_PORTS)],
+        vec![
+            format!("{ip} daddr . meta l4proto . th dport vmap @{NO_ENDPOINT_IPS}"),
+            node_port(NO_ENDPOINT_NODE_PORTS),
+        ],
     );
     chain("reject-chain", "", vec!["reject".into()]);
     chain("mark-for-masquerade", "", vec![format!("mark set mark or {MARK}")]);
@@ -125,7 +134,11 @@ fn skeleton(family: Family) -> Table {
         ],
     );
     for (hook, priority) in [("prerouting", "-100"), ("output", "-100")] {
-        chain(&format!("nat-{hook}"), &format!("type nat hook {hook} priority {priority} ;"), vec!["jump services".into()]);
+        chain(
+            &format!("nat-{hook}"),
+            &format!("type nat hook {hook} priority {priority} ;"),
+            vec!["jump services".into()],
+        );
     }
     chain("nat-postrouting", "type nat hook postrouting priority 100 ;", vec!["jump masquerading".into()]);
     for hook in ["input", "forward", "output"] {
@@ -201,7 +214,8 @@ fn add_port(table: &mut Table, name: &PortName, port: &PortModel, config: &Confi
         if config.masquerade_all {
             service_rules.push(format!("{to_it} jump mark-for-masquerade"));
         } else if !pod_networks.is_empty() {
-            service_rules.push(format!("{to_it} {ip} saddr != {{ {} }} jump mark-for-masquerade", pod_networks.join(", ")));
+            service_rules
+                .push(format!("{to_it} {ip} saddr != {{ {} }} jump mark-for-masquerade", pod_networks.join(", ")));
         }
     }
     if !all.is_empty() {
@@ -217,10 +231,15 @@ fn add_port(table: &mut Table, name: &PortName, port: &PortModel, config: &Confi
     if has_external && !external.is_empty() {
         let mut rules = Vec::new();
         if !port.source_ranges.is_empty() {
-            let ranges: Vec<String> = port.source_ranges.iter().filter(|c| family.has(c.addr())).map(ToString::to_string).collect();
+            let ranges: Vec<String> =
+                port.source_ranges.iter().filter(|c| family.has(c.addr())).map(ToString::to_string).collect();
             for external_ip in &external_ips {
                 let to_it = format!("{ip} daddr {external_ip} {proto} dport {number}");
-                let others = if ranges.is_empty() { String::new() } else { format!(" {ip} saddr != {{ {} }}", ranges.join(", ")) };
+                let others = if ranges.is_empty() {
+                    String::new()
+                } else {
+                    format!(" {ip} saddr != {{ {} }}", ranges.join(", "))
+                };
                 rules.push(format!("{to_it}{others} drop"));
             }
         }
@@ -254,8 +273,11 @@ fn balance(table: &mut Table, id: &str, endpoints: &[SocketAddr], port: &PortMod
         ];
         if let Some(timeout) = port.affinity {
             let set = format!("affinity-{own}");
-            let declared =
-                format!("set {set} {{ type {} ; flags dynamic,timeout ; timeout {}s ; }}", family.address_type(), timeout.as_secs());
+            let declared = format!(
+                "set {set} {{ type {} ; flags dynamic,timeout ; timeout {}s ; }}",
+                family.address_type(),
+                timeout.as_secs()
+            );
             table.sets.insert(set.clone(), declared);
             rules.push(format!("{ip} saddr @{set} goto {chain}"));
             endpoint_rules.push(format!("update @{set} {{ {ip} saddr }}"));
@@ -354,7 +376,8 @@ mod tests {
         let table = table(spec, two());
         let sets: Vec<&String> = table.sets.values().filter(|s| s.contains("timeout 60s")).collect();
         assert_eq!(sets.len(), 2);
-        let updates = table.chains.values().flat_map(|c| &c.rules).filter(|r| r.starts_with("update @affinity-")).count();
+        let updates =
+            table.chains.values().flat_map(|c| &c.rules).filter(|r| r.starts_with("update @affinity-")).count();
         assert_eq!(updates, 2);
     }
 }
