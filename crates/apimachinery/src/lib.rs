@@ -10,6 +10,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod apply;
 pub mod codec;
 pub mod field;
 pub mod meta;

@@ -177,7 +177,7 @@ impl<'t> Seed<'_, 't> {
     fn string(self, s: &str) -> Value {
         let keep = |s: &str| Value::String(CompactString::from(s));
         match &self.ty.shape {
-            Shape::String(_) | Shape::Any => keep(s),
+            Shape::String(_) | Shape::Any | Shape::Deduced => keep(s),
             _ if self.cx.options.unstructured => keep(s),
             Shape::Bytes => self.bytes(s),
             Shape::Quantity => match quantity::canonical(s) {
@@ -235,7 +235,7 @@ impl<'t> Seed<'_, 't> {
 
     fn int(self, n: i64) -> Value {
         match &self.ty.shape {
-            Shape::Int64 | Shape::Float | Shape::Any => Value::Int(n),
+            Shape::Int64 | Shape::Float | Shape::Any | Shape::Deduced => Value::Int(n),
             _ if self.cx.options.unstructured => Value::Int(n),
             Shape::Int32 if i32::try_from(n).is_ok() => Value::Int(n),
             Shape::IntOrString if i32::try_from(n).is_ok() => Value::Int(n),
@@ -246,7 +246,7 @@ impl<'t> Seed<'_, 't> {
 
     fn float(self, n: f64) -> Value {
         match &self.ty.shape {
-            Shape::Any => Value::Float(n),
+            Shape::Any | Shape::Deduced => Value::Float(n),
             _ if self.cx.options.unstructured => Value::Float(n),
             // Go writes a float without a fraction as an integer.
             #[expect(clippy::cast_possible_truncation, reason = "has no fraction and is small")]
@@ -273,7 +273,7 @@ impl<'t> Seed<'_, 't> {
 
     fn bool(self, b: bool) -> Value {
         match &self.ty.shape {
-            Shape::Bool | Shape::Any | Shape::SchemaOr(SchemaOr::Bool, _) => Value::Bool(b),
+            Shape::Bool | Shape::Any | Shape::Deduced | Shape::SchemaOr(SchemaOr::Bool, _) => Value::Bool(b),
             _ if self.cx.options.unstructured => Value::Bool(b),
             _ => self.other("bool"),
         }
@@ -348,7 +348,7 @@ impl<'de, 't> Visitor<'de> for Seed<'_, 't> {
             Shape::List(list) => &list.item,
             Shape::SchemaOr(SchemaOr::Array, props) => props,
             Shape::SchemaOr(SchemaOr::StringArray, _) => return string_array(self, seq),
-            Shape::Any => ty,
+            Shape::Any | Shape::Deduced => ty,
             _ if self.cx.options.unstructured => any(),
             _ => {
                 let value = self.other("array");
@@ -375,7 +375,7 @@ impl<'de, 't> Visitor<'de> for Seed<'_, 't> {
         match &ty.shape {
             Shape::Struct(shape) => structure(ty, shape, cx, map),
             Shape::Map(shape) => entries(&shape.value, cx, map),
-            Shape::Any => entries(ty, cx, map),
+            Shape::Any | Shape::Deduced => entries(ty, cx, map),
             Shape::SchemaOr(_, props) => Seed { ty: props, cx }.visit_map(map),
             _ if cx.options.unstructured => entries(any(), cx, map),
             _ => {
@@ -415,14 +415,16 @@ fn entries<'de, 't, A: MapAccess<'de>>(
     mut map: A,
 ) -> Result<Value, A::Error> {
     // Go keeps the text of such values; only custom resources are looked through for duplicates.
-    let report = cx.options.unstructured || !matches!(value_type.shape, Shape::Any);
+    let report = cx.options.unstructured || !matches!(value_type.shape, Shape::Any | Shape::Deduced);
     let mut entries: Vec<(CompactString, Value)> = Vec::with_capacity(map.size_hint().unwrap_or(4).min(1024));
     while let Some(key) = map.next_key_seed(Key)? {
         cx.path.push(Segment::Key(key));
         let value = map.next_value_seed(Seed { ty: value_type, cx: &mut *cx })?;
         let Some(Segment::Key(key)) = cx.path.pop() else { unreachable!("pushed above") };
         let value = match value {
-            Value::Null if !cx.options.unstructured && !matches!(value_type.shape, Shape::Any) => value_type.zero(),
+            Value::Null if !cx.options.unstructured && !matches!(value_type.shape, Shape::Any | Shape::Deduced) => {
+                value_type.zero()
+            }
             value => value,
         };
         entries.push((key, value));

@@ -62,8 +62,11 @@ pub enum Shape {
     MicroTime,
     /// Go's notation: `1h5m`.
     Duration,
-    /// Anything.
+    /// Anything; for server-side apply a single whole (`RawExtension`).
     Any,
+    /// Anything; for server-side apply what it looks like: objects merge by their keys (custom resources that preserve
+    /// unknown fields).
+    Deduced,
     /// A JSON schema or something simpler in its place.
     SchemaOr(SchemaOr, TypeRef),
 }
@@ -215,6 +218,14 @@ impl TypeRef {
         TypeRef(Place::Builtin(&ANY))
     }
 
+    /// The type that takes anything and merges objects by their keys.
+    #[must_use]
+    pub fn deduced() -> Self {
+        static DEDUCED: OnceLock<Type> = OnceLock::new();
+        DEDUCED.get_or_init(|| Type { name: CompactString::default(), shape: Shape::Deduced });
+        TypeRef(Place::Builtin(&DEDUCED))
+    }
+
     /// The type of a field, if this is a struct that has it.
     #[must_use]
     pub fn field(&self, name: &str) -> Option<&Field> {
@@ -284,7 +295,7 @@ impl Type {
             Shape::Time => "v1.Time".to_owned(),
             Shape::MicroTime => "v1.MicroTime".to_owned(),
             Shape::Duration => "v1.Duration".to_owned(),
-            Shape::Any => "interface {}".to_owned(),
+            Shape::Any | Shape::Deduced => "interface {}".to_owned(),
         }
     }
 
@@ -315,6 +326,7 @@ impl Type {
             | Shape::Time
             | Shape::MicroTime
             | Shape::Any
+            | Shape::Deduced
             | Shape::SchemaOr(..) => Value::Null,
         }
     }

@@ -33,7 +33,7 @@ fn read(raw: &[u8], ty: &TypeRef, depth: usize) -> Result<Value, DecodeError> {
             fill(shape, &mut entries);
             Ok(Value::Object(Map::from_entries(entries).0))
         }
-        Shape::Any => any(raw),
+        Shape::Any | Shape::Deduced => any(raw),
         Shape::Quantity => {
             let mut text = "";
             each(raw, |number, field| {

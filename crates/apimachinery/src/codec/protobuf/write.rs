@@ -17,7 +17,7 @@ pub(super) fn message(out: &mut Vec<u8>, value: &Value, ty: &TypeRef) {
             let map = value.as_object().unwrap_or(&NONE);
             run(out, shape, shape.by_number(), 0, map);
         }
-        Shape::Any => {
+        Shape::Any | Shape::Deduced => {
             if !value.is_null() {
                 put_bytes(out, 1, &json::encode(value));
             }
@@ -97,6 +97,7 @@ fn single(out: &mut Vec<u8>, number: u32, value: &Value, ty: &TypeRef) {
         | Shape::Time
         | Shape::MicroTime
         | Shape::Any
+        | Shape::Deduced
         | Shape::SchemaOr(..) => nested(out, number, |out| message(out, value, ty)),
     }
 }
