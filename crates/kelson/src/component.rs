@@ -9,7 +9,7 @@ use component_base::{flags, logs};
 use tokio_util::sync::CancellationToken;
 
 /// What this program can be called as, by a first word or by a link of that name.
-pub(crate) const NAMES: &[&str] = &["kube-apiserver", "kube-controller-manager", "kubelet"];
+pub(crate) const NAMES: &[&str] = &["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet"];
 
 /// Runs the component until it is told to stop. Mistakes in the flags end it with 1 and upstream's words.
 pub(crate) fn main(name: &str, args: Vec<String>) -> ExitCode {
@@ -17,6 +17,8 @@ pub(crate) fn main(name: &str, args: Vec<String>) -> ExitCode {
         "kube-apiserver" => start(name, args, apiserver),
         "kubelet" => start(name, args, kubelet),
         "kube-controller-manager" => start(name, args, controller_manager),
+        "kube-scheduler" => start(name, args, scheduler),
+        "kube-proxy" => start(name, args, kube_proxy),
         other => {
             eprintln!("Error: unknown component {other}");
             ExitCode::FAILURE
@@ -76,6 +78,15 @@ async fn client_of(kubeconfig: &Path, options: &ClientOptions) -> Result<kube::C
         .with_context(|| format!("cannot use the kubeconfig {}", kubeconfig.display()))
 }
 
+fn hostname() -> Result<String> {
+    Ok(nix::unistd::gethostname()?.to_string_lossy().into_owned())
+}
+
+/// This instance's name in leader election.
+fn identity() -> Result<String> {
+    Ok(format!("{}_{}", hostname()?, std::process::id()))
+}
+
 async fn apiserver(flags: apiserver::Flags, stop: CancellationToken) -> Result<()> {
     logs::init(u8::try_from(flags.v).unwrap_or_default(), logs::Format::Text);
     Ok(apiserver::run(flags.complete()?, stop).await?)
@@ -93,10 +104,24 @@ async fn kubelet(flags: kubelet::Flags, stop: CancellationToken) -> Result<()> {
 
 async fn controller_manager(flags: controller_manager::Flags, stop: CancellationToken) -> Result<()> {
     logs::init(flags.v, logs::Format::Text);
-    let host = nix::unistd::gethostname()?.to_string_lossy().into_owned();
-    let identity = format!("{host}_{}", std::process::id());
     let kubeconfig = flags.kubeconfig.clone().context("--kubeconfig is needed")?;
     let client = client_of(&kubeconfig, &flags.client_options()).await?;
-    let config = flags.complete(&identity)?;
+    let config = flags.complete(&identity()?)?;
     Ok(controller_manager::run(config, client, stop).await?)
+}
+
+async fn scheduler(flags: scheduler::Flags, stop: CancellationToken) -> Result<()> {
+    logs::init(flags.v, flags.logging_format);
+    let config = flags.complete(&identity()?)?;
+    let kubeconfig = config.kubeconfig.clone().context("--kubeconfig is needed")?;
+    let client = client_of(&kubeconfig, &config.client).await?;
+    Ok(scheduler::run(config, client, stop).await?)
+}
+
+async fn kube_proxy(flags: kube_proxy::Flags, stop: CancellationToken) -> Result<()> {
+    logs::init(flags.v, logs::Format::Text);
+    let config = flags.complete(&hostname()?)?;
+    let kubeconfig = config.kubeconfig.clone().context("--kubeconfig is needed")?;
+    let client = client_of(&kubeconfig, &ClientOptions::limited("kube-proxy", 5.0, 10)).await?;
+    Ok(kube_proxy::run(config, client, stop).await?)
 }

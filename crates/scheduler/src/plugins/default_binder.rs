@@ -1,0 +1,59 @@
+//! DefaultBinder: binds through the API server.
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use k8s_openapi::api::core::v1::{Binding, ObjectReference, Pod};
+use kube::api::PostParams;
+use kube::core::{ObjectMeta, Status};
+use kube::{Api, Client};
+
+use crate::framework::{Bind, BindStatus, Plugin};
+use crate::pod::PodInfo;
+
+pub struct DefaultBinder {
+    client: Client,
+}
+
+impl DefaultBinder {
+    #[must_use]
+    pub fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    async fn post(&self, pod: &PodInfo, node: &str) -> Result<(), kube::Error> {
+        let binding = Binding {
+            metadata: ObjectMeta {
+                namespace: Some(pod.namespace().to_owned()),
+                name: Some(pod.name().to_owned()),
+                // Another pod of the same name is not meant.
+                uid: Some(pod.uid.as_str().to_owned()),
+                ..ObjectMeta::default()
+            },
+            target: ObjectReference {
+                kind: Some("Node".to_owned()),
+                name: Some(node.to_owned()),
+                ..ObjectReference::default()
+            },
+        };
+        let body = serde_json::to_vec(&binding).map_err(kube::Error::SerdeError)?;
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), pod.namespace());
+        let _: Status = api.create_subresource("binding", pod.name(), &PostParams::default(), &body).await?;
+        Ok(())
+    }
+}
+
+impl Plugin for DefaultBinder {
+    const NAME: &'static str = "DefaultBinder";
+}
+
+impl Bind for DefaultBinder {
+    fn bind<'a>(&'a self, pod: &'a PodInfo, node: &'a str) -> BoxFuture<'a, BindStatus> {
+        async move {
+            match self.post(pod, node).await {
+                Ok(()) => BindStatus::Bound,
+                Err(err) => BindStatus::Error(err.to_string()),
+            }
+        }
+        .boxed()
+    }
+}

@@ -1,0 +1,80 @@
+//! The plugins, a module each, and the one list of them.
+
+mod default_binder;
+mod image_locality;
+mod node_affinity;
+mod node_name;
+mod node_ports;
+mod node_resources;
+mod node_unschedulable;
+mod priority_sort;
+mod scheduling_gates;
+mod taint_toleration;
+
+use serde::de::DeserializeOwned;
+
+use crate::config::decode_args;
+use crate::framework::{PluginContext, Points, PointsOf, Registry};
+
+/// Upstream's default plugins: in the order in which they are enabled at every extension point that they have, with
+/// their weights where they score.
+pub(crate) const DEFAULTS: &[(&str, i32)] = &[
+    ("SchedulingGates", 0),
+    ("PrioritySort", 0),
+    ("NodeUnschedulable", 0),
+    ("NodeName", 0),
+    ("TaintToleration", 3),
+    ("NodeAffinity", 2),
+    ("NodePorts", 0),
+    ("NodeResourcesFit", 1),
+    ("NodeResourcesBalancedAllocation", 1),
+    ("ImageLocality", 1),
+    ("DefaultBinder", 0),
+];
+
+/// All plugins of this crate.
+#[must_use]
+pub fn in_tree() -> Registry {
+    Registry::default()
+        .with("SchedulingGates", |_, _| {
+            Ok(PointsOf::new(scheduling_gates::SchedulingGates).pre_enqueue().points())
+        })
+        .with("PrioritySort", |_, _| Ok(PointsOf::new(priority_sort::PrioritySort).queue_sort().points()))
+        .with("NodeUnschedulable", |_, _| Ok(PointsOf::new(node_unschedulable::NodeUnschedulable).filter().points()))
+        .with("NodeName", |_, _| Ok(PointsOf::new(node_name::NodeName).filter().points()))
+        .with("TaintToleration", |_, _| {
+            Ok(PointsOf::new(taint_toleration::TaintToleration).filter().score().points())
+        })
+        .with(
+            "NodeAffinity",
+            with_args("NodeAffinityArgs", |args, _| {
+                Ok(PointsOf::new(node_affinity::NodeAffinity::new(&args)).filter().score().points())
+            }),
+        )
+        .with("NodePorts", |_, _| Ok(PointsOf::new(node_ports::NodePorts).filter().points()))
+        .with(
+            "NodeResourcesFit",
+            with_args("NodeResourcesFitArgs", |args, _| {
+                node_resources::Fit::new(args).map(|fit| PointsOf::new(fit).filter().score().points())
+            }),
+        )
+        .with(
+            "NodeResourcesBalancedAllocation",
+            with_args("NodeResourcesBalancedAllocationArgs", |args, _| {
+                node_resources::BalancedAllocation::new(args).map(|balanced| PointsOf::new(balanced).score().points())
+            }),
+        )
+        .with("ImageLocality", |_, _| Ok(PointsOf::new(image_locality::ImageLocality).score().points()))
+        .with("DefaultBinder", |_, context| {
+            let client = context.client.clone().ok_or("there is no client to bind with")?;
+            Ok(PointsOf::new(default_binder::DefaultBinder::new(client)).bind().points())
+        })
+}
+
+/// A plugin whose arguments are of a kind of their own.
+fn with_args<A: DeserializeOwned + Default>(
+    kind: &'static str,
+    build: impl Fn(A, &PluginContext) -> Result<Points, String> + Send + Sync + 'static,
+) -> impl Fn(&serde_json::Value, &PluginContext) -> Result<Points, String> + Send + Sync + 'static {
+    move |args, context| build(decode_args(args, kind)?, context)
+}

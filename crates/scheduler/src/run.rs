@@ -1,0 +1,236 @@
+//! Starts the scheduler: informers in, decisions and reports out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use client::delegation::DelegatedGuard;
+use client::informer::{Event, Kind, SharedInformerFactory};
+use client::leader_election::{self, Outcome};
+use component_base::metrics;
+use component_base::serving::{Endpoints, Server};
+use component_base::tls;
+use kube::Client;
+use rustls::server::ResolvesServerCert;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, Serving};
+use crate::framework::PluginContext;
+use crate::framework::WaitingPods;
+use crate::listers::Listers;
+use crate::metrics::Metrics;
+use crate::pod::Uid;
+use crate::report::Reporter;
+use crate::scheduler::{BindJob, Bound, Changed, Scheduler, Step};
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{}", .0.join("; "))]
+    Plugins(Vec<String>),
+    #[error("serving certificate")]
+    Tls(#[from] tls::TlsError),
+    #[error("cannot listen on {address}")]
+    Listen { address: std::net::SocketAddr, source: std::io::Error },
+    #[error("leaderelection lost")]
+    LeaderElectionLost,
+}
+
+pub(crate) const COMPONENT: &str = "kube-scheduler";
+
+/// Bindings that are asked for at once.
+const BINDINGS_AT_ONCE: usize = 64;
+/// Decisions between two looks at what else is going on.
+const DECISIONS_IN_A_ROW: usize = 64;
+/// How often the sizes of queue and cache are measured while there is always something to decide.
+const MEASURED_EVERY: Duration = Duration::from_secs(1);
+
+/// Schedules pods until `stop`, or until leadership is lost. `client` acts as the scheduler.
+///
+/// # Errors
+/// When the plugins cannot be made, nothing can be served, or another instance leads.
+pub async fn run(config: Config, client: Client, stop: CancellationToken) -> Result<(), Error> {
+    let registry = metrics::Metrics::new();
+    if let Some(serving) = &config.serving {
+        serve(serving, &config, &client, registry.clone(), stop.clone()).await?;
+    }
+    let metrics = Arc::new(registry.register(Metrics::register));
+    let Some(lease) = &config.leader_election else {
+        return schedule(&config, client, metrics, stop).await;
+    };
+    let recorder = client::events::Recorder::start(
+        client.clone(),
+        client::events::Dialect::Core,
+        COMPONENT,
+        "",
+        stop.clone(),
+    );
+    let mut result = Ok(());
+    let outcome = leader_election::run(&client, lease, Some(&recorder), stop, |leadership| {
+        let (config, result) = (&config, &mut result);
+        async move { *result = schedule(config, leadership.client, metrics, leadership.over).await }
+    })
+    .await;
+    match outcome {
+        Outcome::Lost => Err(Error::LeaderElectionLost),
+        Outcome::Stopped | Outcome::Finished => result,
+    }
+}
+
+/// What came of work that was done beside the decisions.
+pub(crate) enum Outcomes {
+    Bound(Bound),
+    PreemptionFailed(Uid),
+}
+
+async fn schedule(
+    config: &Config,
+    client: Client,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+) -> Result<(), Error> {
+    // Everything of this term ends with it.
+    let term = stop.child_token();
+    let _ended = term.clone().drop_guard();
+    let informers = SharedInformerFactory::new(client.clone(), term.clone());
+    let context = PluginContext {
+        client: Some(client.clone()),
+        listers: Listers::watch(&informers),
+        waiting_pods: WaitingPods::default(),
+        feature_gates: config.feature_gates.clone(),
+    };
+    let mut scheduler =
+        Scheduler::new(config, context, metrics.clone(), Instant::now()).map_err(Error::Plugins)?;
+    let mut namespaces = informers.informer().subscribe();
+    let mut nodes = informers.informer().subscribe();
+    let mut pods = informers.informer().subscribe();
+    if !informers.synced().await {
+        return Ok(());
+    }
+    let (outcomes, mut done) = mpsc::unbounded_channel();
+    let work = Arc::new(Work {
+        reporter: Reporter::start(&client, scheduler.profiles(), &term),
+        slots: Semaphore::new(BINDINGS_AT_ONCE),
+        metrics,
+        outcomes,
+        term: term.clone(),
+    });
+    let mut measured = Instant::now();
+    loop {
+        let now = Instant::now();
+        while let Ok(outcome) = done.try_recv() {
+            work.finish(&mut scheduler, outcome, now);
+        }
+        while let Some(event) = namespaces.try_next() {
+            scheduler.namespace_changed(changed(event));
+        }
+        while let Some(event) = nodes.try_next() {
+            scheduler.node_changed(changed(event), now);
+        }
+        while let Some(event) = pods.try_next() {
+            scheduler.pod_changed(changed(event), now);
+        }
+        scheduler.flush(now);
+        let idle = (0..DECISIONS_IN_A_ROW).any(|_| !work.take(scheduler.step(Instant::now())));
+        if !idle {
+            if measured.elapsed() > MEASURED_EVERY {
+                scheduler.measure();
+                measured = Instant::now();
+            }
+            tokio::task::yield_now().await;
+            continue;
+        }
+        scheduler.measure();
+        let flush = scheduler.queue().next_flush();
+        let now = tokio::select! {
+            () = term.cancelled() => return Ok(()),
+            outcome = done.recv() => {
+                outcome.into_iter().for_each(|outcome| work.finish(&mut scheduler, outcome, Instant::now()));
+                continue;
+            }
+            event = namespaces.next() => { scheduler.namespace_changed(changed(event)); continue }
+            event = nodes.next() => { scheduler.node_changed(changed(event), Instant::now()); continue }
+            event = pods.next() => { scheduler.pod_changed(changed(event), Instant::now()); continue }
+            () = tokio::time::sleep_until(flush.unwrap_or(now)), if flush.is_some() => Instant::now(),
+        };
+        scheduler.flush(now);
+    }
+}
+
+fn changed<K: Kind>(event: Event<K>) -> Changed<K> {
+    match event {
+        Event::Added(new) => (None, Some(new)),
+        Event::Updated { old, new } => (Some(old), Some(new)),
+        Event::Deleted(old) => (Some(old), None),
+    }
+}
+
+/// What is done beside the decisions.
+struct Work {
+    reporter: Reporter,
+    slots: Semaphore,
+    metrics: Arc<Metrics>,
+    outcomes: mpsc::UnboundedSender<Outcomes>,
+    term: CancellationToken,
+}
+
+impl Work {
+    /// Does what a step asks for; whether there was one.
+    fn take(self: &Arc<Self>, step: Step) -> bool {
+        match step {
+            Step::Idle => return false,
+            Step::Done => {}
+            Step::Failed(report) => self.reporter.failed(*report, &self.outcomes),
+            Step::Bind(job) => self.bind(job),
+        }
+        true
+    }
+
+    fn bind(self: &Arc<Self>, job: Box<BindJob>) {
+        let work = self.clone();
+        tokio::spawn(async move {
+            let bound = work.term.run_until_cancelled(job.run(&work.slots, &work.metrics)).await;
+            // Without a receiver the term is over.
+            bound.map(|bound| work.outcomes.send(Outcomes::Bound(bound)));
+        });
+    }
+
+    fn finish(&self, scheduler: &mut Scheduler, outcome: Outcomes, now: Instant) {
+        match outcome {
+            Outcomes::Bound(bound) => {
+                if bound.result.is_ok() {
+                    self.reporter.bound(&bound.job);
+                }
+                if let Some(report) = scheduler.finish(bound, now) {
+                    self.reporter.failed(report, &self.outcomes);
+                }
+            }
+            Outcomes::PreemptionFailed(uid) => scheduler.preemption_failed(&uid, now),
+        }
+    }
+}
+
+async fn serve(
+    serving: &Serving,
+    config: &Config,
+    client: &Client,
+    metrics: metrics::Metrics,
+    stop: CancellationToken,
+) -> Result<(), Error> {
+    let certificate: Arc<dyn ResolvesServerCert> = match &serving.certificate {
+        Some((cert, key)) => Arc::new(tls::ReloadingCertificate::open(cert, key)?),
+        None => tls::self_signed(COMPONENT, &["localhost".to_owned()], serving.cert_dir.as_deref())?,
+    };
+    let client_cas = serving.client_ca.as_deref().map(tls::load_roots).transpose()?;
+    let mut endpoints = Endpoints::new(COMPONENT, metrics);
+    endpoints.configz = serde_json::json!({ "componentconfig": config.shown });
+    endpoints.flags.clone_from(&config.flags);
+    let server = Server {
+        address: serving.address,
+        tls: Some(tls::server_config(certificate, client_cas, &["h2", "http/1.1"])?),
+        endpoints,
+        guard: Some(Arc::new(DelegatedGuard::new(client.clone()))),
+    };
+    server.start(stop).await.map_err(|source| Error::Listen { address: serving.address, source })?;
+    Ok(())
+}
