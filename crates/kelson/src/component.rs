@@ -9,7 +9,8 @@ use component_base::{flags, logs};
 use tokio_util::sync::CancellationToken;
 
 /// What this program can be called as, by a first word or by a link of that name.
-pub(crate) const NAMES: &[&str] = &["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet"];
+pub(crate) const NAMES: &[&str] =
+    &["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet"];
 
 /// Runs the component until it is told to stop. Mistakes in the flags end it with 1 and upstream's words.
 pub(crate) fn main(name: &str, args: Vec<String>) -> ExitCode {

@@ -173,7 +173,11 @@ impl Metrics {
             "Time of all plugins of an extension point",
             m.point_duration.clone(),
         );
-        r.register("scheduler_permit_wait_duration_seconds", "Time that pods waited to be permitted", m.permit_wait.clone());
+        r.register(
+            "scheduler_permit_wait_duration_seconds",
+            "Time that pods waited to be permitted",
+            m.permit_wait.clone(),
+        );
         r.register("scheduler_cache_size", "Nodes, pods and assumed pods in the cache", m.cache_size.clone());
         r.register(
             "scheduler_unschedulable_pods",
@@ -229,7 +233,11 @@ impl Metrics {
 
     pub(crate) fn binding(&self, started: bool) {
         let gauge = self.goroutines.get_or_create(&OperationLabels { operation: "binding" });
-        if started { gauge.inc() } else { gauge.dec() };
+        if started {
+            gauge.inc()
+        } else {
+            gauge.dec()
+        };
     }
 
     /// Takes over the sizes of queue and cache.

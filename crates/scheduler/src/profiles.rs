@@ -24,8 +24,9 @@ impl Profiles {
         for config in configs {
             match Profile::build(config, registry, context) {
                 Ok(profile) => list.push(profile),
-                Err(wrong) => mistakes
-                    .extend(wrong.into_iter().map(|why| format!("profile {:?}: {why}", config.scheduler_name))),
+                Err(wrong) => {
+                    mistakes.extend(wrong.into_iter().map(|why| format!("profile {:?}: {why}", config.scheduler_name)))
+                }
             }
         }
         let Some(queue_sort) = list.first().map(|profile| profile.queue_sort.clone()) else {

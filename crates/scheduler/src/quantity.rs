@@ -43,7 +43,8 @@ impl Amount {
     }
 
     fn parse(text: &str) -> Option<Self> {
-        let digits_end = text.find(|c: char| !c.is_ascii_digit() && !matches!(c, '.' | '+' | '-')).unwrap_or(text.len());
+        let digits_end =
+            text.find(|c: char| !c.is_ascii_digit() && !matches!(c, '.' | '+' | '-')).unwrap_or(text.len());
         let (number, suffix) = text.split_at(digits_end);
         let (negative, number) = match number.strip_prefix('-') {
             Some(rest) => (true, rest),

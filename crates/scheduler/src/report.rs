@@ -153,8 +153,7 @@ async fn evict(client: &Client, preemptor: &Arc<PodInfo>, victim: &PodInfo) -> k
         "lastTransitionTime": Time(Timestamp::now()),
     });
     let patch = json!({ "metadata": { "uid": victim.uid.as_str() }, "status": { "conditions": [condition] } });
-    let preconditions =
-        Preconditions { uid: Some(victim.uid.as_str().to_owned()), resource_version: None };
+    let preconditions = Preconditions { uid: Some(victim.uid.as_str().to_owned()), resource_version: None };
     let deletion = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
     let told = api.patch_status(victim.name(), &PatchParams::default(), &Patch::Strategic(patch)).await.map(drop);
     let deleted = match told {

@@ -58,13 +58,8 @@ pub async fn run(config: Config, client: Client, stop: CancellationToken) -> Res
     let Some(lease) = &config.leader_election else {
         return schedule(&config, client, metrics, stop).await;
     };
-    let recorder = client::events::Recorder::start(
-        client.clone(),
-        client::events::Dialect::Core,
-        COMPONENT,
-        "",
-        stop.clone(),
-    );
+    let recorder =
+        client::events::Recorder::start(client.clone(), client::events::Dialect::Core, COMPONENT, "", stop.clone());
     let mut result = Ok(());
     let outcome = leader_election::run(&client, lease, Some(&recorder), stop, |leadership| {
         let (config, result) = (&config, &mut result);
@@ -99,8 +94,7 @@ async fn schedule(
         waiting_pods: WaitingPods::default(),
         feature_gates: config.feature_gates.clone(),
     };
-    let mut scheduler =
-        Scheduler::new(config, context, metrics.clone(), Instant::now()).map_err(Error::Plugins)?;
+    let mut scheduler = Scheduler::new(config, context, metrics.clone(), Instant::now()).map_err(Error::Plugins)?;
     let mut namespaces = informers.informer().subscribe();
     let mut nodes = informers.informer().subscribe();
     let mut pods = informers.informer().subscribe();

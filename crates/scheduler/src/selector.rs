@@ -241,7 +241,8 @@ mod tests {
     #[test]
     fn nodes_that_every_term_names_are_known_beforehand() {
         let matcher = |value| NodeMatcher::of(&serde_json::from_value(value).unwrap());
-        let by_name = |name: &str| json!({"matchFields": [{"key": "metadata.name", "operator": "In", "values": [name]}]});
+        let by_name =
+            |name: &str| json!({"matchFields": [{"key": "metadata.name", "operator": "In", "values": [name]}]});
         let both = matcher(json!({"nodeSelectorTerms": [by_name("b"), by_name("a")]}));
         assert_eq!(both.names(), Some(vec!["a", "b"]));
         let labels = json!({"matchExpressions": [{"key": "x", "operator": "Exists"}]});

@@ -109,8 +109,7 @@ impl Cluster {
 
     /// Lets a node change its labels: the terms of its pods are counted by domain, so they leave the old one first.
     fn while_pods_are_away(&mut self, at: NodeIdx, change: impl FnOnce(&mut Nodes, &mut ScalarNames)) {
-        let with_terms: Vec<_> =
-            self.nodes.pods_at(at).iter().filter(|pod| pod.affinity.is_some()).cloned().collect();
+        let with_terms: Vec<_> = self.nodes.pods_at(at).iter().filter(|pod| pod.affinity.is_some()).cloned().collect();
         for pod in &with_terms {
             self.terms.change(at, pod, &self.nodes.topology, false);
         }

@@ -11,9 +11,9 @@ use component_base::feature_gates::FeatureGates;
 use component_base::flags::{go_duration, show_go_duration};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::Config;
 use super::extender::{ExtenderConfig, ExtenderTls, ManagedResource};
 use super::profile::{ExtensionPoint, PluginSet, ProfileConfig};
-use super::Config;
 use crate::framework::Registry;
 use crate::queue::QueueConfig;
 
@@ -354,8 +354,7 @@ fn profiles_of(
         }
         let own = format!("{path}.percentageOfNodesToScore");
         let mut config = ProfileConfig::new(name);
-        config.percentage_of_nodes_to_score =
-            percentage(&own, profile.percentage_of_nodes_to_score, mistakes).or(all);
+        config.percentage_of_nodes_to_score = percentage(&own, profile.percentage_of_nodes_to_score, mistakes).or(all);
         config.multi_point = merged(&config.multi_point, &profile.plugins.multi_point);
         config.points = points_of(&profile.plugins);
         for name in config.enabled_anywhere() {
@@ -487,7 +486,11 @@ fn extenders_of(extenders: &[FileExtender], mistakes: &mut Vec<String>) -> Vec<E
         });
     }
     if binders > 1 {
-        mistakes.push(invalid("extenders", format!("found {binders} extenders implementing bind"), "only one extender can implement bind"));
+        mistakes.push(invalid(
+            "extenders",
+            format!("found {binders} extenders implementing bind"),
+            "only one extender can implement bind",
+        ));
     }
     complete
 }
@@ -523,7 +526,9 @@ mod tests {
         )
         .unwrap();
         let profile = &config.profiles[0];
-        let names = |point| profile.enabled_at(point).into_iter().map(|p| format!("{}={}", p.name, p.weight)).collect::<Vec<_>>();
+        let names = |point| {
+            profile.enabled_at(point).into_iter().map(|p| format!("{}={}", p.name, p.weight)).collect::<Vec<_>>()
+        };
         assert_eq!(names(ExtensionPoint::Score), ["NodeResourcesFit=5"]);
         let filters = names(ExtensionPoint::Filter);
         assert!(filters.contains(&"NodeAffinity=7".to_owned()), "{filters:?}");

@@ -60,8 +60,8 @@ pub struct Serving {
 impl Default for Config {
     /// Upstream's defaults, without a server and an election.
     fn default() -> Self {
-        FileConfig::default().complete(crate::plugins::in_tree(), "").unwrap_or_else(|mistakes| {
-            unreachable!("the defaults are right, but: {}", mistakes.join("; "))
-        })
+        FileConfig::default()
+            .complete(crate::plugins::in_tree(), "")
+            .unwrap_or_else(|mistakes| unreachable!("the defaults are right, but: {}", mistakes.join("; ")))
     }
 }

@@ -86,11 +86,8 @@ impl ProfileConfig {
         static NONE: PluginSet = PluginSet { enabled: Vec::new(), disabled: BTreeSet::new() };
         let here = self.points.get(&point).unwrap_or(&NONE);
         let everywhere = |name: &String| self.multi_point.enabled.iter().any(|(own, _)| own == name);
-        let named = |(name, weight): &(String, i32)| Enabled {
-            name: name.clone(),
-            weight: *weight,
-            named_at_point: true,
-        };
+        let named =
+            |(name, weight): &(String, i32)| Enabled { name: name.clone(), weight: *weight, named_at_point: true };
         let overridden = here.enabled.iter().filter(|(name, _)| everywhere(name)).map(named);
         let rest = self.multi_point.enabled.iter().filter(|(name, _)| {
             !here.disabled.contains("*")

@@ -13,7 +13,10 @@ use crate::pod::PodInfo;
 #[derive(Debug)]
 pub enum PostFilterOutcome {
     /// The pod is to wait for room on this node, and these pods are to be evicted from it.
-    Nominate { node: String, victims: Vec<Arc<PodInfo>> },
+    Nominate {
+        node: String,
+        victims: Vec<Arc<PodInfo>>,
+    },
     /// There is no room to be made; the message says why, and an earlier nomination is void.
     Unschedulable(String),
     /// As before; nothing is said, and an earlier nomination stays.

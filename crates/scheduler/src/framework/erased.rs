@@ -60,8 +60,7 @@ impl<P: Filter> AnyFilter for P {
         Filter::sign(self, pod, signature)
     }
     fn prefilter(self: Arc<Self>, pod: &PodInfo, cluster: &mut Cluster) -> PreFilter<Box<dyn RunningFilter>> {
-        let running =
-            |plugin, state| Box::new(Filtering::<P> { plugin, state }) as Box<dyn RunningFilter>;
+        let running = |plugin, state| Box::new(Filtering::<P> { plugin, state }) as Box<dyn RunningFilter>;
         match Filter::prefilter(&*self, pod, cluster) {
             PreFilter::Skip => PreFilter::Skip,
             PreFilter::Run(state) => PreFilter::Run(running(self, state)),

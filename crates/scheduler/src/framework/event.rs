@@ -136,10 +136,19 @@ impl ClusterEvent {
 #[derive(Clone, Copy, Debug)]
 pub enum Change<'a> {
     /// A pod on a node, before and now.
-    AssignedPod { old: Option<&'a PodInfo>, new: Option<&'a PodInfo> },
+    AssignedPod {
+        old: Option<&'a PodInfo>,
+        new: Option<&'a PodInfo>,
+    },
     /// The unschedulable pod itself.
-    UnscheduledPod { old: &'a PodInfo, new: &'a PodInfo },
-    Node { old: Option<&'a Node>, new: Option<&'a Node> },
+    UnscheduledPod {
+        old: &'a PodInfo,
+        new: &'a PodInfo,
+    },
+    Node {
+        old: Option<&'a Node>,
+        new: Option<&'a Node>,
+    },
     /// Of another kind; the object is not told.
     Other,
 }

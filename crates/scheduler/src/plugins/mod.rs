@@ -36,15 +36,11 @@ pub(crate) const DEFAULTS: &[(&str, i32)] = &[
 #[must_use]
 pub fn in_tree() -> Registry {
     Registry::default()
-        .with("SchedulingGates", |_, _| {
-            Ok(PointsOf::new(scheduling_gates::SchedulingGates).pre_enqueue().points())
-        })
+        .with("SchedulingGates", |_, _| Ok(PointsOf::new(scheduling_gates::SchedulingGates).pre_enqueue().points()))
         .with("PrioritySort", |_, _| Ok(PointsOf::new(priority_sort::PrioritySort).queue_sort().points()))
         .with("NodeUnschedulable", |_, _| Ok(PointsOf::new(node_unschedulable::NodeUnschedulable).filter().points()))
         .with("NodeName", |_, _| Ok(PointsOf::new(node_name::NodeName).filter().points()))
-        .with("TaintToleration", |_, _| {
-            Ok(PointsOf::new(taint_toleration::TaintToleration).filter().score().points())
-        })
+        .with("TaintToleration", |_, _| Ok(PointsOf::new(taint_toleration::TaintToleration).filter().score().points()))
         .with(
             "NodeAffinity",
             with_args("NodeAffinityArgs", |args, _| {

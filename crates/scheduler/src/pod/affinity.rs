@@ -137,7 +137,8 @@ mod tests {
         assert!(!plain.pods.matches("other", &web, &none));
         let all = only_term(json!({"topologyKey": "z", "labelSelector": {}, "namespaceSelector": {}}));
         assert!(all.pods.matches("other", &none, &none));
-        let team = json!({"topologyKey": "z", "labelSelector": {}, "namespaceSelector": {"matchLabels": {"team": "a"}}});
+        let team =
+            json!({"topologyKey": "z", "labelSelector": {}, "namespaceSelector": {"matchLabels": {"team": "a"}}});
         assert!(only_term(team.clone()).pods.matches("other", &none, &labels(&[("team", "a")])));
         assert!(!only_term(team).pods.matches("own", &none, &none));
         assert!(!only_term(json!({"topologyKey": "z"})).pods.matches("own", &web, &none));

@@ -37,12 +37,7 @@ pub(crate) fn is_scaled_down(old: &PodInfo, new: &PodInfo) -> bool {
 }
 
 /// Whether one of the events may help the pod. A pod that no plugin turned down may be helped by anything.
-pub(super) fn any_helps(
-    profiles: &Profiles,
-    queued: &QueuedPod,
-    events: &[ClusterEvent],
-    change: &Change<'_>,
-) -> bool {
+pub(super) fn any_helps(profiles: &Profiles, queued: &QueuedPod, events: &[ClusterEvent], change: &Change<'_>) -> bool {
     events.iter().any(|event| helps(profiles, queued, *event, change))
 }
 

@@ -316,8 +316,7 @@ impl Queue {
 
     /// The back-off doubles with every failure, counted from when the pod failed last.
     fn backoff_end(&self, queued: &QueuedPod) -> Instant {
-        let failures =
-            if queued.errors_in_a_row > 0 { queued.errors_in_a_row } else { queued.unschedulable_count };
+        let failures = if queued.errors_in_a_row > 0 { queued.errors_in_a_row } else { queued.unschedulable_count };
         let Some(doublings) = failures.checked_sub(1) else { return queued.since };
         let factor = 1u32.checked_shl(doublings).unwrap_or(u32::MAX);
         queued.since + self.config.initial_backoff.saturating_mul(factor).min(self.config.max_backoff)

@@ -87,7 +87,10 @@ impl BindJob {
                 }
                 BindStatus::Error(error) => {
                     metrics.point("Bind", "Error", &self.scheduler_name, began.elapsed());
-                    return Err(Unbound { plugin: None, message: format!("running Bind plugin {:?}: {error}", plugin.name()) });
+                    return Err(Unbound {
+                        plugin: None,
+                        message: format!("running Bind plugin {:?}: {error}", plugin.name()),
+                    });
                 }
             }
         }

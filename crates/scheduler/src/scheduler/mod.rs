@@ -53,7 +53,10 @@ pub(crate) enum Nomination {
     Keep,
     Clear,
     /// These pods have to make room on the node.
-    Node { node: String, victims: Vec<Arc<PodInfo>> },
+    Node {
+        node: String,
+        victims: Vec<Arc<PodInfo>>,
+    },
 }
 
 pub(crate) const UNSCHEDULABLE: &str = "Unschedulable";
