@@ -9,11 +9,13 @@ mod images;
 mod kubeconfig;
 mod pki;
 mod private_file;
+mod up;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use component_base::logs;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -27,6 +29,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Runs a whole cluster on this machine until it is interrupted.
+    Up(up::Options),
     /// Container images without a registry.
     #[command(subcommand)]
     Images(ImagesCommand),
@@ -85,6 +89,10 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         }
+        Command::Up(options) => report(block_on(async {
+            logs::init(options.v, logs::Format::Text);
+            up::run(options, component::stop_on_signals()?).await
+        })),
         Command::Images(command) => report(block_on(images_command(command))),
     }
 }
@@ -116,7 +124,7 @@ async fn images_command(command: ImagesCommand) -> anyhow::Result<()> {
     match command {
         ImagesCommand::Import { archive, data_dir, container_runtime_endpoint } => {
             let socket = container_runtime_endpoint.map_or_else(
-                || data_dir.join("containerd/containerd.sock"),
+                || up::containerd_socket(&data_dir),
                 |e| PathBuf::from(e.strip_prefix("unix://").unwrap_or(&e)),
             );
             images::import_file(&socket, &archive).await

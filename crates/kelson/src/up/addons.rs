@@ -1,0 +1,102 @@
+//! The objects by which the cluster knows its DNS: the Service at the tenth address, where it leads to, and what DNS may
+//! read.
+
+use anyhow::{Context, Result};
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::{Api, Client, Resource};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::components::DNS_PORT;
+use super::options::Settings;
+
+/// Who cluster DNS is.
+pub(crate) const DNS_USER: &str = "system:cluster-dns";
+
+/// Writes the objects as they are to be; what others added to them stays.
+pub(crate) async fn install(client: &Client, settings: &Settings) -> Result<()> {
+    ensure(&Api::<ClusterRole>::all(client.clone()), DNS_USER, &role()).await?;
+    ensure(&Api::<ClusterRoleBinding>::all(client.clone()), DNS_USER, &role_binding()).await?;
+    ensure(&Api::<Service>::namespaced(client.clone(), "kube-system"), "kube-dns", &service(settings)).await?;
+    let slice = format!("kube-dns-{}", settings.node_name);
+    let slices = Api::<EndpointSlice>::namespaced(client.clone(), "kube-system");
+    ensure(&slices, &slice, &endpoint_slice(&slice, settings)).await
+}
+
+async fn ensure<K>(api: &Api<K>, name: &str, object: &Value) -> Result<()>
+where
+    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + Serialize + DeserializeOwned,
+{
+    let what = || format!("cannot write {} {name}", K::kind(&()));
+    let new: K = serde_json::from_value(object.clone()).with_context(what)?;
+    match api.create(&PostParams::default(), &new).await {
+        Err(kube::Error::Api(status)) if status.is_already_exists() => {
+            api.patch(name, &PatchParams::default(), &Patch::Merge(object)).await.with_context(what)?;
+        }
+        other => drop(other.with_context(what)?),
+    }
+    Ok(())
+}
+
+fn role() -> Value {
+    json!({
+        "metadata": { "name": DNS_USER },
+        "rules": [
+            { "apiGroups": [""], "resources": ["services"], "verbs": ["list", "watch"] },
+            { "apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"] },
+        ],
+    })
+}
+
+fn role_binding() -> Value {
+    json!({
+        "metadata": { "name": DNS_USER },
+        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": DNS_USER },
+        "subjects": [{ "apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": DNS_USER }],
+    })
+}
+
+fn service(settings: &Settings) -> Value {
+    let ip = settings.dns_service_ip().to_string();
+    json!({
+        "metadata": {
+            "name": "kube-dns",
+            "labels": { "k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS" },
+        },
+        "spec": {
+            "clusterIP": ip,
+            "clusterIPs": [ip],
+            "ports": [
+                { "name": "dns", "port": 53, "protocol": "UDP", "targetPort": DNS_PORT },
+                { "name": "dns-tcp", "port": 53, "protocol": "TCP", "targetPort": DNS_PORT },
+            ],
+        },
+    })
+}
+
+/// The Service has no selector, so no controller writes this for us.
+fn endpoint_slice(name: &str, settings: &Settings) -> Value {
+    json!({
+        "metadata": {
+            "name": name,
+            "labels": {
+                "kubernetes.io/service-name": "kube-dns",
+                "endpointslice.kubernetes.io/managed-by": "kelson",
+            },
+        },
+        "addressType": if settings.node_ip.is_ipv4() { "IPv4" } else { "IPv6" },
+        "endpoints": [{
+            "addresses": [settings.node_ip.to_string()],
+            "conditions": { "ready": true, "serving": true, "terminating": false },
+            "nodeName": settings.node_name,
+        }],
+        "ports": [
+            { "name": "dns", "port": DNS_PORT, "protocol": "UDP" },
+            { "name": "dns-tcp", "port": DNS_PORT, "protocol": "TCP" },
+        ],
+    })
+}

@@ -1,0 +1,178 @@
+//! Each component's configuration in this cluster.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use client::leader_election::LeaseConfig;
+use component_base::metrics::Metrics;
+
+use super::connection::Connection;
+use super::host;
+use super::options::Settings;
+use crate::pki::{Pair, Pki};
+
+/// Cluster DNS listens here, so that the host may have a resolver of its own on port 53.
+pub(crate) const DNS_PORT: u16 = 10053;
+const CONTROLLER_MANAGER_PORT: u16 = 10257;
+const SCHEDULER_PORT: u16 = 10259;
+/// A node's share of the pod network, as upstream has it.
+const NODE_MASKS: (u8, u8) = (24, 64);
+
+/// The API server's configuration, through the flags that one would give it alone.
+pub(crate) fn apiserver(settings: &Settings, pki: &Pki) -> Result<apiserver::Config> {
+    let flags = apiserver::Flags::try_parse_from(apiserver_flags(settings, pki))
+        .context("the API server does not take our flags")?;
+    Ok(flags.complete()?)
+}
+
+fn apiserver_flags(settings: &Settings, pki: &Pki) -> Vec<String> {
+    let mut flags = vec!["kube-apiserver".to_owned()];
+    let mut set = |flag: &str, value: &str| flags.push(format!("--{flag}={value}"));
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    let ranges: Vec<String> = settings.service_cidrs.iter().map(ToString::to_string).collect();
+    let issuer = format!("https://kubernetes.default.svc.{}", settings.cluster_domain);
+    match &settings.etcd {
+        Some(etcd) => {
+            set("etcd-servers", &etcd.servers.join(","));
+            let files =
+                [("etcd-cafile", &etcd.ca_file), ("etcd-certfile", &etcd.cert_file), ("etcd-keyfile", &etcd.key_file)];
+            for (flag, file) in files {
+                file.iter().for_each(|file| set(flag, &text(file)));
+            }
+        }
+        None => set("data-dir", &text(&settings.layout.store())),
+    }
+    set("bind-address", &settings.api_address.ip().to_string());
+    set("secure-port", &settings.api_address.port().to_string());
+    set("advertise-address", &settings.node_ip.to_string());
+    set("service-cluster-ip-range", &ranges.join(","));
+    set("service-account-issuer", &issuer);
+    set("service-account-key-file", &text(&pki.service_account_public_key()));
+    set("service-account-signing-key-file", &text(&pki.service_account_key()));
+    set("authorization-mode", "Node,RBAC");
+    set("enable-admission-plugins", "NodeRestriction");
+    set("enable-bootstrap-token-auth", "true");
+    set("allow-privileged", "true");
+    set("client-ca-file", &text(&pki.ca()));
+    set("kubelet-certificate-authority", &text(&pki.ca()));
+    set("kubelet-preferred-address-types", "InternalIP,Hostname");
+    set("requestheader-client-ca-file", &text(&pki.front_proxy_ca()));
+    set("requestheader-allowed-names", "front-proxy-client");
+    set("requestheader-username-headers", "X-Remote-User");
+    set("requestheader-group-headers", "X-Remote-Group");
+    set("requestheader-extra-headers-prefix", "X-Remote-Extra-");
+    let pairs = [
+        ("apiserver", "tls-cert-file", "tls-private-key-file"),
+        ("apiserver-kubelet-client", "kubelet-client-certificate", "kubelet-client-key"),
+        ("front-proxy-client", "proxy-client-cert-file", "proxy-client-key-file"),
+    ];
+    for (name, cert_flag, key_flag) in pairs {
+        let Pair { cert, key } = pki.pair(name);
+        set(cert_flag, &text(&cert));
+        set(key_flag, &text(&key));
+    }
+    flags
+}
+
+pub(crate) fn controller_manager(
+    settings: &Settings,
+    pki: &Pki,
+    connection: &Connection,
+) -> Result<controller_manager::Config> {
+    let ca = pki.pair("ca");
+    let authority = controller_manager::Authority { certificate: ca.cert.clone(), key: ca.key };
+    let read = |path: &Path| std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()));
+    let mask = |ip: IpAddr| if ip.is_ipv4() { NODE_MASKS.0 } else { NODE_MASKS.1 };
+    Ok(controller_manager::Config {
+        credentials: connection.controllers(),
+        leader_election: elected(settings, "kube-controller-manager"),
+        serving: Some(controller_manager::Serving {
+            address: loopback(CONTROLLER_MANAGER_PORT),
+            certificate: None,
+            cert_dir: None,
+            client_ca: Some(pki.ca()),
+        }),
+        root_ca: Some(read(&ca.cert)?),
+        node_ipam: Some(controller_manager::NodeIpamConfig {
+            cluster_cidrs: settings.cluster_cidrs.iter().map(|cidr| (*cidr, mask(cidr.addr()))).collect(),
+            service_cidrs: settings.service_cidrs.clone(),
+        }),
+        cluster_signing: Some(controller_manager::ClusterSigning::all(&authority)),
+        token_signer: Some(controller_manager::TokenSigner::from_pem(&read(&pki.service_account_key())?)?),
+        ..controller_manager::Config::default()
+    })
+}
+
+pub(crate) fn scheduler(settings: &Settings, pki: &Pki) -> scheduler::Config {
+    scheduler::Config {
+        leader_election: elected(settings, "kube-scheduler"),
+        serving: Some(scheduler::Serving {
+            address: loopback(SCHEDULER_PORT),
+            certificate: None,
+            cert_dir: None,
+            client_ca: Some(pki.ca()),
+            open_paths: ["/healthz", "/readyz", "/livez"].map(str::to_owned).into(),
+        }),
+        ..scheduler::Config::default()
+    }
+}
+
+/// With a store that others can share, several instances choose one that works.
+fn elected(settings: &Settings, name: &str) -> Option<LeaseConfig> {
+    let identity = format!("{}_{}", settings.node_name, std::process::id());
+    settings.etcd.is_some().then(|| LeaseConfig::new(name, &identity))
+}
+
+pub(crate) fn kubelet(settings: &Settings, pki: &Pki) -> kubelet::Config {
+    let Pair { cert, key } = pki.pair("kubelet-serving");
+    let layout = &settings.layout;
+    let own_runtime = || format!("unix://{}", layout.containerd_socket().display());
+    kubelet::Config {
+        node_name: settings.node_name.clone(),
+        node_ips: vec![settings.node_ip],
+        root_dir: layout.kubelet(),
+        cert_dir: layout.kubelet().join("pki"),
+        log_root: layout.pod_logs(),
+        log_links: Some(layout.container_log_links()),
+        runtime_endpoint: settings.runtime_endpoint.clone().unwrap_or_else(own_runtime),
+        client_ca_file: Some(pki.ca()),
+        tls: Some((cert, key)),
+        static_pod_path: Some(layout.manifests()),
+        cluster_dns: vec![settings.dns_service_ip().to_string()],
+        cluster_domain: settings.cluster_domain.clone(),
+        resolv_conf: host::resolv_conf(),
+        ..kubelet::Config::default()
+    }
+}
+
+pub(crate) fn kube_proxy(settings: &Settings) -> kube_proxy::Config {
+    let mut config = kube_proxy::Config::new(&settings.node_name);
+    config.cluster_cidrs.clone_from(&settings.cluster_cidrs);
+    config
+}
+
+pub(crate) fn cluster_dns(settings: &Settings) -> cluster_dns::Config {
+    let upstreams = host::nameservers(&host::resolv_conf());
+    cluster_dns::Config {
+        listen: vec![SocketAddr::new(settings.node_ip, DNS_PORT)],
+        cluster_domain: settings.cluster_domain.clone(),
+        // A question to ourselves would come back to us for ever.
+        upstreams: upstreams.into_iter().filter(|ip| *ip != settings.dns_service_ip()).collect(),
+        metrics: Metrics::new(),
+    }
+}
+
+pub(crate) fn pod_network(settings: &Settings) -> pod_network::Config {
+    pod_network::Config {
+        node_name: settings.node_name.clone(),
+        cni_conf_dir: settings.layout.cni_conf(),
+        bridge: "cni0".to_owned(),
+        mtu: None,
+    }
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)
+}

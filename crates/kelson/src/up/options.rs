@@ -1,0 +1,262 @@
+//! The flags of `kelson up`, and what they complete to.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use ipnet::IpNet;
+
+use super::layout::Layout;
+
+/// What runs in a cluster, by the names that `--disable` takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Part {
+    KubeApiserver,
+    KubeControllerManager,
+    KubeScheduler,
+    Kubelet,
+    KubeProxy,
+    ClusterDns,
+    PodNetwork,
+}
+
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Everything that the cluster keeps: state, keys, images, containers.
+    #[arg(long, default_value = "/var/lib/kelson")]
+    data_dir: PathBuf,
+    /// Members of an etcd cluster to keep the state in (scheme://ip:port), separated by commas; by default it is kept in
+    /// the data directory.
+    #[arg(long, value_delimiter = ',')]
+    etcd_servers: Vec<String>,
+    /// The authority that etcd's certificates are checked with.
+    #[arg(long)]
+    etcd_cafile: Option<PathBuf>,
+    /// The certificate that etcd is shown.
+    #[arg(long, requires = "etcd_keyfile")]
+    etcd_certfile: Option<PathBuf>,
+    #[arg(long, requires = "etcd_certfile")]
+    etcd_keyfile: Option<PathBuf>,
+    /// Socket of a CRI v1 runtime (unix:///run/containerd/containerd.sock); by default a containerd of our own is started.
+    #[arg(long)]
+    container_runtime_endpoint: Option<String>,
+    /// The node's name; by default the host's.
+    #[arg(long)]
+    node_name: Option<String>,
+    /// The address by which other nodes and pods reach this one; by default that of the default route.
+    #[arg(long)]
+    node_ip: Option<IpAddr>,
+    /// The networks that pods get their addresses from: one, or one of each family.
+    #[arg(long, value_delimiter = ',', default_value = "10.244.0.0/16")]
+    cluster_cidr: Vec<IpNet>,
+    /// The networks that Services get their addresses from: one, or one of each family.
+    #[arg(long, value_delimiter = ',', default_value = "10.96.0.0/16")]
+    service_cidr: Vec<IpNet>,
+    /// The domain of the names that cluster DNS answers for.
+    #[arg(long, default_value = "cluster.local")]
+    cluster_domain: String,
+    /// Where the API server listens.
+    #[arg(long, default_value = "0.0.0.0")]
+    bind_address: IpAddr,
+    #[arg(long, default_value_t = 6443)]
+    secure_port: u16,
+    /// Where the administrator's kubeconfig is written too; it is always in the data directory.
+    #[arg(long)]
+    write_kubeconfig: Option<PathBuf>,
+    /// Leaves a part of the cluster out, so that something else can stand in for it; may be given several times.
+    #[arg(long, value_delimiter = ',')]
+    disable: Vec<Part>,
+    /// Log verbosity.
+    #[arg(long, short = 'v', default_value_t = 0)]
+    pub(crate) v: u8,
+}
+
+/// The options, complete and checked.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub layout: Layout,
+    pub etcd: Option<Etcd>,
+    /// Somebody else's runtime.
+    pub runtime_endpoint: Option<String>,
+    pub node_name: String,
+    pub node_ip: IpAddr,
+    pub cluster_cidrs: Vec<IpNet>,
+    pub service_cidrs: Vec<IpNet>,
+    pub cluster_domain: String,
+    pub api_address: SocketAddr,
+    pub write_kubeconfig: Option<PathBuf>,
+    disabled: Vec<Part>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Etcd {
+    pub servers: Vec<String>,
+    pub ca_file: Option<PathBuf>,
+    pub cert_file: Option<PathBuf>,
+    pub key_file: Option<PathBuf>,
+}
+
+impl Options {
+    pub(crate) fn complete(self) -> Result<Settings> {
+        let data_dir =
+            std::path::absolute(&self.data_dir).with_context(|| format!("--data-dir {}", self.data_dir.display()))?;
+        let node_name = match self.node_name {
+            Some(name) => name,
+            None => nix::unistd::gethostname()?.to_string_lossy().to_lowercase(),
+        };
+        check_node_name(&node_name)?;
+        let node_ip = match self.node_ip {
+            Some(ip) if ip.is_unspecified() || ip.is_multicast() || ip.is_loopback() => {
+                bail!("--node-ip {ip}: other nodes and pods cannot reach this address")
+            }
+            Some(ip) => ip,
+            None => address_of_default_route()
+                .context("this host has no default route to take its address from: give --node-ip")?,
+        };
+        check_families("--cluster-cidr", &self.cluster_cidr)?;
+        check_families("--service-cidr", &self.service_cidr)?;
+        for service in &self.service_cidr {
+            if let Some(pods) = self.cluster_cidr.iter().find(|pods| overlap(pods, service)) {
+                bail!("--service-cidr {service} and --cluster-cidr {pods} overlap");
+            }
+            // The tenth address is that of cluster DNS.
+            if service.hosts().nth(9).is_none() {
+                bail!("--service-cidr {service} is too small");
+            }
+        }
+        let etcd = (!self.etcd_servers.is_empty()).then_some(Etcd {
+            servers: self.etcd_servers,
+            ca_file: self.etcd_cafile,
+            cert_file: self.etcd_certfile,
+            key_file: self.etcd_keyfile,
+        });
+        Ok(Settings {
+            layout: Layout::new(data_dir),
+            etcd,
+            runtime_endpoint: self.container_runtime_endpoint,
+            node_name,
+            node_ip,
+            cluster_cidrs: self.cluster_cidr,
+            service_cidrs: self.service_cidr,
+            cluster_domain: self.cluster_domain,
+            api_address: SocketAddr::new(self.bind_address, self.secure_port),
+            write_kubeconfig: self.write_kubeconfig,
+            disabled: self.disable,
+        })
+    }
+}
+
+impl Settings {
+    pub(crate) fn runs(&self, part: Part) -> bool {
+        !self.disabled.contains(&part)
+    }
+
+    /// The first address of the service network, which leads to the API server.
+    pub(crate) fn api_service_ip(&self) -> IpAddr {
+        nth_service_ip(&self.service_cidrs, 1)
+    }
+
+    /// The tenth address of the service network, which leads to cluster DNS.
+    pub(crate) fn dns_service_ip(&self) -> IpAddr {
+        nth_service_ip(&self.service_cidrs, 10)
+    }
+
+    /// How everything outside this process reaches the API server.
+    pub(crate) fn api_url(&self) -> String {
+        format!("https://{}", SocketAddr::new(self.node_ip, self.api_address.port()))
+    }
+}
+
+/// `Options::complete` has seen to it that there is such an address.
+fn nth_service_ip(cidrs: &[IpNet], n: usize) -> IpAddr {
+    let ip = cidrs.first().and_then(|cidr| cidr.hosts().nth(n - usize::from(cidr.addr().is_ipv4())));
+    ip.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
+}
+
+/// A lower-case RFC 1123 subdomain, as the API server wants it of every node.
+fn check_node_name(name: &str) -> Result<()> {
+    let is_word = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let label = |label: &str| {
+        let bytes = label.as_bytes();
+        bytes.first().is_some_and(|c| is_word(*c))
+            && bytes.last().is_some_and(|c| is_word(*c))
+            && bytes.iter().all(|c| is_word(*c) || *c == b'-')
+    };
+    if name.len() > 253 || !name.split('.').all(label) {
+        bail!("{name:?} cannot be a node's name (lower-case letters, digits, '-' and '.'): give --node-name");
+    }
+    Ok(())
+}
+
+fn check_families(flag: &str, cidrs: &[IpNet]) -> Result<()> {
+    match cidrs {
+        [_] => Ok(()),
+        [a, b] if a.addr().is_ipv4() != b.addr().is_ipv4() => Ok(()),
+        _ => bail!("{flag} must be one network, or one of each family"),
+    }
+}
+
+fn overlap(a: &IpNet, b: &IpNet) -> bool {
+    a.contains(&b.network()) || b.contains(&a.network())
+}
+
+/// The source address that the kernel would use for packets to the rest of the world. Nothing is sent.
+fn address_of_default_route() -> Option<IpAddr> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    // An address that is kept for documentation, so that only the default route leads there.
+    socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
+    socket.local_addr().ok().map(|address| address.ip()).filter(|ip| !ip.is_unspecified())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn complete(args: &[&str]) -> Result<Settings, String> {
+        let all = ["up", "--node-ip=192.0.2.7", "--node-name=n1"].iter().chain(args);
+        let cli = Cli::try_parse_from(all).map_err(|err| err.to_string())?;
+        cli.options.complete().map_err(|err| err.to_string())
+    }
+
+    #[test]
+    fn the_first_and_the_tenth_address_of_the_service_network_are_taken() {
+        for (cidr, api, dns) in
+            [("10.96.0.0/16", "10.96.0.1", "10.96.0.10"), ("fd00:96::/112", "fd00:96::1", "fd00:96::a")]
+        {
+            let settings = complete(&["--cluster-cidr=10.244.0.0/16", &format!("--service-cidr={cidr}")]).unwrap();
+            assert_eq!(settings.api_service_ip(), api.parse::<IpAddr>().unwrap());
+            assert_eq!(settings.dns_service_ip(), dns.parse::<IpAddr>().unwrap());
+        }
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (args, mistake) in [
+            (
+                &["--service-cidr=10.244.128.0/20"][..],
+                "--service-cidr 10.244.128.0/20 and --cluster-cidr 10.244.0.0/16 overlap",
+            ),
+            (&["--service-cidr=10.96.0.0/29"], "--service-cidr 10.96.0.0/29 is too small"),
+            (&["--cluster-cidr=10.1.0.0/16,10.2.0.0/16"], "--cluster-cidr must be one network, or one of each family"),
+        ] {
+            assert_eq!(complete(args).err().as_deref(), Some(mistake));
+        }
+        let unknown = complete(&["--disable=kube-chef"]).err().unwrap();
+        assert!(unknown.contains("invalid value 'kube-chef' for '--disable"), "{unknown}");
+        assert!(check_node_name("Node_1").is_err());
+    }
+
+    #[test]
+    fn a_part_can_be_left_out() {
+        let settings = complete(&["--disable=kube-scheduler,cluster-dns"]).unwrap();
+        assert!(!settings.runs(Part::KubeScheduler) && !settings.runs(Part::ClusterDns));
+        assert!(settings.runs(Part::Kubelet));
+    }
+}
