@@ -35,9 +35,8 @@ impl DefaultBinder {
                 ..ObjectReference::default()
             },
         };
-        let body = serde_json::to_vec(&binding).map_err(kube::Error::SerdeError)?;
         let api: Api<Pod> = Api::namespaced(self.client.clone(), pod.namespace());
-        let _: Status = api.create_subresource("binding", pod.name(), &PostParams::default(), &body).await?;
+        let _: Status = api.create_subresource("binding", pod.name(), &PostParams::default(), &binding).await?;
         Ok(())
     }
 }
