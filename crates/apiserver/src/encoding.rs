@@ -1,7 +1,7 @@
 //! How objects are written and read: through the codecs, by the schema of their kind.
 
 use apimachinery::Value;
-use apimachinery::codec::{self, DecodeError, Options, json, protobuf};
+use apimachinery::codec::{self, DecodeError, json, protobuf};
 use apimachinery::meta::{GroupVersion, Gvk};
 use apimachinery::schema::{Schema, TypeRef};
 use bytes::Bytes;
@@ -67,12 +67,4 @@ pub(crate) fn decode_stored(value: &[u8]) -> Result<Value, String> {
 /// Drops what is empty and fills in what is always written, as upstream's types would.
 pub(crate) fn normalize(object: &mut Value, ty: &TypeRef) {
     codec::normalize(object, ty);
-}
-
-/// Takes a tree through the schema of its kind.
-///
-/// # Errors
-/// In Go's words.
-pub(crate) fn typed(value: Value, ty: &TypeRef) -> Result<codec::Decoded, DecodeError> {
-    codec::from_value(value, ty, Options::default())
 }

@@ -1,15 +1,18 @@
 //! Patches: from what is there and what the client sent to what is to be there.
 
-use api::ResourceDef;
 use apimachinery::Value;
-use apimachinery::codec::{json, yaml};
+use apimachinery::codec::{self, DecodeError, Options, json, yaml};
+use apimachinery::field::{FieldErrors, Path};
+use apimachinery::meta::Gvk;
+use apimachinery::patch::{JsonPatch, PatchError, merge, strategic_merge};
+use apimachinery::schema::TypeRef;
 use apimachinery::status::{Details, Status};
 use parking_lot::Mutex;
 
-use crate::registry::{Write, WriteKind};
+use crate::registry::{FieldValidation, Write, WriteKind, status};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum PatchKind {
+pub(crate) enum PatchKind {
     Json,
     Merge,
     Strategic,
@@ -18,7 +21,7 @@ pub(super) enum PatchKind {
 
 impl PatchKind {
     #[must_use]
-    pub(super) fn options_kind(self) -> WriteKind {
+    pub(crate) fn options_kind(self) -> WriteKind {
         if self == PatchKind::Apply { WriteKind::Apply } else { WriteKind::Patch }
     }
 }
@@ -27,7 +30,7 @@ impl PatchKind {
 ///
 /// # Errors
 /// 415 for any other.
-pub(super) fn kind_of(content_type: Option<&str>) -> Result<PatchKind, Status> {
+pub(crate) fn kind_of(content_type: Option<&str>) -> Result<PatchKind, Status> {
     let media_type = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
     match media_type {
         "application/json-patch+json" => Ok(PatchKind::Json),
@@ -39,66 +42,135 @@ pub(super) fn kind_of(content_type: Option<&str>) -> Result<PatchKind, Status> {
 }
 
 /// A patch, ready to be applied, perhaps more than once.
-pub(super) struct Patch {
-    kind: PatchKind,
-    patch: Value,
-    def: &'static ResourceDef,
+pub(crate) struct Patch<'a> {
+    operations: Operations,
+    /// Fields of the patch itself that come twice.
+    strict: Vec<String>,
+    validation: FieldValidation,
+    kind: &'a Gvk,
+    ty: &'a TypeRef,
+    name: String,
+    strategy: Option<&'static dyn api::Strategy>,
     warnings: Mutex<Vec<String>>,
 }
 
-impl Patch {
+enum Operations {
+    Json(JsonPatch),
+    Merge(Value),
+    Strategic(Value),
+    Apply(Value),
+}
+
+impl<'a> Patch<'a> {
+    /// Reads a patch for objects of a kind, whose defaults are the strategy's if there is one.
+    ///
     /// # Errors
-    /// 400 for what is no patch.
-    pub(super) fn parse(
+    /// 400 for what is no patch, 413 for one that is too large.
+    pub(crate) fn parse(
         kind: PatchKind,
         bytes: &[u8],
-        def: &'static ResourceDef,
-        _write: &Write,
+        (gvk, ty): (&'a Gvk, &'a TypeRef),
+        strategy: Option<&'static dyn api::Strategy>,
+        write: &Write,
     ) -> Result<Self, Status> {
-        let patch = if kind == PatchKind::Apply {
-            yaml::parse(bytes).map(|document| document.value)
-        } else {
-            json::value(bytes)
+        let bad = |e: DecodeError| Status::bad_request(format!("error decoding patch: {e}"));
+        let untyped = || {
+            let options = Options { unstructured: true, ..Options::default() };
+            json::decode(bytes, &TypeRef::any(), options).map_err(bad)
         };
-        let patch = patch.map_err(|why| Status::bad_request(format!("error decoding patch: {why}")))?;
-        Ok(Patch { kind, patch, def, warnings: Mutex::default() })
+        let (operations, strict) = match kind {
+            PatchKind::Json => {
+                let mut patch = JsonPatch::parse(bytes).map_err(|e| patch_error(&e))?;
+                let strict = std::mem::take(&mut patch.strict);
+                (Operations::Json(patch), strict)
+            }
+            PatchKind::Merge => {
+                let decoded = untyped()?;
+                (Operations::Merge(decoded.value), decoded.strict)
+            }
+            PatchKind::Strategic => {
+                let decoded = untyped()?;
+                (Operations::Strategic(decoded.value), decoded.strict)
+            }
+            PatchKind::Apply => (Operations::Apply(yaml::parse(bytes).map_err(bad)?.value), Vec::new()),
+        };
+        Ok(Patch {
+            operations,
+            strict,
+            validation: write.options.field_validation,
+            kind: gvk,
+            ty,
+            name: write.name.to_string(),
+            strategy,
+            warnings: Mutex::default(),
+        })
     }
 
     /// # Errors
     /// What is wrong with the patch or with what comes of it.
-    pub(super) fn apply(&self, old: &Value) -> Result<Value, Status> {
+    pub(crate) fn apply(&self, old: &Value) -> Result<Value, Status> {
         let mut object = old.clone();
-        match self.kind {
-            PatchKind::Merge | PatchKind::Strategic | PatchKind::Apply => merge(&mut object, &self.patch),
-            PatchKind::Json => return Err(Status::unsupported_media_type("JSON patches are not applied yet")),
+        match &self.operations {
+            Operations::Json(patch) => patch.apply(&mut object).map_err(|e| patch_error(&e))?,
+            Operations::Merge(patch) | Operations::Apply(patch) => merge(&mut object, patch),
+            Operations::Strategic(patch) => {
+                strategic_merge(&mut object, patch.clone(), self.ty).map_err(|e| patch_error(&e))?;
+            }
         }
-        self.def.strategy.default(&mut object);
+        let mut object = self.typed(object)?;
+        super::write::check_name(&object, &self.name)?;
+        if let Some(strategy) = self.strategy {
+            strategy.default(&mut object);
+        }
+        Ok(object)
+    }
+
+    /// Takes the patched tree through the schema.
+    fn typed(&self, object: Value) -> Result<Value, Status> {
+        let shown = json::encode(&object);
+        let invalid = |why: &str| {
+            let mut errs = FieldErrors::new();
+            errs.invalid_value(&Path::new("patch"), String::from_utf8_lossy(&shown).into_owned(), why);
+            Status::invalid(&Gvk::default(), "", &errs)
+        };
+        let mut decoded =
+            codec::from_value(object, self.ty, Options::default()).map_err(|e| invalid(&e.to_string()))?;
+        decoded.strict.splice(0..0, self.strict.iter().cloned());
+        match self.validation {
+            FieldValidation::Ignore => {}
+            FieldValidation::Warn => *self.warnings.lock() = decoded.warnings().cloned().collect(),
+            FieldValidation::Strict => {
+                if let Some(why) = decoded.strict_error() {
+                    return Err(invalid(&why));
+                }
+            }
+        }
+        let mut object = decoded.value;
+        object.set(&["kind"], self.kind.kind.as_str());
+        object.set(&["apiVersion"], self.kind.group_version().to_string());
         Ok(object)
     }
 
     /// An apply of an object that is not there makes it.
     #[must_use]
-    pub(super) fn makes_missing_objects(&self) -> bool {
-        self.kind == PatchKind::Apply
+    pub(crate) fn makes_missing_objects(&self) -> bool {
+        matches!(self.operations, Operations::Apply(_))
     }
 
-    pub(super) fn take_warnings(&self) -> Vec<String> {
+    pub(crate) fn take_warnings(&self) -> Vec<String> {
         std::mem::take(&mut self.warnings.lock())
     }
 }
 
-/// RFC 7386.
-fn merge(target: &mut Value, patch: &Value) {
-    let Value::Object(fields) = patch else {
-        *target = patch.clone();
-        return;
-    };
-    let object = target.make_object();
-    for (key, value) in fields {
-        if value.is_null() {
-            object.remove(key);
-        } else {
-            merge(object.entry(key), value);
+fn patch_error(error: &PatchError) -> Status {
+    match error {
+        PatchError::Malformed(why) => Status::bad_request(why),
+        PatchError::Unprocessable(_) => {
+            // Upstream keeps the reason to itself.
+            let message = "the server rejected our request due to an error in our request";
+            Status::new(422, "Invalid", message).with_details(Details::default())
         }
+        PatchError::TooLarge(why) => Status::too_large(why),
+        PatchError::Directive(why) => status::plain(why),
     }
 }

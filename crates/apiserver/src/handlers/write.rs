@@ -148,7 +148,13 @@ pub(crate) async fn patch_part(
     let bytes = decode::read_body(body).await?;
     let options = WriteOptions::parse(&call.query, kind.options_kind(), call.user_agent())?;
     let mut write = write_of(call, target, options);
-    let patch = super::patch::Patch::parse(kind, &bytes, target.resource.def, &write)?;
+    // A view is patched as the kind that it is.
+    let def = target.resource.def;
+    let view = matches!(part, Part::View(_)).then(|| target.subresource.map(|s| s.gvk.clone())).flatten();
+    let gvk = view.clone().unwrap_or_else(|| def.gvk());
+    let ty = view.as_ref().and_then(crate::encoding::type_of).unwrap_or_else(|| target.resource.ty.clone());
+    let strategy = view.is_none().then_some(def.strategy);
+    let patch = super::patch::Patch::parse(kind, &bytes, (&gvk, &ty), strategy, &write)?;
     drop(bytes);
     let change = |old: &Value| patch.apply(old);
     let registry = Arc::clone(call.server.registry());
