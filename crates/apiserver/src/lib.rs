@@ -24,6 +24,7 @@ mod nonresource;
 pub mod objects;
 mod options;
 mod pipeline;
+mod proxy;
 mod query;
 mod registry;
 mod request_info;

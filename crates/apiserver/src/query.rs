@@ -70,6 +70,23 @@ pub(crate) fn decode_path(path: &str) -> String {
     decode(&path.replace('+', "%2B")).into_owned()
 }
 
+/// Percent-encodes everything but what never needs it (RFC 3986's unreserved characters).
+#[must_use]
+pub(crate) fn encode(text: &str) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            out.push(char::from(byte));
+        } else {
+            out.push('%');
+            out.push(char::from(DIGITS[usize::from(byte >> 4)]));
+            out.push(char::from(DIGITS[usize::from(byte & 15)]));
+        }
+    }
+    out
+}
+
 fn hex(digits: &[u8]) -> Option<u8> {
     let value = |d: u8| char::from(d).to_digit(16);
     u8::try_from(value(digits[0])? * 16 + value(digits[1])?).ok()

@@ -23,6 +23,7 @@ use crate::config::{Config, StoreConfig};
 use crate::discovery::Discovery;
 use crate::lister::Lister;
 use crate::metrics::ServerMetrics;
+use crate::proxy::KubeletTls;
 use crate::registry::Registry;
 use crate::resources::Resources;
 
@@ -58,6 +59,7 @@ pub(crate) struct Inner {
     pub resources: Arc<Resources>,
     pub lister: Arc<CacheLister>,
     pub security: Security,
+    pub kubelet_tls: KubeletTls,
     pub discovery: Discovery,
     pub health: Health,
     pub metrics: Metrics,

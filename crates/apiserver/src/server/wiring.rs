@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::discovery::Discovery;
 use crate::lister::Lister;
 use crate::metrics::ServerMetrics;
+use crate::proxy::KubeletTls;
 use crate::registry::{Admission, Registry};
 use crate::resources::Resources;
 
@@ -38,12 +39,14 @@ pub(super) fn build(config: Config, storage: Arc<dyn Storage>, stop: Cancellatio
     let health = Health::new();
     add_checks(&health, storage, Arc::clone(&feed), &stop);
     let discovery = Discovery::new(&resources);
+    let kubelet_tls = KubeletTls::new(&config.kubelet)?;
     let server = ApiServer(Arc::new(Inner {
         config,
         registry,
         resources,
         lister,
         security,
+        kubelet_tls,
         discovery,
         health,
         metrics,

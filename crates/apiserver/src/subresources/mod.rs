@@ -34,6 +34,7 @@ pub(crate) async fn handle(call: &mut Call, target: Target, body: RequestBody) -
         ("binding", "create") => binding::bind(call, &target, body).await,
         ("eviction", "create") => eviction::evict(call, &target, body).await,
         ("token", "create") => reviews::token(call, &target, body).await,
+        ("log" | "exec" | "attach" | "portforward" | "proxy", _) => crate::proxy::handle(call, &target, body).await,
         _ => Err(Status::no_such_path()),
     }
 }
