@@ -37,9 +37,8 @@ impl KubeletTls {
         let client = match &config.client_certificate {
             Some((cert, key)) => {
                 let chain = load_certificates(cert)?;
-                let private = PrivateKeyDer::from_pem_file(key).map_err(|source| {
-                    component_base::tls::TlsError::Read { path: key.clone(), source }
-                })?;
+                let private = PrivateKeyDer::from_pem_file(key)
+                    .map_err(|source| component_base::tls::TlsError::Read { path: key.clone(), source })?;
                 builder.with_client_auth_cert(chain, private)?
             }
             None => builder.with_no_client_auth(),

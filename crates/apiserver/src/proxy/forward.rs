@@ -57,7 +57,8 @@ pub(super) async fn send(
     body: RequestBody,
 ) -> Result<Response<hyper::body::Incoming>, Status> {
     let mut sender = connect::connect(to).await?;
-    let authority = if to.host.contains(':') { format!("[{}]:{}", to.host, to.port) } else { format!("{}:{}", to.host, to.port) };
+    let authority =
+        if to.host.contains(':') { format!("[{}]:{}", to.host, to.port) } else { format!("{}:{}", to.host, to.port) };
     let host = header::HeaderValue::from_str(&authority).map_err(|e| Status::internal(e.to_string()))?;
     headers.insert(header::HOST, host);
     let uri: Uri = to.path_and_query.parse().map_err(|_| Status::bad_request("the path cannot be passed on"))?;

@@ -24,10 +24,8 @@ pub(super) async fn kubelet(
     path_and_query: String,
 ) -> Result<Destination, Status> {
     let inner = server.inner();
-    let object = server
-        .lister()
-        .get("nodes", "", node)
-        .ok_or_else(|| Status::not_found(&Gvr::new("", "v1", "nodes"), node))?;
+    let object =
+        server.lister().get("nodes", "", node).ok_or_else(|| Status::not_found(&Gvr::new("", "v1", "nodes"), node))?;
     let host = choose_address(&object, &inner.config.kubelet.address_types)
         .ok_or_else(|| status::plain(format!("no preferred addresses found; known addresses: {}", known(&object))))?;
     let own_port = object.at(&["status", "daemonEndpoints", "kubeletEndpoint", "Port"]).as_i64();

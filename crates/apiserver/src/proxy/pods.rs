@@ -73,7 +73,9 @@ async fn kubelet_error(call: &Call, answer: Response<hyper::body::Incoming>) -> 
             let (reason, message) = match other {
                 StatusCode::NOT_FOUND => ("NotFound", message),
                 StatusCode::FORBIDDEN => ("Forbidden", text),
-                StatusCode::UNAUTHORIZED => ("Unauthorized", "the server has asked for the client to provide credentials".into()),
+                StatusCode::UNAUTHORIZED => {
+                    ("Unauthorized", "the server has asked for the client to provide credentials".into())
+                }
                 _ => ("Unknown", text),
             };
             let details = Details { name: name.clone(), kind: "pods/log".into(), ..Details::default() };
@@ -122,9 +124,8 @@ pub(super) async fn stream(call: &mut Call, subresource: &str, body: RequestBody
 
 /// The container that is meant: the named one, or the only one.
 fn choose_container(pod: &Value, wanted: &str) -> Result<String, Status> {
-    let names = |list: &str| -> Vec<&str> {
-        pod.at(&["spec", list]).items().iter().map(|c| c.str_at(&["name"])).collect()
-    };
+    let names =
+        |list: &str| -> Vec<&str> { pod.at(&["spec", list]).items().iter().map(|c| c.str_at(&["name"])).collect() };
     let (containers, init) = (names("containers"), names("initContainers"));
     let name = pod.name();
     if wanted.is_empty() {
@@ -132,10 +133,8 @@ fn choose_container(pod: &Value, wanted: &str) -> Result<String, Status> {
             [one] => Ok((*one).to_owned()),
             [] => Err(Status::bad_request(format!("a container name must be specified for pod {name}"))),
             many => {
-                let mut message = format!(
-                    "a container name must be specified for pod {name}, choose one of: [{}]",
-                    many.join(" ")
-                );
+                let mut message =
+                    format!("a container name must be specified for pod {name}, choose one of: [{}]", many.join(" "));
                 if !init.is_empty() {
                     message.push_str(&format!(" or one of the init containers: [{}]", init.join(" ")));
                 }
@@ -171,10 +170,8 @@ pub(super) async fn proxy(call: &mut Call, body: RequestBody) -> Result<Response
         "" => first.unwrap_or(if parsed.scheme == "https" { 443 } else { 80 }),
         text => text.parse().map_err(|_| bad())?,
     };
-    let ip: IpAddr = pod
-        .str_at(&["status", "podIP"])
-        .parse()
-        .map_err(|_| Status::bad_request("address not allowed"))?;
+    let ip: IpAddr =
+        pod.str_at(&["status", "podIP"]).parse().map_err(|_| Status::bad_request("address not allowed"))?;
     check_proxyable(ip)?;
     let to = Destination {
         host: ip.to_string(),
