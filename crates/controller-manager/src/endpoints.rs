@@ -26,6 +26,7 @@ use crate::{
         services_of,
     },
     error::SyncError,
+    expectations::Expectations,
     pod::{is_finished, is_leaving, is_ready, node_name},
     pod_control::said,
     selector::map_selects,
@@ -46,6 +47,7 @@ pub(crate) struct EndpointsController {
     pod_lister: Lister<Pod>,
     endpoints: SharedInformer<Endpoints>,
     endpoints_lister: Lister<Endpoints>,
+    own_writes: Expectations,
 }
 
 impl EndpointsController {
@@ -64,6 +66,7 @@ impl EndpointsController {
             pods,
             endpoints_lister: endpoints.lister(),
             endpoints,
+            own_writes: Expectations::default(),
         }
     }
 }
@@ -86,6 +89,9 @@ impl Controller for EndpointsController {
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Action, SyncError> {
         let api = Api::<Endpoints>::namespaced(self.client.clone(), key.namespace());
+        if !self.own_writes.are_met(key, &self.endpoints_lister) {
+            return Ok(Action::await_change());
+        }
         let known = self.endpoints_lister.get(key);
         let Some(service) = self.service_lister.get(key) else {
             // Those that somebody made by hand for a Service without a selector go with it too, as upstream has it.
@@ -108,7 +114,10 @@ impl Controller for EndpointsController {
             Some(_) => api.replace(key.name(), &params, &wanted).await,
         };
         match written {
-            Ok(_) => Ok(Action::await_change()),
+            Ok(written) => {
+                self.own_writes.wrote(key, &written);
+                Ok(Action::await_change())
+            }
             Err(err) if err.is_namespace_terminating() => Ok(Action::await_change()),
             Err(err) => {
                 let reason = if known.is_none() { "FailedToCreateEndpoint" } else { "FailedToUpdateEndpoint" };

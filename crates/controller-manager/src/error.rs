@@ -1,12 +1,13 @@
 //! Why a reconcile did not reach its end.
 
-use client::controller::ReconcileError;
+use client::{controller::ReconcileError, error::ApiError};
 
 /// A failure that the runner logs and tries again after a pause.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SyncError {
-    #[error("request to the API server failed")]
-    Api(#[from] kube::Error),
+    /// What the server said, once: the error's own text has it three times.
+    #[error("{}", crate::pod_control::said(.0))]
+    Api(kube::Error),
     #[error("invalid label selector: {0}")]
     Selector(String),
     #[error("object cannot be written as JSON")]
@@ -18,10 +19,17 @@ pub(crate) enum SyncError {
     NotYet(String),
 }
 
+impl From<kube::Error> for SyncError {
+    fn from(err: kube::Error) -> Self {
+        Self::Api(err)
+    }
+}
+
 impl ReconcileError for SyncError {
     fn is_routine(&self) -> bool {
         match self {
-            Self::Api(err) => ReconcileError::is_routine(err),
+            // An object that went away meanwhile needs nothing more, as the next look will find.
+            Self::Api(err) => ReconcileError::is_routine(err) || err.is_not_found(),
             Self::NotYet(_) => true,
             Self::Selector(_) | Self::Encode(_) | Self::Sign(_) => false,
         }

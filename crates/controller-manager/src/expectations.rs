@@ -28,7 +28,8 @@ struct Expected {
 }
 
 impl Expectations {
-    pub(crate) fn created<K: Kind>(&self, key: &ObjectKey, object: &K) {
+    /// The cache will show `object` as it was written.
+    pub(crate) fn wrote<K: Kind>(&self, key: &ObjectKey, object: &K) {
         let mut all = self.0.lock();
         let expected = all.entry(key.clone()).or_insert_with(Expected::new);
         expected.revision = expected.revision.max(revision_of(object).unwrap_or_default());
@@ -95,13 +96,13 @@ mod tests {
         let (expectations, key) = (Expectations::default(), ObjectKey::from("ns/rs"));
         let at = |version| SharedInformer::fixed([pod("a", version)]).lister();
         assert!(expectations.are_met(&key, &at("1")));
-        expectations.created(&key, &pod("b", "7"));
+        expectations.wrote(&key, &pod("b", "7"));
         assert!(!expectations.are_met(&key, &at("6")));
         assert!(expectations.are_met(&key, &at("7")));
         expectations.deleted(&key, &pod("a", "1"));
         assert!(!expectations.are_met(&key, &at("9")));
         assert!(expectations.are_met(&key, &SharedInformer::fixed([pod("b", "9")]).lister()));
-        expectations.created(&key, &pod("b", "70"));
+        expectations.wrote(&key, &pod("b", "70"));
         tokio::time::advance(PATIENCE + Duration::from_secs(1)).await;
         assert!(expectations.are_met(&key, &at("9")));
     }

@@ -294,7 +294,7 @@ impl<'a> Pass<'a> {
             let pod = self.pod_for(&nodes[index]);
             async move {
                 let created = control.create(self.set, &pod).await?;
-                self.controller.expectations.created(key, &created);
+                self.controller.expectations.wrote(key, &created);
                 Ok(())
             }
         })

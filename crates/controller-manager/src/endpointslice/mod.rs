@@ -201,11 +201,11 @@ impl EndpointSliceController {
         let api = Api::<EndpointSlice>::namespaced(self.client.clone(), key.namespace());
         for slice in &changes.create {
             let created = api.create(&PostParams::default(), slice).await?;
-            self.expectations.created(key, &created);
+            self.expectations.wrote(key, &created);
         }
         for slice in &changes.update {
             let updated = api.replace(&slice.name_any(), &PostParams::default(), slice).await?;
-            self.expectations.created(key, &updated);
+            self.expectations.wrote(key, &updated);
         }
         for slice in &changes.delete {
             let same = Preconditions { uid: slice.metadata.uid.clone(), resource_version: None };

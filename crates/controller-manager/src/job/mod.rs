@@ -154,7 +154,7 @@ impl JobController {
                 let pod = pod::new_pod(job, &plan.create[index]);
                 async move {
                     let created = self.control.create(job, &pod).await?;
-                    self.expectations.created(key, &created);
+                    self.expectations.wrote(key, &created);
                     Ok(())
                 }
             })
@@ -185,7 +185,7 @@ impl JobController {
         stream::iter(pods.to_vec())
             .map(|pod| async move {
                 if let Some(freed) = self.release(&pod).await? {
-                    self.expectations.created(key, &freed);
+                    self.expectations.wrote(key, &freed);
                 }
                 Ok(())
             })

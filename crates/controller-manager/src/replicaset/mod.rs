@@ -39,7 +39,10 @@ pub(crate) struct ReplicaController<K: ReplicaKind> {
     owners: SharedInformer<K>,
     owner_lister: Lister<K>,
     control: PodControl,
+    /// Pods that were written.
     expectations: Expectations,
+    /// Our own writes of the owner.
+    own_writes: Expectations,
 }
 
 impl<K: ReplicaKind> ReplicaController<K> {
@@ -55,6 +58,7 @@ impl<K: ReplicaKind> ReplicaController<K> {
             owners,
             control: PodControl::new(context.client.clone(), context.recorder.clone()),
             expectations: Expectations::default(),
+            own_writes: Expectations::default(),
         }
     }
 
@@ -66,7 +70,7 @@ impl<K: ReplicaKind> ReplicaController<K> {
                 let pod = pod_of(owner, owner.template()?);
                 let (_, failure) = slow_start(*count, |_| async {
                     let created = self.control.create(owner, &pod).await?;
-                    self.expectations.created(key, &created);
+                    self.expectations.wrote(key, &created);
                     Ok(())
                 })
                 .await;
@@ -84,11 +88,12 @@ impl<K: ReplicaKind> ReplicaController<K> {
         }
     }
 
-    async fn write_status(&self, owner: &K, status: K::Status) -> Result<(), SyncError> {
+    async fn write_status(&self, key: &ObjectKey, owner: &K, status: K::Status) -> Result<(), SyncError> {
         let api = Api::<K>::namespaced(self.client.clone(), &owner.namespace().unwrap_or_default());
         let mut owner = owner.clone();
         owner.set_status(status);
-        api.replace_status(&owner.name_any(), &PostParams::default(), &owner).await?;
+        let written = api.replace_status(&owner.name_any(), &PostParams::default(), &owner).await?;
+        self.own_writes.wrote(key, &written);
         Ok(())
     }
 }
@@ -108,8 +113,12 @@ impl<K: ReplicaKind> Controller for ReplicaController<K> {
     async fn reconcile(&self, key: &ObjectKey) -> Result<Action, SyncError> {
         let Some(owner) = self.owner_lister.get(key) else {
             self.expectations.forget(key);
+            self.own_writes.forget(key);
             return Ok(Action::await_change());
         };
+        if !self.own_writes.are_met(key, &self.owner_lister) {
+            return Ok(Action::await_change());
+        }
         let Some(selector) = selector_of(owner.label_selector().as_ref())?.filter(|s| !s.selects_all()) else {
             return Ok(Action::await_change());
         };
@@ -134,7 +143,7 @@ impl<K: ReplicaKind> Controller for ReplicaController<K> {
         let min_ready = seconds(owner.min_ready_seconds());
         let counted = status::count(&pods, leaving, owner.template(), min_ready, now);
         if let Some(status) = owner.next_status(&counted, failure.as_ref(), now) {
-            self.write_status(&owner, status).await?;
+            self.write_status(key, &owner, status).await?;
         }
         match failure {
             Some(failure) => Err(SyncError::Api(failure.into_error())),

@@ -187,7 +187,7 @@ impl StatefulSetController {
                 self.create_claims(set, &pod).await?;
                 match api.create(&PostParams::default(), &pod).await {
                     Ok(created) => {
-                        self.expectations.created(key, &created);
+                        self.expectations.wrote(key, &created);
                         self.tell(set, "create", "Create", "Pod", &pod.name_any(), None);
                         Ok(())
                     }
@@ -204,7 +204,7 @@ impl StatefulSetController {
             Step::Identify(pod) => {
                 self.create_claims(set, &pod).await?;
                 let updated = api.replace(&pod.name_any(), &PostParams::default(), &pod).await?;
-                self.expectations.created(key, &updated);
+                self.expectations.wrote(key, &updated);
                 self.tell(set, "update", "Update", "Pod", &pod.name_any(), None);
                 Ok(())
             }
