@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod core;
+mod event;
 mod named_by_path;
 mod pod_template;
 pub mod resource;

@@ -7,7 +7,6 @@ use crate::table_cells;
 
 pub(crate) struct RbacStrategy;
 pub(crate) struct BindingStrategy;
-pub(crate) struct EventStrategy;
 pub(crate) struct EndpointSliceStrategy;
 pub(crate) struct EndpointsStrategy;
 pub(crate) struct PriorityClassStrategy;
@@ -71,56 +70,6 @@ impl Strategy for BindingStrategy {
         };
         let age = table_cells::created(binding, now);
         Some(vec![binding.name().into(), role.into(), age, named("User"), named("Group"), named("ServiceAccount")])
-    }
-}
-
-impl Strategy for EventStrategy {
-    fn validate_name(&self, name: &str, prefix: bool) -> Vec<String> {
-        crate::strategy::dns_subdomain(name, prefix)
-    }
-
-    fn selectable_fields(&self) -> &'static [(&'static str, &'static [&'static str])] {
-        &[
-            ("involvedObject.kind", &["involvedObject", "kind"]),
-            ("involvedObject.namespace", &["involvedObject", "namespace"]),
-            ("involvedObject.name", &["involvedObject", "name"]),
-            ("involvedObject.uid", &["involvedObject", "uid"]),
-            ("involvedObject.apiVersion", &["involvedObject", "apiVersion"]),
-            ("involvedObject.resourceVersion", &["involvedObject", "resourceVersion"]),
-            ("involvedObject.fieldPath", &["involvedObject", "fieldPath"]),
-            ("reason", &["reason"]),
-            ("reportingComponent", &["reportingComponent"]),
-            ("source", &["source", "component"]),
-            ("type", &["type"]),
-        ]
-    }
-
-    fn row(&self, event: &Value, now: Now) -> Option<Vec<Cell>> {
-        let first_of =
-            |fields: &[&[&str]]| fields.iter().map(|f| event.at(f)).find(|v| !v.is_null()).cloned().unwrap_or_default();
-        let last =
-            first_of(&[&["series", "lastObservedTime"], &["lastTimestamp"], &["eventTime"], &["firstTimestamp"]]);
-        let first = first_of(&[&["firstTimestamp"], &["eventTime"]]);
-        let object = &event["involvedObject"];
-        let regarding = format!("{}/{}", object.str_at(&["kind"]).to_lowercase(), object.str_at(&["name"]));
-        let source = match (event.str_at(&["source", "component"]), event.str_at(&["source", "host"])) {
-            ("", _) => event.str_at(&["reportingComponent"]).to_owned(),
-            (component, "") => component.to_owned(),
-            (component, host) => format!("{component}, {host}"),
-        };
-        let count = event["series"]["count"].as_i64().or_else(|| event["count"].as_i64()).unwrap_or(1).max(1);
-        Some(vec![
-            table_cells::age(&last, now),
-            event.str_at(&["type"]).into(),
-            event.str_at(&["reason"]).into(),
-            regarding.into(),
-            object.str_at(&["fieldPath"]).into(),
-            source.into(),
-            event.str_at(&["message"]).trim().into(),
-            table_cells::age(&first, now),
-            count.to_string().into(),
-            event.name().into(),
-        ])
     }
 }
 

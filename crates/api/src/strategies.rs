@@ -1,6 +1,7 @@
 //! Which kind has rules of its own: one explicit list.
 
 use crate::core::{namespace, node, pod, secret, service, volumes};
+use crate::event;
 use crate::named_by_path as small;
 use crate::strategy::{Plain, Strategy};
 use crate::workloads;
@@ -16,7 +17,8 @@ const STRATEGIES: &[(&str, &str, &str, &dyn Strategy)] = &[
     ("", "*", "serviceaccounts", &secret::ServiceAccountStrategy),
     ("", "*", "persistentvolumes", &volumes::VolumeStrategy),
     ("", "*", "persistentvolumeclaims", &volumes::ClaimStrategy),
-    ("", "*", "events", &small::EventStrategy),
+    ("", "*", "events", &event::CoreEventStrategy),
+    ("events.k8s.io", "*", "events", &event::EventStrategy),
     ("", "*", "endpoints", &small::EndpointsStrategy),
     ("", "*", "replicationcontrollers", &workloads::ReplicationControllerStrategy),
     ("", "*", "podtemplates", &workloads::PodTemplateStrategy),
