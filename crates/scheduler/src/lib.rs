@@ -4,7 +4,8 @@
 //! ([`cluster`]), pod after pod, through a framework of plugins ([`framework`], [`plugins`]); everything that takes time
 //! (binding, telling users, evicting) happens beside it.
 //!
-//! Entry points: [`Flags`], [`Config`], [`run`]; [`framework`] for plugins of one's own.
+//! Entry points: [`Flags`], [`Config`], [`run`]; [`framework`] for plugins of one's own; [`simulation`] for decisions without
+//! an API server.
 //!
 //! Invariants:
 //! - A pod counts on its node from the moment of the decision, so that no decision has to wait for the API server.
@@ -15,11 +16,11 @@
 #![forbid(unsafe_code)]
 
 pub mod cluster;
-mod config;
-mod cycle;
+pub mod config;
+pub mod cycle;
 mod flags;
 pub mod framework;
-mod listers;
+pub mod listers;
 mod metrics;
 pub mod plugins;
 pub mod pod;
@@ -31,6 +32,7 @@ pub mod resources;
 mod run;
 mod scheduler;
 pub mod selector;
+pub mod simulation;
 pub mod taints;
 
 pub use config::{Config, Serving};

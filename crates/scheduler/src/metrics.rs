@@ -86,7 +86,7 @@ impl AttemptResult {
 }
 
 #[derive(Debug)]
-pub struct Metrics {
+pub(crate) struct Metrics {
     attempts: Family<AttemptLabels, Counter>,
     attempt_duration: Histograms<AttemptLabels>,
     algorithm_duration: Histogram,
@@ -131,7 +131,7 @@ impl Default for Metrics {
 
 impl Metrics {
     #[must_use]
-    pub fn register(registry: &mut Registry) -> Self {
+    pub(crate) fn register(registry: &mut Registry) -> Self {
         let m = Self::default();
         let r = registry;
         r.register("scheduler_schedule_attempts_total", "Attempts to schedule pods, by result", m.attempts.clone());

@@ -25,7 +25,7 @@ impl Profiles {
             match Profile::build(config, registry, context) {
                 Ok(profile) => list.push(profile),
                 Err(wrong) => {
-                    mistakes.extend(wrong.into_iter().map(|why| format!("profile {:?}: {why}", config.scheduler_name)))
+                    mistakes.extend(wrong.into_iter().map(|why| format!("profile {:?}: {why}", config.scheduler_name)));
                 }
             }
         }

@@ -183,9 +183,13 @@ impl Work {
     fn bind(self: &Arc<Self>, job: Box<BindJob>) {
         let work = self.clone();
         tokio::spawn(async move {
+            work.metrics.binding(true);
             let bound = work.term.run_until_cancelled(job.run(&work.slots, &work.metrics)).await;
-            // Without a receiver the term is over.
-            bound.map(|bound| work.outcomes.send(Outcomes::Bound(bound)));
+            work.metrics.binding(false);
+            if let Some(bound) = bound {
+                // Without a receiver the term is over.
+                let _ = work.outcomes.send(Outcomes::Bound(bound));
+            }
         });
     }
 

@@ -83,10 +83,6 @@ impl Topology {
     pub fn domain_of(&self, id: TopologyId, value: &str) -> Option<Domain> {
         self.columns[id.0].values.get(value).copied().map(Domain)
     }
-
-    pub(super) fn ids(&self) -> impl Iterator<Item = (&Arc<str>, TopologyId)> {
-        self.ids.iter().map(|(key, id)| (key, *id))
-    }
 }
 
 impl Column {

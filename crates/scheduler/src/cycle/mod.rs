@@ -306,14 +306,6 @@ impl<'a> Cycle<'a> {
         Ok(totals)
     }
 
-    /// The feasible nodes as a list.
-    pub(crate) fn list(&self, feasible: &Feasible) -> Vec<NodeIdx> {
-        match feasible {
-            Feasible::Class => self.class.verdicts.feasible().collect(),
-            Feasible::These(nodes) => nodes.clone(),
-        }
-    }
-
     pub(crate) fn is_empty(&self, feasible: &Feasible) -> bool {
         match feasible {
             Feasible::Class => self.class.verdicts.feasible == 0,

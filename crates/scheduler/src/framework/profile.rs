@@ -7,7 +7,6 @@ use super::erased::{
     AnyBind, AnyFilter, AnyPermit, AnyPlugin, AnyPostBind, AnyPostFilter, AnyPreBind, AnyPreEnqueue, AnyQueueSort,
     AnyReserve, AnyScore,
 };
-use super::event::ClusterEvent;
 use super::registry::{PluginContext, Points, Registry};
 use crate::config::{ExtensionPoint, ProfileConfig};
 
@@ -93,11 +92,6 @@ impl Profile {
             post_binds,
             plugins: made.into_values().map(|points| (points.plugin.name(), points.plugin)).collect(),
         })
-    }
-
-    /// What may help a pod that the plugin turned down. A plugin that says nothing may be helped by anything.
-    pub(crate) fn requeue_on(&self, plugin: &str) -> Option<&'static [ClusterEvent]> {
-        self.plugins.get(plugin).map(|plugin| plugin.requeue_on()).filter(|events| !events.is_empty())
     }
 }
 

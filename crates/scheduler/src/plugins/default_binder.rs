@@ -10,17 +10,18 @@ use kube::{Api, Client};
 use crate::framework::{Bind, BindStatus, Plugin};
 use crate::pod::PodInfo;
 
-pub struct DefaultBinder {
-    client: Client,
+pub(super) struct DefaultBinder {
+    /// `None` where nothing is ever bound.
+    client: Option<Client>,
 }
 
 impl DefaultBinder {
     #[must_use]
-    pub fn new(client: Client) -> Self {
+    pub(super) fn new(client: Option<Client>) -> Self {
         Self { client }
     }
 
-    async fn post(&self, pod: &PodInfo, node: &str) -> Result<(), kube::Error> {
+    async fn post(&self, client: &Client, pod: &PodInfo, node: &str) -> Result<(), kube::Error> {
         let binding = Binding {
             metadata: ObjectMeta {
                 namespace: Some(pod.namespace().to_owned()),
@@ -35,7 +36,7 @@ impl DefaultBinder {
                 ..ObjectReference::default()
             },
         };
-        let api: Api<Pod> = Api::namespaced(self.client.clone(), pod.namespace());
+        let api: Api<Pod> = Api::namespaced(client.clone(), pod.namespace());
         let _: Status = api.create_subresource("binding", pod.name(), &PostParams::default(), &binding).await?;
         Ok(())
     }
@@ -48,7 +49,8 @@ impl Plugin for DefaultBinder {
 impl Bind for DefaultBinder {
     fn bind<'a>(&'a self, pod: &'a PodInfo, node: &'a str) -> BoxFuture<'a, BindStatus> {
         async move {
-            match self.post(pod, node).await {
+            let Some(client) = &self.client else { return BindStatus::Skip };
+            match self.post(client, pod, node).await {
                 Ok(()) => BindStatus::Bound,
                 Err(err) => BindStatus::Error(err.to_string()),
             }

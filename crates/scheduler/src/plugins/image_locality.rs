@@ -4,7 +4,7 @@ use crate::cluster::{Cluster, NodeIdx, NodeRef};
 use crate::framework::{MAX_NODE_SCORE, Plugin, PreScore, Reuse, Score, Signature};
 use crate::pod::PodInfo;
 
-pub struct ImageLocality;
+pub(super) struct ImageLocality;
 
 /// Images of less are not worth it; of more than the upper bound for each container the score is full. In bytes.
 const LEAST: i64 = 23 * 1024 * 1024;
@@ -15,7 +15,7 @@ impl Plugin for ImageLocality {
 }
 
 /// The images that a pod needs, as nodes name them, one for each container.
-pub struct PodImages(Vec<String>);
+pub(super) struct PodImages(Vec<String>);
 
 fn images_of(pod: &PodInfo) -> PodImages {
     let Some(spec) = pod.spec() else { return PodImages(Vec::new()) };

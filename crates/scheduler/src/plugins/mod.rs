@@ -62,8 +62,7 @@ pub fn in_tree() -> Registry {
         )
         .with("ImageLocality", |_, _| Ok(PointsOf::new(image_locality::ImageLocality).score().points()))
         .with("DefaultBinder", |_, context| {
-            let client = context.client.clone().ok_or("there is no client to bind with")?;
-            Ok(PointsOf::new(default_binder::DefaultBinder::new(client)).bind().points())
+            Ok(PointsOf::new(default_binder::DefaultBinder::new(context.client.clone())).bind().points())
         })
 }
 

@@ -17,19 +17,19 @@ const REASON_CONFLICT: &str = "pod affinity terms conflict";
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Args {
+pub(super) struct Args {
     /// Demanded of every pod of the profile besides its own affinity.
     added_affinity: Option<ApiAffinity>,
 }
 
-pub struct NodeAffinity {
+pub(super) struct NodeAffinity {
     added: Option<NodeMatcher>,
     added_preferred: Vec<Preferred>,
 }
 
 impl NodeAffinity {
     #[must_use]
-    pub fn new(args: &Args) -> Self {
+    pub(super) fn new(args: &Args) -> Self {
         let added = args.added_affinity.as_ref();
         Self { added: added.and_then(required_of), added_preferred: preferred_of(added) }
     }
@@ -37,14 +37,14 @@ impl NodeAffinity {
 
 /// What a pod demands of its node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Required {
+pub(super) struct Required {
     selector: Selector,
     affinity: Option<NodeMatcher>,
 }
 
 impl Required {
     #[must_use]
-    pub fn of(pod: &PodInfo) -> Self {
+    pub(super) fn of(pod: &PodInfo) -> Self {
         let spec = pod.spec();
         Self {
             selector: Selector::exactly(spec.and_then(|spec| spec.node_selector.as_ref()).into_iter().flatten()),
@@ -53,12 +53,12 @@ impl Required {
     }
 
     #[must_use]
-    pub fn matches(&self, name: &str, labels: &Labels) -> bool {
+    pub(super) fn matches(&self, name: &str, labels: &Labels) -> bool {
         self.selector.matches(labels) && self.affinity.as_ref().is_none_or(|affinity| affinity.matches(name, labels))
     }
 
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.selector.is_empty() && self.affinity.is_none()
     }
 
@@ -146,7 +146,7 @@ impl Filter for NodeAffinity {
     }
 }
 
-pub struct PreferredState(Vec<Preferred>);
+pub(super) struct PreferredState(Vec<Preferred>);
 
 impl Score for NodeAffinity {
     type State = PreferredState;

@@ -8,7 +8,7 @@ use crate::pod::PodInfo;
 
 const REASON: &str = "node(s) didn't match the requested node name";
 
-pub struct NodeName;
+pub(super) struct NodeName;
 
 impl Plugin for NodeName {
     const NAME: &'static str = "NodeName";

@@ -8,7 +8,7 @@ use crate::pod::PodInfo;
 
 const REASON: &str = "node(s) didn't have free ports for the requested pod ports";
 
-pub struct NodePorts;
+pub(super) struct NodePorts;
 
 impl Plugin for NodePorts {
     const NAME: &'static str = "NodePorts";

@@ -11,7 +11,7 @@ use crate::taints;
 
 const REASON: &str = "node(s) were unschedulable";
 
-pub struct NodeUnschedulable;
+pub(super) struct NodeUnschedulable;
 
 impl Plugin for NodeUnschedulable {
     const NAME: &'static str = "NodeUnschedulable";

@@ -3,7 +3,7 @@
 use crate::framework::{Plugin, QueueSort};
 use crate::queue::QueuedPod;
 
-pub struct PrioritySort;
+pub(super) struct PrioritySort;
 
 impl Plugin for PrioritySort {
     const NAME: &'static str = "PrioritySort";

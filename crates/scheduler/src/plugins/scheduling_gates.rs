@@ -3,7 +3,7 @@
 use crate::framework::{Actions, ClusterEvent, EventResource, Plugin, PreEnqueue, Rejection};
 use crate::pod::PodInfo;
 
-pub struct SchedulingGates;
+pub(super) struct SchedulingGates;
 
 impl Plugin for SchedulingGates {
     const NAME: &'static str = "SchedulingGates";

@@ -13,7 +13,7 @@ use crate::taints::{self, tolerates, untolerated};
 /// Which taint it was is not told: who may see the pod need not know about nodes.
 const REASON: &str = "node(s) had untolerated taint(s)";
 
-pub struct TaintToleration;
+pub(super) struct TaintToleration;
 
 impl Plugin for TaintToleration {
     const NAME: &'static str = "TaintToleration";

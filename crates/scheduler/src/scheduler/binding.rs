@@ -42,7 +42,7 @@ pub(crate) struct Unbound {
 
 /// A job that ended.
 pub(crate) struct Bound {
-    pub(crate) job: BindJob,
+    pub(crate) job: Box<BindJob>,
     pub(crate) result: Result<(), Unbound>,
 }
 
@@ -56,7 +56,7 @@ impl BindJob {
     pub(crate) async fn run(mut self: Box<Self>, slots: &tokio::sync::Semaphore, metrics: &Metrics) -> Bound {
         let result = self.bind(slots, metrics).await;
         self.waiting_pods.remove(&self.queued.pod.uid);
-        Bound { job: *self, result }
+        Bound { job: self, result }
     }
 
     async fn bind(&mut self, slots: &tokio::sync::Semaphore, metrics: &Metrics) -> Result<(), Unbound> {
@@ -137,7 +137,7 @@ impl Scheduler {
         });
         match self.permit(profile, &mut job) {
             Ok(()) => Step::Bind(job),
-            Err(unbound) => match self.finish(Bound { job: *job, result: Err(unbound) }, now) {
+            Err(unbound) => match self.finish(Bound { job, result: Err(unbound) }, now) {
                 Some(report) => Step::Failed(Box::new(report)),
                 None => Step::Done,
             },

@@ -15,7 +15,7 @@ pub(crate) type Changed<K> = (Option<Arc<K>>, Option<Arc<K>>);
 
 impl Scheduler {
     /// A pod came, changed, or is gone.
-    pub fn pod_changed(&mut self, (old, new): Changed<Pod>, now: Instant) {
+    pub(crate) fn pod_changed(&mut self, (old, new): Changed<Pod>, now: Instant) {
         let new = new.filter(|pod| !is_terminal(pod));
         if let Some(old) = &old
             && new.as_ref().is_none_or(|new| new.metadata.uid != old.metadata.uid)
@@ -82,7 +82,7 @@ impl Scheduler {
     }
 
     /// A node came, changed, or is gone.
-    pub fn node_changed(&mut self, (old, new): Changed<Node>, now: Instant) {
+    pub(crate) fn node_changed(&mut self, (old, new): Changed<Node>, now: Instant) {
         let actions = match (&old, &new) {
             (None, Some(_)) => vec![Actions::ADD],
             (Some(old), Some(new)) => node_actions(old, new),
@@ -101,17 +101,12 @@ impl Scheduler {
     }
 
     /// A namespace came, changed, or is gone.
-    pub fn namespace_changed(&mut self, (old, new): Changed<Namespace>) {
+    pub(crate) fn namespace_changed(&mut self, (old, new): Changed<Namespace>) {
         let Some(name) = new.as_ref().or(old.as_ref()).and_then(|namespace| namespace.metadata.name.clone()) else {
             return;
         };
         let labels = new.map(|namespace| namespace.metadata.labels.clone().unwrap_or_default());
         self.cluster.set_namespace(&name, labels);
-    }
-
-    /// An object of another kind came, changed, or is gone; the caches that plugins read know already.
-    pub(crate) fn other_changed(&mut self, event: ClusterEvent, now: Instant) {
-        self.queue.move_on(event, &Change::Other, now);
     }
 
     /// Pods were not evicted after all that were to make room: the pod is tried again.

@@ -78,7 +78,7 @@ impl From<Failure> for Undecided {
     }
 }
 
-pub struct Scheduler {
+pub(crate) struct Scheduler {
     cluster: Cluster,
     queue: Queue,
     profiles: Arc<Profiles>,
@@ -96,7 +96,7 @@ impl Scheduler {
     ///
     /// # Errors
     /// Everything that is wrong with the configuration of plugins.
-    pub fn new(
+    pub(crate) fn new(
         config: &Config,
         context: PluginContext,
         metrics: Arc<Metrics>,
@@ -121,12 +121,12 @@ impl Scheduler {
     }
 
     #[must_use]
-    pub fn cluster(&self) -> &Cluster {
+    pub(crate) fn cluster(&self) -> &Cluster {
         &self.cluster
     }
 
     #[must_use]
-    pub fn queue(&self) -> &Queue {
+    pub(crate) fn queue(&self) -> &Queue {
         &self.queue
     }
 

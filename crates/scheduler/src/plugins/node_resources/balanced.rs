@@ -9,18 +9,18 @@ use crate::pod::PodInfo;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct BalancedArgs {
+pub(crate) struct BalancedArgs {
     resources: Vec<ResourceSpec>,
 }
 
-pub struct BalancedAllocation {
+pub(crate) struct BalancedAllocation {
     resources: Vec<ResourceSpec>,
 }
 
 impl BalancedAllocation {
     /// # Errors
     /// All mistakes of the arguments, in one text.
-    pub fn new(args: BalancedArgs) -> Result<Self, String> {
+    pub(crate) fn new(args: BalancedArgs) -> Result<Self, String> {
         let mut mistakes = Vec::new();
         check_resources(&args.resources, "resources", &mut mistakes);
         for (at, resource) in args.resources.iter().enumerate() {
@@ -39,7 +39,7 @@ impl Plugin for BalancedAllocation {
 }
 
 /// Resources, and what the pod adds.
-pub struct Added(Vec<(Resource, i64)>);
+pub(crate) struct Added(Vec<(Resource, i64)>);
 
 impl Score for BalancedAllocation {
     type State = Added;

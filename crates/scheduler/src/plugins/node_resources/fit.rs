@@ -18,7 +18,7 @@ const TOO_MANY_PODS: &str = "Too many pods";
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct FitArgs {
+pub(crate) struct FitArgs {
     /// Extended resources that the filter leaves to others.
     ignored_resources: Vec<String>,
     /// The same by what stands before the slash.
@@ -41,7 +41,7 @@ struct Ratio {
     shape: Vec<ShapePoint>,
 }
 
-pub struct Fit {
+pub(crate) struct Fit {
     ignored: Vec<String>,
     ignored_groups: Vec<String>,
     scorer: Scorer,
@@ -51,7 +51,7 @@ pub struct Fit {
 impl Fit {
     /// # Errors
     /// All mistakes of the arguments, in one text.
-    pub fn new(args: FitArgs) -> Result<Self, String> {
+    pub(crate) fn new(args: FitArgs) -> Result<Self, String> {
         let mut mistakes = Vec::new();
         let (scorer, resources) = match args.scoring_strategy {
             None => (Scorer::LeastAllocated, default_resources()),
@@ -143,7 +143,7 @@ fn has_more(pod: &PodInfo, old: &Node, new: &Node) -> bool {
 
 /// What is checked besides the three common resources: id, amount and what is said when it is missing.
 #[derive(Clone, Debug)]
-pub struct FitState {
+pub(crate) struct FitState {
     scalars: Vec<(ScalarId, i64, String)>,
 }
 
@@ -192,7 +192,7 @@ impl Filter for Fit {
 }
 
 /// Resources that are scored: what the pod adds, and how much it weighs.
-pub struct ScoredResources(Vec<(Resource, i64, i64)>);
+pub(crate) struct ScoredResources(Vec<(Resource, i64, i64)>);
 
 impl Score for Fit {
     type State = ScoredResources;

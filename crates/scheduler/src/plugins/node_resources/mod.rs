@@ -4,8 +4,8 @@ mod balanced;
 mod fit;
 mod scorer;
 
-pub use balanced::{BalancedAllocation, BalancedArgs};
-pub use fit::{Fit, FitArgs};
+pub(super) use balanced::BalancedAllocation;
+pub(super) use fit::Fit;
 
 use serde::Deserialize;
 
@@ -14,7 +14,7 @@ use crate::cluster::{Cluster, Resource};
 /// A resource that scores look at, and how much it weighs against others.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct ResourceSpec {
+pub(super) struct ResourceSpec {
     name: String,
     /// 1 to 100.
     #[serde(default = "one")]

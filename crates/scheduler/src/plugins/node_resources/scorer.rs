@@ -8,7 +8,7 @@ use crate::framework::MAX_NODE_SCORE;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 #[derive(Default)]
-pub struct ShapePoint {
+pub(super) struct ShapePoint {
     /// In percent.
     pub utilization: i64,
     /// 0 to 10.
@@ -19,7 +19,7 @@ pub struct ShapePoint {
 const SHAPE_SCALE: i64 = MAX_NODE_SCORE / 10;
 
 /// What is wrong with a shape, each in a sentence.
-pub fn check_shape(shape: &[ShapePoint], path: &str, mistakes: &mut Vec<String>) {
+pub(super) fn check_shape(shape: &[ShapePoint], path: &str, mistakes: &mut Vec<String>) {
     if shape.is_empty() {
         mistakes.push(format!("{path}: Required value: at least one point must be specified"));
     }
@@ -42,7 +42,7 @@ pub fn check_shape(shape: &[ShapePoint], path: &str, mistakes: &mut Vec<String>)
 
 /// The score at a utilization in percent: straight lines between the points, level before the first and after the last.
 #[must_use]
-pub fn on_shape(shape: &[ShapePoint], utilization: i64) -> i64 {
+pub(super) fn on_shape(shape: &[ShapePoint], utilization: i64) -> i64 {
     let score = |point: &ShapePoint| point.score * SHAPE_SCALE;
     let Some(next) = shape.iter().position(|point| utilization <= point.utilization) else {
         return shape.last().map_or(0, score);
@@ -55,7 +55,7 @@ pub fn on_shape(shape: &[ShapePoint], utilization: i64) -> i64 {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Scorer {
+pub(super) enum Scorer {
     /// The emptier the better.
     LeastAllocated,
     /// The fuller the better.
@@ -65,7 +65,7 @@ pub enum Scorer {
 
 /// One resource of a node as it would be with the pod.
 #[derive(Clone, Copy, Debug)]
-pub struct Usage {
+pub(super) struct Usage {
     pub requested: i64,
     /// Not zero.
     pub allocatable: i64,
@@ -75,7 +75,7 @@ pub struct Usage {
 impl Scorer {
     /// 0 to 100.
     #[must_use]
-    pub fn score(&self, usages: impl IntoIterator<Item = Usage>) -> i64 {
+    pub(super) fn score(&self, usages: impl IntoIterator<Item = Usage>) -> i64 {
         let (mut sum, mut weights) = (0, 0);
         for usage in usages {
             let score = self.of_one(usage.requested, usage.allocatable);
