@@ -22,6 +22,7 @@ pub mod lister;
 mod metrics;
 mod nonresource;
 pub mod objects;
+mod openapi;
 mod options;
 mod pipeline;
 mod proxy;

@@ -24,6 +24,7 @@ pub(crate) async fn handle(call: Call, _body: RequestBody) -> Response<Body> {
         }
         ["openid", "v1", "jwks"] => issuer_document(&call, |(_, keys)| keys, "application/jwk-set+json"),
         ["metrics"] => metrics(&call),
+        ["openapi", rest @ ..] => call.server.inner().openapi.answer(&call, rest).unwrap_or_else(page_not_found),
         ["api" | "apis", ..] => discovery(&call, &segments),
         [] | [""] => json(&call.server.inner().discovery.root_paths()),
         _ => page_not_found(),

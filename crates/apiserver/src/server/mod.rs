@@ -23,6 +23,7 @@ use crate::config::{Config, StoreConfig};
 use crate::discovery::Discovery;
 use crate::lister::Lister;
 use crate::metrics::ServerMetrics;
+use crate::openapi::OpenApi;
 use crate::proxy::KubeletTls;
 use crate::registry::Registry;
 use crate::resources::Resources;
@@ -61,6 +62,7 @@ pub(crate) struct Inner {
     pub security: Security,
     pub kubelet_tls: KubeletTls,
     pub discovery: Discovery,
+    pub openapi: OpenApi,
     pub health: Health,
     pub metrics: Metrics,
     pub measured: ServerMetrics,

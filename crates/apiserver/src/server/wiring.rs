@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::discovery::Discovery;
 use crate::lister::Lister;
 use crate::metrics::ServerMetrics;
+use crate::openapi::OpenApi;
 use crate::proxy::KubeletTls;
 use crate::registry::{Admission, Registry};
 use crate::resources::Resources;
@@ -48,6 +49,7 @@ pub(super) fn build(config: Config, storage: Arc<dyn Storage>, stop: Cancellatio
         security,
         kubelet_tls,
         discovery,
+        openapi: OpenApi::default(),
         health,
         metrics,
         measured,

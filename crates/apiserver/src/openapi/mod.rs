@@ -1,0 +1,374 @@
+//! The OpenAPI documents, made of the tables of resources and of types when somebody first asks, and kept compressed.
+//!
+//! Version 3 has a document for each group and version, found through an index that names each one's hash, so that
+//! clients may keep them for ever; version 2 has one document of everything.
+
+mod paths;
+mod schemas;
+
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
+
+use apimachinery::meta::GroupVersion;
+use apimachinery::status::Status;
+use bytes::Bytes;
+use component_base::version;
+use http::{HeaderValue, Response, StatusCode, header};
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha512};
+
+use crate::body::Body;
+use crate::gzip::Gzip;
+use crate::handlers::{Call, error_response, negotiation};
+use paths::{Paths, group_camel, group_tag, tag_of, upper_first};
+
+/// A query parameter: name and type.
+type Parameter = (&'static str, &'static str);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Dialect {
+    V2,
+    V3,
+}
+
+/// The documents that somebody asked for.
+#[derive(Default)]
+pub(crate) struct OpenApi {
+    v2: OnceLock<Document>,
+    v3: OnceLock<BTreeMap<String, Document>>,
+}
+
+struct Document {
+    gzip: Bytes,
+    /// Of the JSON, in hexadecimal capitals.
+    hash: String,
+}
+
+impl Document {
+    fn of(value: &Value) -> Self {
+        let text = value.to_string();
+        let hash = Sha512::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02X}")).collect();
+        let mut gzip = Gzip::new();
+        gzip.write(text.as_bytes());
+        Document { gzip: gzip.finish(), hash }
+    }
+
+    fn json(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        let mut reader = flate2::read::GzDecoder::new(&*self.gzip);
+        // We compressed it ourselves.
+        let _ = std::io::Read::read_to_end(&mut reader, &mut out);
+        out
+    }
+}
+
+impl OpenApi {
+    /// Answers a path below `/openapi`; `None` where there is no such document.
+    pub(crate) fn answer(&self, call: &Call, segments: &[&str]) -> Option<Response<Body>> {
+        match segments {
+            ["v2"] => Some(self.respond(call, self.v2.get_or_init(v2_document), "openapi/v2")),
+            ["v3"] => Some(self.index()),
+            ["v3", path @ ..] => {
+                let document = self.v3().get(&path.join("/"))?;
+                Some(self.respond(call, document, "openapi/v3"))
+            }
+            _ => None,
+        }
+    }
+
+    fn v3(&self) -> &BTreeMap<String, Document> {
+        self.v3.get_or_init(|| {
+            let made = v3_documents().into_iter();
+            made.map(|(path, document)| (path, Document::of(&document))).collect()
+        })
+    }
+
+    fn index(&self) -> Response<Body> {
+        let paths: Map<String, Value> = self
+            .v3()
+            .iter()
+            .map(|(path, document)| {
+                let url = format!("/openapi/v3/{path}?hash={}", document.hash);
+                (path.clone(), json!({ "serverRelativeURL": url }))
+            })
+            .collect();
+        let mut response = Response::new(Body::from(json!({ "paths": paths }).to_string().into_bytes()));
+        // Upstream's index has no type of its own either.
+        let content_type = HeaderValue::from_static("text/plain; charset=utf-8");
+        response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+        response
+    }
+
+    fn respond(&self, call: &Call, document: &Document, what: &str) -> Response<Body> {
+        if !accepts_json(call.accept()) {
+            let message = "the server was asked for a media type that it does not serve this document in";
+            let mut response = error_response(&Status::new(406, "NotAcceptable", message), None);
+            *response.status_mut() = StatusCode::NOT_ACCEPTABLE;
+            return response;
+        }
+        let headers = &call.parts.headers;
+        let etag = format!("\"{}\"", document.hash);
+        let has = |name, wanted: &str| {
+            headers.get(name).and_then(|v| v.to_str().ok()).is_some_and(|v| v.split(',').any(|v| v.trim() == wanted))
+        };
+        let mut response = if has(header::IF_NONE_MATCH, &etag) {
+            let mut response = Response::new(Body::Empty);
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+            response
+        } else if has(header::ACCEPT_ENCODING, "gzip") {
+            let mut response = Response::new(Body::from(document.gzip.clone()));
+            response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+            response
+        } else {
+            Response::new(Body::from(document.json()))
+        };
+        tracing::trace!(what, "served");
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding, Accept"));
+        if let Ok(etag) = HeaderValue::from_str(&etag) {
+            headers.insert(header::ETAG, etag);
+        }
+        if let Some(asked) = call.query.get("hash") {
+            // The hash is part of the address: what is found here never changes.
+            let kept = if asked == document.hash { "public, immutable" } else { "no-cache, private" };
+            headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(kept));
+        }
+        response
+    }
+}
+
+fn accepts_json(accept: Option<&str>) -> bool {
+    let Some(accept) = accept.filter(|accept| !accept.trim().is_empty()) else { return true };
+    negotiation::clauses(accept)
+        .iter()
+        .any(|clause| matches!((clause.kind, clause.subtype), ("application", "json" | "*") | ("*", "*")))
+}
+
+/// An operation as every dialect has it.
+struct Written<'a> {
+    tag: &'a str,
+    id: &'a str,
+    query: &'a [Parameter],
+    /// Its schema, and the media types that it may come as.
+    body: Option<(Value, &'a [&'a str])>,
+    codes: &'a [u16],
+    answer: &'a Value,
+    produces: &'a [&'a str],
+}
+
+impl Dialect {
+    fn reference(self, name: &str) -> Value {
+        match self {
+            Dialect::V2 => json!({ "$ref": format!("#/definitions/{name}") }),
+            Dialect::V3 => json!({ "$ref": format!("#/components/schemas/{name}") }),
+        }
+    }
+
+    fn parameter(self, name: &str, place: &str, ty: &str) -> Value {
+        let mut parameter = json!({ "name": name, "in": place, "uniqueItems": true });
+        if place == "path" {
+            parameter["required"] = true.into();
+        }
+        match self {
+            Dialect::V2 => parameter["type"] = ty.into(),
+            Dialect::V3 => {
+                parameter["schema"] = json!({ "type": ty, "uniqueItems": true });
+                parameter.as_object_mut().map(|parameter| parameter.remove("uniqueItems"));
+            }
+        }
+        parameter
+    }
+
+    fn operation(self, written: &Written<'_>) -> Value {
+        let mut parameters: Vec<Value> =
+            written.query.iter().map(|(name, ty)| self.parameter(name, "query", ty)).collect();
+        let mut out = json!({ "tags": [written.tag], "operationId": written.id });
+        let v3_content = |types: &[&str], schema: &Value| {
+            types.iter().map(|ty| ((*ty).to_owned(), json!({ "schema": schema }))).collect::<Map<_, _>>()
+        };
+        let mut responses = Map::new();
+        for code in written.codes {
+            let description = StatusCode::from_u16(*code).ok().and_then(|code| code.canonical_reason());
+            let mut response = json!({ "description": description.unwrap_or_default() });
+            match self {
+                Dialect::V2 => response["schema"] = written.answer.clone(),
+                Dialect::V3 => response["content"] = v3_content(written.produces, written.answer).into(),
+            }
+            responses.insert(code.to_string(), response);
+        }
+        responses.insert("401".to_owned(), json!({ "description": "Unauthorized" }));
+        if let Some((schema, consumes)) = &written.body {
+            match self {
+                Dialect::V2 => {
+                    parameters.push(json!({ "in": "body", "name": "body", "required": true, "schema": schema }))
+                }
+                Dialect::V3 => {
+                    out["requestBody"] = json!({ "content": v3_content(consumes, schema), "required": true })
+                }
+            }
+        }
+        if self == Dialect::V2 {
+            let consumes = written.body.as_ref().map_or(&["*/*"][..], |(_, consumes)| consumes);
+            out["consumes"] = consumes.into();
+            out["produces"] = written.produces.into();
+            out["schemes"] = json!(["https"]);
+        }
+        if !parameters.is_empty() {
+            out["parameters"] = parameters.into();
+        }
+        out["responses"] = responses.into();
+        out
+    }
+}
+
+/// `/api/v1`, `/apis/apps/v1`.
+fn root_of(gv: &GroupVersion) -> String {
+    if gv.group.is_empty() { format!("/api/{}", gv.version) } else { format!("/apis/{}/{}", gv.group, gv.version) }
+}
+
+fn group_versions() -> BTreeMap<String, Vec<GroupVersion>> {
+    let mut all: BTreeMap<String, Vec<GroupVersion>> = BTreeMap::new();
+    for def in api::resources() {
+        let gv = def.gvr.group_version();
+        let versions = all.entry(gv.group.to_string()).or_default();
+        if !versions.contains(&gv) {
+            versions.push(gv);
+        }
+    }
+    all
+}
+
+/// The document of one version of a group.
+fn write_version(paths: &mut Paths, gv: &GroupVersion) {
+    let id = format!("get{}{}APIResources", group_camel(&gv.group), upper_first(&gv.version));
+    paths.discovery(&format!("{}/", root_of(gv)), &id, &tag_of(gv), "APIResourceList");
+    for def in api::resources().iter().filter(|def| def.gvr.group_version() == *gv) {
+        paths.resource(def);
+    }
+}
+
+fn write_group(paths: &mut Paths, group: &str) {
+    let id = format!("get{}APIGroup", group_camel(group));
+    paths.discovery(&format!("/apis/{group}/"), &id, &group_tag(group), "APIGroup");
+}
+
+/// A document that belongs to no version: its path in the index, and how it is written.
+type Extra = (&'static str, fn(&mut Paths));
+
+const EXTRAS: [Extra; 5] = [
+    (".well-known/openid-configuration", |paths| {
+        let (id, answer) = ("getServiceAccountIssuerOpenIDConfiguration", json!({ "type": "string" }));
+        paths.document("/.well-known/openid-configuration/", id, "WellKnown", &answer, &["application/json"]);
+    }),
+    ("api", |paths| paths.discovery("/api/", "getCoreAPIVersions", "core", "APIVersions")),
+    ("apis", |paths| paths.discovery("/apis/", "getAPIVersions", "apis", "APIGroupList")),
+    ("openid/v1/jwks", |paths| {
+        let (id, answer) = ("getServiceAccountIssuerOpenIDKeyset", json!({ "type": "string" }));
+        paths.document("/openid/v1/jwks/", id, "openid", &answer, &["application/jwk-set+json"]);
+    }),
+    ("version", |paths| {
+        let answer = json!({ "type": "object" });
+        paths.document("/version/", "getCodeVersion", "version", &answer, &["application/json"]);
+    }),
+];
+
+fn v3_documents() -> BTreeMap<String, Value> {
+    let mut all = BTreeMap::new();
+    let mut add = |path: &str, write: &dyn Fn(&mut Paths)| {
+        let mut paths = Paths::new(Dialect::V3);
+        write(&mut paths);
+        let (paths, schemas) = paths.finish();
+        let document = json!({
+            "openapi": "3.0.0",
+            "info": { "title": "Kubernetes", "version": version::GIT_VERSION },
+            "paths": paths,
+            "components": {
+                "schemas": schemas,
+                "securitySchemes": { "BearerToken": bearer_token() },
+            },
+            "security": [{ "BearerToken": [] }],
+        });
+        all.insert(path.to_owned(), document);
+    };
+    for (path, write) in EXTRAS {
+        add(path, &write);
+    }
+    for (group, versions) in group_versions() {
+        if !group.is_empty() {
+            add(&format!("apis/{group}"), &|paths| write_group(paths, &group));
+        }
+        for gv in versions {
+            add(root_of(&gv).trim_start_matches('/'), &|paths| write_version(paths, &gv));
+        }
+    }
+    all
+}
+
+fn v2_document() -> Document {
+    let mut paths = Paths::new(Dialect::V2);
+    for (_, write) in EXTRAS {
+        write(&mut paths);
+    }
+    for (group, versions) in group_versions() {
+        if !group.is_empty() {
+            write_group(&mut paths, &group);
+        }
+        versions.iter().for_each(|gv| write_version(&mut paths, gv));
+    }
+    let (paths, definitions) = paths.finish();
+    Document::of(&json!({
+        "swagger": "2.0",
+        "info": { "title": "Kubernetes", "version": version::GIT_VERSION },
+        "paths": paths,
+        "definitions": definitions,
+        "securityDefinitions": { "BearerToken": bearer_token() },
+        "security": [{ "BearerToken": [] }],
+    }))
+}
+
+fn bearer_token() -> Value {
+    json!({ "type": "apiKey", "description": "Bearer Token authentication", "name": "authorization", "in": "header" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reference_leads_to_a_definition() {
+        for (path, document) in v3_documents() {
+            let schemas = document["components"]["schemas"].as_object().unwrap();
+            let text = document.to_string();
+            for name in text.split("\"#/components/schemas/").skip(1).filter_map(|rest| rest.split('"').next()) {
+                assert!(schemas.get(name).is_some_and(|schema| !schema.is_null()), "{path}: {name}");
+            }
+        }
+    }
+
+    #[test]
+    fn operations_are_named_as_upstream_names_them() {
+        let documents = v3_documents();
+        let paths = &documents["api/v1"]["paths"];
+        let id = |path: &str, method: &str| paths[path][method]["operationId"].as_str().unwrap_or_default().to_owned();
+        assert_eq!(id("/api/v1/namespaces/{namespace}/pods", "post"), "createCoreV1NamespacedPod");
+        assert_eq!(id("/api/v1/pods", "get"), "listCoreV1PodForAllNamespaces");
+        assert_eq!(id("/api/v1/nodes/{name}/status", "patch"), "patchCoreV1NodeStatus");
+        assert_eq!(id("/api/v1/watch/nodes", "get"), "watchCoreV1NodeList");
+        let proxy = "/api/v1/namespaces/{namespace}/pods/{name}/proxy/{path}";
+        assert_eq!(id(proxy, "get"), "connectCoreV1GetNamespacedPodProxyWithPath");
+        assert!(paths["/api/v1/pods"]["post"].is_null());
+    }
+
+    #[test]
+    fn kinds_and_merge_keys_are_told() {
+        let documents = v3_documents();
+        let schemas = &documents["api/v1"]["components"]["schemas"];
+        let containers = &schemas["io.k8s.api.core.v1.PodSpec"]["properties"]["containers"];
+        assert_eq!(containers["x-kubernetes-list-map-keys"], json!(["name"]));
+        assert_eq!(containers["x-kubernetes-patch-merge-key"], "name");
+        let pod = &schemas["io.k8s.api.core.v1.Pod"];
+        assert_eq!(pod["x-kubernetes-group-version-kind"], json!([{ "group": "", "kind": "Pod", "version": "v1" }]));
+        assert_eq!(pod["properties"]["spec"]["default"], json!({}));
+    }
+}
