@@ -10,7 +10,6 @@ use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use apimachinery::meta::GroupVersion;
-use apimachinery::status::Status;
 use bytes::Bytes;
 use component_base::version;
 use http::{HeaderValue, Response, StatusCode, header};
@@ -19,7 +18,7 @@ use sha2::{Digest, Sha512};
 
 use crate::body::Body;
 use crate::gzip::Gzip;
-use crate::handlers::{Call, error_response, negotiation};
+use crate::handlers::{Call, negotiation};
 use paths::{Paths, group_camel, group_tag, tag_of, upper_first};
 
 /// A query parameter: name and type.
@@ -63,14 +62,14 @@ impl Document {
 }
 
 impl OpenApi {
-    /// Answers a path below `/openapi`; `None` where there is no such document.
+    /// Answers a path below `/openapi`; `None` where upstream has nothing either.
     pub(crate) fn answer(&self, call: &Call, segments: &[&str]) -> Option<Response<Body>> {
         match segments {
-            ["v2"] => Some(self.respond(call, self.v2.get_or_init(v2_document), "openapi/v2")),
+            ["v2"] => Some(respond(call, self.v2.get_or_init(v2_document))),
             ["v3"] => Some(self.index()),
             ["v3", path @ ..] => {
-                let document = self.v3().get(&path.join("/"))?;
-                Some(self.respond(call, document, "openapi/v3"))
+                let document = self.v3().get(&path.join("/"));
+                Some(document.map_or_else(|| bare(StatusCode::NOT_FOUND), |document| respond(call, document)))
             }
             _ => None,
         }
@@ -98,44 +97,47 @@ impl OpenApi {
         response.headers_mut().insert(header::CONTENT_TYPE, content_type);
         response
     }
+}
 
-    fn respond(&self, call: &Call, document: &Document, what: &str) -> Response<Body> {
-        if !accepts_json(call.accept()) {
-            let message = "the server was asked for a media type that it does not serve this document in";
-            let mut response = error_response(&Status::new(406, "NotAcceptable", message), None);
-            *response.status_mut() = StatusCode::NOT_ACCEPTABLE;
-            return response;
-        }
-        let headers = &call.parts.headers;
-        let etag = format!("\"{}\"", document.hash);
-        let has = |name, wanted: &str| {
-            headers.get(name).and_then(|v| v.to_str().ok()).is_some_and(|v| v.split(',').any(|v| v.trim() == wanted))
-        };
-        let mut response = if has(header::IF_NONE_MATCH, &etag) {
-            let mut response = Response::new(Body::Empty);
-            *response.status_mut() = StatusCode::NOT_MODIFIED;
-            response
-        } else if has(header::ACCEPT_ENCODING, "gzip") {
-            let mut response = Response::new(Body::from(document.gzip.clone()));
-            response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-            response
-        } else {
-            Response::new(Body::from(document.json()))
-        };
-        tracing::trace!(what, "served");
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding, Accept"));
-        if let Ok(etag) = HeaderValue::from_str(&etag) {
-            headers.insert(header::ETAG, etag);
-        }
-        if let Some(asked) = call.query.get("hash") {
-            // The hash is part of the address: what is found here never changes.
-            let kept = if asked == document.hash { "public, immutable" } else { "no-cache, private" };
-            headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(kept));
-        }
-        response
+fn respond(call: &Call, document: &Document) -> Response<Body> {
+    if !accepts_json(call.accept()) {
+        return bare(StatusCode::NOT_ACCEPTABLE);
     }
+    let headers = &call.parts.headers;
+    let etag = format!("\"{}\"", document.hash);
+    let has = |name, wanted: &str| {
+        headers.get(name).and_then(|v| v.to_str().ok()).is_some_and(|v| v.split(',').any(|v| v.trim() == wanted))
+    };
+    let mut response = if has(header::IF_NONE_MATCH, &etag) {
+        let mut response = Response::new(Body::Empty);
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        response
+    } else if has(header::ACCEPT_ENCODING, "gzip") {
+        let mut response = Response::new(Body::from(document.gzip.clone()));
+        response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        response
+    } else {
+        Response::new(Body::from(document.json()))
+    };
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding, Accept"));
+    if let Ok(etag) = HeaderValue::from_str(&etag) {
+        headers.insert(header::ETAG, etag);
+    }
+    if let Some(asked) = call.query.get("hash") {
+        // The hash is part of the address: what is found here never changes.
+        let kept = if asked == document.hash { "public, immutable" } else { "no-cache, private" };
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(kept));
+    }
+    response
+}
+
+/// A code and nothing else, as upstream's handler of these documents answers.
+fn bare(code: StatusCode) -> Response<Body> {
+    let mut response = Response::new(Body::Empty);
+    *response.status_mut() = code;
+    response
 }
 
 fn accepts_json(accept: Option<&str>) -> bool {

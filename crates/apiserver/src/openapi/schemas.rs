@@ -56,14 +56,17 @@ impl Definitions {
     }
 
     fn reference(&mut self, ty: &TypeRef) -> Value {
-        let name = ty.name.to_string();
-        if !self.wanted.contains_key(&name) {
+        self.reference_as(&ty.name, ty)
+    }
+
+    fn reference_as(&mut self, name: &str, ty: &TypeRef) -> Value {
+        if !self.wanted.contains_key(name) {
             // The name first: types may refer to themselves.
-            self.wanted.insert(name.clone(), Value::Null);
+            self.wanted.insert(name.to_owned(), Value::Null);
             let definition = self.definition(ty);
-            self.wanted.insert(name.clone(), definition);
+            self.wanted.insert(name.to_owned(), definition);
         }
-        self.dialect.reference(&name)
+        self.dialect.reference(name)
     }
 
     fn definition(&mut self, ty: &TypeRef) -> Value {
@@ -84,10 +87,11 @@ impl Definitions {
 
     /// The schema of a type where it is used: by name, if it has one.
     fn used(&mut self, ty: &TypeRef) -> Map<String, Value> {
-        if ty.name.is_empty() {
+        let name = if ty.name.is_empty() { well_known(&ty.shape).unwrap_or_default() } else { &ty.name };
+        if name.is_empty() {
             return self.shape(ty);
         }
-        match self.reference(ty) {
+        match self.reference_as(name, ty) {
             Value::Object(reference) => reference,
             _ => Map::new(),
         }
@@ -151,7 +155,13 @@ impl Definitions {
     }
 
     fn property(&mut self, field: &Field) -> Value {
-        let mut schema = self.used(&field.ty);
+        // The one field whose type says nothing and still has a name of its own.
+        let mut schema = if field.name == "fieldsV1" && matches!(field.ty.shape, Shape::Any) {
+            let fields = self.reference_as(&format!("{META}.FieldsV1"), &field.ty);
+            fields.as_object().cloned().unwrap_or_default()
+        } else {
+            self.used(&field.ty)
+        };
         if let Some(Value::String(_)) = schema.get("$ref")
             && self.dialect == Dialect::V3
         {
@@ -198,6 +208,19 @@ impl Definitions {
         }
         schema.into()
     }
+}
+
+/// Types that are a shape of their own in the table and have a name in OpenAPI.
+fn well_known(shape: &Shape) -> Option<&'static str> {
+    Some(match shape {
+        Shape::Quantity => "io.k8s.apimachinery.pkg.api.resource.Quantity",
+        Shape::IntOrString => "io.k8s.apimachinery.pkg.util.intstr.IntOrString",
+        Shape::Time => "io.k8s.apimachinery.pkg.apis.meta.v1.Time",
+        Shape::MicroTime => "io.k8s.apimachinery.pkg.apis.meta.v1.MicroTime",
+        Shape::Duration => "io.k8s.apimachinery.pkg.apis.meta.v1.Duration",
+        Shape::Any => "io.k8s.apimachinery.pkg.runtime.RawExtension",
+        _ => return None,
+    })
 }
 
 /// Names of the built-in table live as long as the program.
