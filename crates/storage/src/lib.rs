@@ -11,6 +11,8 @@
 #![forbid(unsafe_code)]
 
 pub mod embedded;
+pub mod etcd;
+#[cfg(feature = "testing")]
 pub mod testing;
 
 use std::fmt;

@@ -42,7 +42,7 @@ macro_rules! storage_suite {
         $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
         async fn $name() {
             let (store, _guard) = $open;
-            $crate::testing::$name(store).await;
+            $crate::testing::suite::$name(store).await;
         })*
     };
 }
@@ -91,7 +91,7 @@ pub async fn an_update_needs_the_current_revision(store: Store) {
     let updated = store.update(&key("a"), "2".into(), created, None).await.unwrap();
     match store.update(&key("a"), "3".into(), created, None).await {
         Err(StorageError::Conflict { current, .. }) => {
-            assert_eq!((text(&current).1, current.mod_revision), ("2", updated))
+            assert_eq!((text(&current).1, current.mod_revision), ("2", updated));
         }
         other => panic!("a stale update gave {other:?}"),
     }
@@ -182,7 +182,7 @@ pub async fn a_watch_carries_previous_values(store: Store) {
     assert!(matches!(next(&mut watch).await, WatchEvent::Put { previous: None, .. }));
     match next(&mut watch).await {
         WatchEvent::Put { entry, previous: Some(previous) } => {
-            assert_eq!((text(&entry).1, text(&previous).1), ("2", "1"))
+            assert_eq!((text(&entry).1, text(&previous).1), ("2", "1"));
         }
         other => panic!("the update is {other:?}"),
     }
