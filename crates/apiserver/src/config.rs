@@ -29,6 +29,9 @@ pub struct Config {
     pub proxy_client: Option<(PathBuf, PathBuf)>,
     /// How long an Event lives.
     pub event_ttl: Duration,
+    /// How long the store may take to answer when `/healthz` and `/livez` ask, and when `/readyz` asks.
+    pub store_health_timeout: Duration,
+    pub store_ready_timeout: Duration,
     /// How long a request may take that is not long-running.
     pub request_timeout: Duration,
     /// How many requests that are not long-running are answered at once.
@@ -58,6 +61,42 @@ pub struct EtcdConfig {
     pub ca_file: Option<PathBuf>,
     pub cert_file: Option<PathBuf>,
     pub key_file: Option<PathBuf>,
+    /// Stands for `/registry` in every key.
+    pub prefix: String,
+    /// `None`: old revisions are compacted by somebody else.
+    pub compaction_interval: Option<Duration>,
+    pub encoding: StorageEncoding,
+}
+
+/// How objects of the built-in kinds are written; either is read. Custom resources are always JSON, and so are the kinds
+/// that extend the API, as upstream has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StorageEncoding {
+    Json,
+    Protobuf,
+}
+
+impl StorageEncoding {
+    /// By the value of `--storage-media-type`.
+    #[must_use]
+    pub fn of_media_type(media_type: &str) -> Option<Self> {
+        match media_type {
+            "application/json" => Some(StorageEncoding::Json),
+            "application/vnd.kubernetes.protobuf" => Some(StorageEncoding::Protobuf),
+            _ => None,
+        }
+    }
+}
+
+impl StoreConfig {
+    /// What the engine gets to store. The embedded one shares its memory with the caches: it holds what they hold.
+    #[must_use]
+    pub fn encoding(&self) -> StorageEncoding {
+        match self {
+            StoreConfig::Etcd(etcd) => etcd.encoding,
+            StoreConfig::Embedded { .. } | StoreConfig::Given(_) => StorageEncoding::Json,
+        }
+    }
 }
 
 /// How the server is reached through sockets.

@@ -6,6 +6,8 @@ use apimachinery::meta::{GroupVersion, Gvk};
 use apimachinery::schema::{Schema, TypeRef};
 use bytes::Bytes;
 
+use crate::config::StorageEncoding;
+
 /// The canonical JSON of an object: what is stored and cached.
 #[must_use]
 pub(crate) fn canonical(object: &Value) -> Bytes {
@@ -47,6 +49,28 @@ pub(crate) fn type_of(gvk: &Gvk) -> Option<TypeRef> {
 pub(crate) fn to_protobuf(object: &Value) -> Option<Vec<u8>> {
     let ty = type_of(&gvk_of(object.api_version(), object.kind()))?;
     Some(protobuf::encode(object, &ty))
+}
+
+/// How the store holds an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoredForm {
+    /// Canonical JSON of the stored version.
+    Json,
+    /// Protobuf of the stored version.
+    Protobuf,
+    /// What other writers may leave: another version, or JSON that is laid out differently.
+    Foreign,
+}
+
+/// What a kind is written as. The kinds that extend the API are JSON in upstream's etcd too, whatever the others are.
+#[must_use]
+pub(crate) fn form_of(gvk: &Gvk, wanted: StorageEncoding) -> StoredForm {
+    let extends = matches!(gvk.group.as_str(), "apiextensions.k8s.io" | "apiregistration.k8s.io");
+    if wanted == StorageEncoding::Protobuf && !extends && Schema::builtin().kind(gvk).is_some() {
+        StoredForm::Protobuf
+    } else {
+        StoredForm::Json
+    }
 }
 
 /// Decodes a stored value, whoever wrote it and in whichever encoding.

@@ -37,7 +37,7 @@ mod subresources;
 pub use body::{Body, BoxError};
 pub use config::{
     AuthenticationConfig, AuthorizationConfig, Config, EtcdConfig, KubeletConfig, RequestHeaderConfig,
-    ServiceAccountConfig, ServiceConfig, ServingConfig, StoreConfig,
+    ServiceAccountConfig, ServiceConfig, ServingConfig, StorageEncoding, StoreConfig,
 };
 pub use options::Flags;
 pub use server::{ApiServer, Error, Handle, LocalService, run, start};

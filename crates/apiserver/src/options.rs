@@ -11,7 +11,7 @@ use ipnet::IpNet;
 
 use crate::config::{
     AuthenticationConfig, AuthorizationConfig, Config, EtcdConfig, KubeletConfig, RequestHeaderConfig,
-    ServiceAccountConfig, ServiceConfig, ServingConfig, StoreConfig,
+    ServiceAccountConfig, ServiceConfig, ServingConfig, StorageEncoding, StoreConfig,
 };
 use crate::server::Error;
 
@@ -31,8 +31,14 @@ pub struct Flags {
     /// Prefix of all keys in etcd
     #[arg(long, default_value = "/registry")]
     pub etcd_prefix: String,
+    /// How often old revisions of etcd are compacted; 0 leaves that to others
     #[arg(long, value_parser = go_duration, default_value = "5m0s")]
     pub etcd_compaction_interval: Duration,
+    /// How long the store may take to answer a health check
+    #[arg(long, value_parser = go_duration, default_value = "2s")]
+    pub etcd_healthcheck_timeout: Duration,
+    #[arg(long, value_parser = go_duration, default_value = "2s")]
+    pub etcd_readycheck_timeout: Duration,
     /// Encoding of what is stored in etcd
     #[arg(long, default_value = "application/vnd.kubernetes.protobuf")]
     pub storage_media_type: String,
@@ -294,6 +300,16 @@ impl Flags {
         if ranges.len() > 2 || (ranges.len() == 2 && ranges[0].addr().is_ipv4() == ranges[1].addr().is_ipv4()) {
             wrong.push("--service-cluster-ip-range must be one range, or one of each family".to_owned());
         }
+        if self.etcd_servers.is_empty() && self.etcd_cafile.is_some() {
+            wrong.push("--etcd-servers must be specified".to_owned());
+        }
+        let encoding = StorageEncoding::of_media_type(&self.storage_media_type).unwrap_or_else(|| {
+            wrong.push(format!(
+                "--storage-media-type {:?} invalid, allowed values: application/json, application/vnd.kubernetes.protobuf",
+                self.storage_media_type
+            ));
+            StorageEncoding::Protobuf
+        });
         if !wrong.is_empty() {
             return Err(Error::Config(wrong.join("\n")));
         }
@@ -306,6 +322,10 @@ impl Flags {
                 ca_file: self.etcd_cafile,
                 cert_file: self.etcd_certfile,
                 key_file: self.etcd_keyfile,
+                prefix: self.etcd_prefix,
+                compaction_interval: (!self.etcd_compaction_interval.is_zero())
+                    .then_some(self.etcd_compaction_interval),
+                encoding,
             })
         };
         let mut self_signed_hosts: Vec<String> = [
@@ -383,6 +403,8 @@ impl Flags {
             },
             proxy_client: self.proxy_client_cert_file.zip(self.proxy_client_key_file),
             event_ttl: self.event_ttl,
+            store_health_timeout: self.etcd_healthcheck_timeout,
+            store_ready_timeout: self.etcd_readycheck_timeout,
             request_timeout: self.request_timeout,
             max_requests_inflight: self.max_requests_inflight + self.max_mutating_requests_inflight,
             external_address: self.external_hostname.map(|h| format!("{h}:{}", self.secure_port)),

@@ -21,6 +21,9 @@ const WAIT: Duration = Duration::from_secs(3);
 const ASK_FOR_PROGRESS: Duration = Duration::from_millis(50);
 /// How many changes are taken in before their revision is announced.
 const BATCH: usize = 128;
+/// Between two attempts to follow a store that is away.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const TRIM_EVERY: Duration = Duration::from_secs(60);
 
 /// The caches' common source.
@@ -138,14 +141,18 @@ impl Feed {
     /// Follows the store until `stop`. When the store is away, the caches keep what they have until it is back.
     pub async fn run(&self, stop: CancellationToken) {
         let Some(mut joiners) = self.joiners.lock().take() else { return };
-        let mut pause = Duration::from_millis(50);
-        while let Some(ended) = stop.run_until_cancelled(self.follow(&mut joiners)).await {
-            let Err(error) = ended else { return };
-            tracing::warn!(%error, "the watch of the store broke, starting again");
+        let mut pause = SHORTEST_PAUSE;
+        loop {
+            let before = self.revision();
+            let Some(Err(error)) = stop.run_until_cancelled(self.follow(&mut joiners)).await else { return };
+            tracing::warn!(%error, "the store cannot be followed, trying again");
+            if self.revision() > before {
+                pause = SHORTEST_PAUSE;
+            }
             if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
                 return;
             }
-            pause = (pause * 2).min(Duration::from_secs(5));
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 

@@ -3,13 +3,14 @@
 use std::sync::{Arc, Weak};
 
 use apimachinery::Value;
+use apimachinery::codec::protobuf;
 use bytes::{BufMut, Bytes, BytesMut};
 use compact_str::CompactString;
 use parking_lot::Mutex;
 use storage::{Key, Revision};
 
 use super::scan::{self, Facts};
-use crate::encoding;
+use crate::encoding::{self, StoredForm};
 
 /// What is the same for all objects of a resource: how their encodings begin, and what may be selected.
 pub struct Shape {
@@ -32,6 +33,8 @@ pub struct Object {
     pub body: Bytes,
     /// The revision that wrote it.
     pub revision: Revision,
+    /// What the store holds, which `body` was made of.
+    pub form: StoredForm,
     facts: Facts,
     /// The last decoded form, as long as somebody uses it.
     decoded: Mutex<Weak<Value>>,
@@ -71,24 +74,18 @@ impl Object {
     /// When the value is no object of this resource.
     pub fn read(shape: &Shape, key: Key, value: Bytes, revision: Revision) -> Result<Self, BadObject> {
         let bad = |reason: String| BadObject { key: key.0.to_string(), reason };
-        let body = if value.starts_with(shape.head.as_bytes()) {
-            value
+        let (body, form) = if value.starts_with(shape.head.as_bytes()) && !value.ends_with(FOREIGN_END) {
+            (value, StoredForm::Json)
         } else {
-            let mut object = encoding::decode_stored(&value).map_err(bad)?;
-            object.remove(&["metadata", "resourceVersion"]);
-            // Another writer may prefer another version of the kind.
-            let written = encoding::gvk_of(object.api_version(), object.kind());
-            if let Some(def) = api::resource_of_kind(&written).filter(|def| def.storage != written) {
-                def.strategy.to_storage(&mut object);
-            }
+            let (object, form) = read_foreign(&value).map_err(bad)?;
             let body = encoding::canonical(&object);
             if !body.starts_with(shape.head.as_bytes()) {
                 return Err(bad(format!("it is a {} of {}", object.kind(), object.api_version())));
             }
-            body
+            (body, form)
         };
         let facts = scan::facts_of(shape, &body).map_err(|e| bad(e.to_string()))?;
-        Ok(Object { key, body, revision, facts, decoded: Mutex::new(Weak::new()) })
+        Ok(Object { key, body, revision, form, facts, decoded: Mutex::new(Weak::new()) })
     }
 
     #[must_use]
@@ -160,6 +157,26 @@ impl Object {
         let head = if shape.typed_items { shape.head.len() } else { ITEM_HEAD.len() };
         head + br#""resourceVersion":"","#.len() + digits(self.revision.0) + self.body.len() - shape.head.len()
     }
+}
+
+/// Upstream's JSON ends with a newline, ours never does: it is told by that, since its layout may differ.
+const FOREIGN_END: &[u8] = b"\n";
+
+/// Decodes what is not our canonical JSON, into the stored version.
+fn read_foreign(value: &[u8]) -> Result<(Value, StoredForm), String> {
+    let mut object = encoding::decode_stored(value)?;
+    object.remove(&["metadata", "resourceVersion"]);
+    let mut form = if value.starts_with(protobuf::MAGIC) { StoredForm::Protobuf } else { StoredForm::Foreign };
+    let written = encoding::gvk_of(object.api_version(), object.kind());
+    let Some(def) = api::resource_of_kind(&written) else { return Ok((object, form)) };
+    // It may be older than some fields of its kind.
+    def.strategy.default(&mut object);
+    // Another writer may prefer another version of the kind.
+    if def.storage != written {
+        def.strategy.to_storage(&mut object);
+        form = StoredForm::Foreign;
+    }
+    Ok((object, form))
 }
 
 const ITEM_HEAD: &[u8] = br#"{"metadata":{"#;

@@ -5,7 +5,7 @@ use apimachinery::status::Status;
 use rand::RngExt;
 use storage::Ttl;
 
-use super::{Registry, Stored, Write, meta, status, to_stored};
+use super::{Encoded, Registry, Stored, Write, meta, status};
 use crate::admission::{Operation, Request};
 
 /// What generated names end with: no vowels, so that no words appear, and no characters that look alike.
@@ -75,14 +75,14 @@ impl Registry {
         let key = write.key();
         let followed = self.admission.follows(request);
         let object = if followed { request.object.clone() } else { std::mem::take(&mut request.object) };
-        let body = to_stored(&write.resource, object);
+        let Encoded { body, value, .. } = self.encode(&write.resource, object);
         if write.options.dry_run {
             return match self.read(&write.resource, &key).await? {
                 Some(_) => Err(Status::already_exists(&def.gvr, &write.name)),
                 None => Ok(Stored { body, revision: None }),
             };
         }
-        match self.storage.create(&key, body.clone(), self.ttl(write)).await {
+        match self.storage.create(&key, value, self.ttl(write)).await {
             Ok(revision) => Ok(Stored { body, revision: Some(revision) }),
             Err(error) => Err(status::of(&error, &def.gvr, &key)),
         }

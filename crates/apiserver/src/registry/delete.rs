@@ -10,7 +10,7 @@ use compact_str::CompactString;
 use jiff::{SignedDuration, Timestamp};
 use storage::{Key, StorageError};
 
-use super::{DeleteOptions, Registry, Stored, Write, finalizers, served, status, to_stored};
+use super::{DeleteOptions, Encoded, Registry, Stored, Write, finalizers, served, status};
 use crate::admission::{Operation, Request};
 use crate::cache::Object;
 
@@ -89,13 +89,13 @@ impl Registry {
             Plan::Remove if options.dry_run => return Ok(Some(Deleted::Gone(unchanged))),
             Plan::Remove => self.storage.delete(key, current.revision).await.map(|_| Deleted::Gone(unchanged)),
             Plan::Mark { object, remove } => {
-                let body = to_stored(&write.resource, object);
+                let Encoded { body, value, .. } = self.encode(&write.resource, object);
                 let stored = |revision| Stored { body: body.clone(), revision: Some(revision) };
                 if options.dry_run {
                     let stored = stored(current.revision);
                     return Ok(Some(if remove { Deleted::Gone(stored) } else { Deleted::Pending(stored) }));
                 }
-                match self.storage.update(key, body.clone(), current.revision, self.ttl(write)).await {
+                match self.storage.update(key, value, current.revision, self.ttl(write)).await {
                     Ok(revision) if remove => {
                         self.storage.delete(key, revision).await.map(|_| Deleted::Gone(stored(revision)))
                     }

@@ -23,6 +23,8 @@ use storage::{Entry, Key, Revision, Storage};
 use crate::attributes::UserInfo;
 use crate::cache::feed::Feed;
 use crate::cache::{Cache, Object};
+use crate::config::StorageEncoding;
+use crate::encoding::{self, StoredForm};
 use crate::resources::Resource;
 
 pub(crate) use admit::Admission;
@@ -40,6 +42,8 @@ pub struct Registry {
     pub storage: Arc<dyn Storage>,
     pub feed: Arc<Feed>,
     pub admission: Admission,
+    /// What built-in kinds are written as.
+    pub encoding: StorageEncoding,
     /// Seconds that an Event lives.
     pub event_ttl: std::time::Duration,
 }
@@ -108,13 +112,37 @@ pub(crate) fn to_version(resource: &Resource, object: &mut Value) {
     object.set(&["apiVersion"], resource.def.gvr.group_version().to_string());
 }
 
-/// The bytes to store of an object in the served version.
-fn to_stored(resource: &Resource, mut object: Value) -> Bytes {
-    object.remove(&["metadata", "resourceVersion"]);
-    crate::encoding::normalize(&mut object, &resource.ty);
-    if resource.converts() {
-        resource.def.strategy.to_storage(&mut object);
-        object.set(&["apiVersion"], resource.def.storage.group_version().to_string());
+/// An object in the stored version.
+struct Encoded {
+    /// Canonical JSON without `resourceVersion`: what caches and clients get.
+    body: Bytes,
+    /// What the store gets.
+    value: Bytes,
+    form: StoredForm,
+}
+
+impl Encoded {
+    /// The store holds it already, just so.
+    fn is_held_as(&self, current: &Object) -> bool {
+        self.body == current.body && self.form == current.form
     }
-    crate::encoding::canonical(&object)
+}
+
+impl Registry {
+    /// Encodes an object that is in the served version.
+    fn encode(&self, resource: &Resource, mut object: Value) -> Encoded {
+        object.remove(&["metadata", "resourceVersion"]);
+        encoding::normalize(&mut object, &resource.ty);
+        if resource.converts() {
+            resource.def.strategy.to_storage(&mut object);
+            object.set(&["apiVersion"], resource.def.storage.group_version().to_string());
+        }
+        let body = encoding::canonical(&object);
+        match encoding::form_of(&resource.def.storage, self.encoding) {
+            StoredForm::Protobuf if let Some(value) = encoding::to_protobuf(&object) => {
+                Encoded { body, value: value.into(), form: StoredForm::Protobuf }
+            }
+            _ => Encoded { value: body.clone(), body, form: StoredForm::Json },
+        }
+    }
 }

@@ -8,7 +8,7 @@ use apimachinery::status::Status;
 use futures::future::BoxFuture;
 use storage::{Key, StorageError};
 
-use super::{Preconditions, Registry, Stored, Write, meta, served, status, to_stored};
+use super::{Encoded, Preconditions, Registry, Stored, Write, meta, served, status};
 use crate::admission::{Operation, Request};
 use crate::cache::Object;
 
@@ -171,15 +171,17 @@ impl Registry {
         }
         let followed = self.admission.follows(request);
         let object = if followed { request.object.clone() } else { std::mem::take(&mut request.object) };
-        let body = to_stored(&write.resource, object);
-        if body == current.body || write.options.dry_run {
+        let encoded = self.encode(&write.resource, object);
+        let unchanged = encoded.is_held_as(current);
+        let Encoded { body, value, .. } = encoded;
+        if unchanged || write.options.dry_run {
             return Ok(Some(Stored { body, revision: Some(current.revision) }));
         }
         let written = if gone {
             // The last finalizer went: the object goes with it. The client gets the object as it would have been.
             self.storage.delete(key, current.revision).await.map(|_| current.revision)
         } else {
-            self.storage.update(key, body.clone(), current.revision, self.ttl(write)).await
+            self.storage.update(key, value, current.revision, self.ttl(write)).await
         };
         match written {
             Ok(revision) => Ok(Some(Stored { body, revision: Some(revision) })),

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use component_base::metrics::Metrics;
+use storage::etcd::{ConfigError, Etcd, EtcdOptions};
 use storage::{Storage, StorageError};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -38,6 +39,8 @@ pub(crate) use tls::Proved;
 pub enum Error {
     #[error("the store cannot be opened")]
     Store(#[from] StorageError),
+    #[error("etcd cannot be used as it is configured")]
+    Etcd(#[from] ConfigError),
     #[error("cannot listen on {address}")]
     Listen { address: SocketAddr, source: std::io::Error },
     #[error("TLS cannot be set up")]
@@ -143,9 +146,13 @@ impl Handle {
 /// # Errors
 /// When the store, the address or a file of the configuration cannot be used.
 pub async fn start(config: Config, stop: CancellationToken) -> Result<Handle, Error> {
-    let storage = open_store(&config).await?;
+    let (storage, upkeep) = open_store(&config).await?;
     let server = wiring::build(config, storage, stop.child_token())?;
     let inner = server.inner();
+    if let Some(Upkeep { etcd, compaction_interval }) = upkeep {
+        let stopping = inner.stop.clone();
+        inner.tasks.spawn(async move { etcd.run_compactor(compaction_interval, stopping).await });
+    }
     let (feed, stopping) = (Arc::clone(&inner.registry.feed), inner.stop.clone());
     inner.tasks.spawn(async move { feed.run(stopping).await });
     let address = match &inner.config.serving {
@@ -165,16 +172,35 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     Ok(())
 }
 
-async fn open_store(config: &Config) -> Result<Arc<dyn Storage>, Error> {
+/// What an etcd needs besides requests.
+struct Upkeep {
+    etcd: Arc<Etcd>,
+    compaction_interval: std::time::Duration,
+}
+
+async fn open_store(config: &Config) -> Result<(Arc<dyn Storage>, Option<Upkeep>), Error> {
     match &config.store {
-        StoreConfig::Etcd(_) => Err(Error::Config("the etcd store is not built in".to_owned())),
+        StoreConfig::Etcd(config) => {
+            let options = EtcdOptions {
+                servers: config.servers.clone(),
+                ca_file: config.ca_file.clone(),
+                cert_file: config.cert_file.clone(),
+                key_file: config.key_file.clone(),
+                prefix: config.prefix.clone(),
+            };
+            let etcd = Arc::new(Etcd::new(&options).await?);
+            let upkeep = config
+                .compaction_interval
+                .map(|compaction_interval| Upkeep { etcd: Arc::clone(&etcd), compaction_interval });
+            Ok((etcd, upkeep))
+        }
         StoreConfig::Embedded { dir } => {
             let dir = dir.clone();
             let options = storage::embedded::EmbeddedOptions::default();
             let opened = tokio::task::spawn_blocking(move || storage::embedded::Embedded::open(&dir, options)).await;
             let store = opened.map_err(|e| Error::Config(format!("opening the store failed: {e}")))??;
-            Ok(Arc::new(store))
+            Ok((Arc::new(store), None))
         }
-        StoreConfig::Given(storage) => Ok(Arc::clone(storage)),
+        StoreConfig::Given(storage) => Ok((Arc::clone(storage), None)),
     }
 }

@@ -1,6 +1,7 @@
 //! Puts a server together from its configuration.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use apimachinery::Value;
 use component_base::metrics::Metrics;
@@ -33,12 +34,15 @@ pub(super) fn build(config: Config, storage: Arc<dyn Storage>, stop: Cancellatio
         storage: Arc::clone(&storage),
         feed: Arc::clone(&feed),
         admission: Admission::new(security.plugins.clone()),
+        encoding: config.store.encoding(),
         event_ttl: config.event_ttl,
     });
     let metrics = Metrics::new();
     let measured = metrics.register(ServerMetrics::register);
     let health = Health::new();
-    add_checks(&health, storage, Arc::clone(&feed), &stop);
+    add_store_check(&health, ("etcd", false), &storage, config.store_health_timeout);
+    add_store_check(&health, ("etcd-readiness", true), &storage, config.store_ready_timeout);
+    add_checks(&health, Arc::clone(&feed), &stop);
     let discovery = Discovery::new(&resources);
     let kubelet_tls = KubeletTls::new(&config.kubelet)?;
     let server = ApiServer(Arc::new(Inner {
@@ -60,11 +64,22 @@ pub(super) fn build(config: Config, storage: Arc<dyn Storage>, stop: Cancellatio
     Ok(server)
 }
 
-fn add_checks(health: &Health, storage: Arc<dyn Storage>, feed: Arc<Feed>, stop: &CancellationToken) {
-    health.add("etcd", false, move || {
+/// The store answers, in upstream's words if it does not, whichever engine it is.
+fn add_store_check(health: &Health, (name, ready_only): (&str, bool), storage: &Arc<dyn Storage>, within: Duration) {
+    let storage = Arc::clone(storage);
+    health.add(name, ready_only, move || {
         let storage = Arc::clone(&storage);
-        async move { storage.revision().await.map(drop).map_err(|e| e.to_string()) }
+        async move {
+            match tokio::time::timeout(within, storage.revision()).await {
+                Ok(Ok(_)) => Ok(()),
+                Ok(Err(error)) => Err(format!("error getting data from etcd: {error}")),
+                Err(_) => Err("error getting data from etcd: context deadline exceeded".to_owned()),
+            }
+        }
     });
+}
+
+fn add_checks(health: &Health, feed: Arc<Feed>, stop: &CancellationToken) {
     health.add("informer-sync", true, move || {
         let synced = feed.synced();
         async move { if synced { Ok(()) } else { Err("the caches are not filled yet".to_owned()) } }
