@@ -49,9 +49,14 @@ const STORAGE_PREFIXES: &[(&str, &str, &str)] = &[
     ("apiextensions.k8s.io", "customresourcedefinitions", "apiextensions.k8s.io/customresourcedefinitions"),
 ];
 
-/// Kinds that are served in several versions or groups, and the one that is stored.
-const STORAGE_VERSIONS: &[(&str, &str, (&str, &str))] =
-    &[("autoscaling", "HorizontalPodAutoscaler", ("autoscaling", "v2")), ("events.k8s.io", "Event", ("", "v1"))];
+/// Kinds that are not stored as they are served: those with several versions or groups, and those that are so new that
+/// upstream writes them in a version that the release before reads too (they differ in nothing but its name).
+const STORAGE_VERSIONS: &[(&str, &str, (&str, &str))] = &[
+    ("autoscaling", "HorizontalPodAutoscaler", ("autoscaling", "v2")),
+    ("events.k8s.io", "Event", ("", "v1")),
+    ("admissionregistration.k8s.io", "MutatingAdmissionPolicy", ("admissionregistration.k8s.io", "v1beta1")),
+    ("admissionregistration.k8s.io", "MutatingAdmissionPolicyBinding", ("admissionregistration.k8s.io", "v1beta1")),
+];
 
 fn resource_of(row: &Value) -> ResourceDef {
     let gv = GroupVersion::parse(row.str_at(&["gv"])).unwrap_or_default();

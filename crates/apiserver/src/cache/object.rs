@@ -77,7 +77,7 @@ impl Object {
         let (body, form) = if value.starts_with(shape.head.as_bytes()) && !value.ends_with(FOREIGN_END) {
             (value, StoredForm::Json)
         } else {
-            let (object, form) = read_foreign(&value).map_err(bad)?;
+            let (object, form) = read_foreign(shape, &value).map_err(bad)?;
             let body = encoding::canonical(&object);
             if !body.starts_with(shape.head.as_bytes()) {
                 return Err(bad(format!("it is a {} of {}", object.kind(), object.api_version())));
@@ -163,19 +163,19 @@ impl Object {
 const FOREIGN_END: &[u8] = b"\n";
 
 /// Decodes what is not our canonical JSON, into the stored version.
-fn read_foreign(value: &[u8]) -> Result<(Value, StoredForm), String> {
+fn read_foreign(shape: &Shape, value: &[u8]) -> Result<(Value, StoredForm), String> {
     let mut object = encoding::decode_stored(value)?;
     object.remove(&["metadata", "resourceVersion"]);
     let mut form = if value.starts_with(protobuf::MAGIC) { StoredForm::Protobuf } else { StoredForm::Foreign };
     let written = encoding::gvk_of(object.api_version(), object.kind());
-    let Some(def) = api::resource_of_kind(&written) else { return Ok((object, form)) };
-    // It may be older than some fields of its kind.
-    def.strategy.default(&mut object);
     // Another writer may prefer another version of the kind.
-    if def.storage != written {
+    if let Some(def) = api::resource_of_kind(&written).filter(|def| def.storage != written) {
         def.strategy.to_storage(&mut object);
+        object.set(&["apiVersion"], def.storage.group_version().to_string());
         form = StoredForm::Foreign;
     }
+    // It may be older than some fields of its kind.
+    shape.strategy.default(&mut object);
     Ok((object, form))
 }
 
