@@ -31,6 +31,12 @@ pub(super) enum Failure {
     },
 }
 
+const COMPACTED: &str = "etcdserver: mvcc: required revision has been compacted";
+const FUTURE: &str = "etcdserver: mvcc: required revision is a future revision";
+const TOO_LARGE: &str = "etcdserver: request is too large";
+const FULL: &str = "etcdserver: mvcc: database space exceeded";
+const LEASE_NOT_FOUND: &str = "etcdserver: requested lease not found";
+
 /// Etcd's words for what had no effect, though another member or a later moment may take it.
 const UNSENT: &[&str] = &[
     "etcdserver: no leader",
@@ -74,21 +80,33 @@ impl Failure {
         }
     }
 
+    /// For the log.
+    pub(super) fn reason(&self) -> &str {
+        match self {
+            Failure::Unsent { reason } | Failure::Lost { reason, .. } | Failure::Refused { reason } => reason,
+            Failure::Compacted => COMPACTED,
+            Failure::Future => FUTURE,
+            Failure::TooLarge => TOO_LARGE,
+            Failure::Full => FULL,
+            Failure::LeaseNotFound => LEASE_NOT_FOUND,
+        }
+    }
+
     pub(super) fn into_error(self) -> StorageError {
         match self {
             Failure::Lost { timed_out: true, reason } => {
                 tracing::warn!(%reason, "a request to etcd timed out");
                 StorageError::Timeout
             }
-            Failure::Unsent { reason } | Failure::Lost { reason, .. } | Failure::Refused { reason } => {
-                StorageError::Unavailable { reason }
-            }
             Failure::Full => StorageError::Full,
-            // The callers that can get these know more and say it themselves.
-            Failure::Compacted => unexpected("etcdserver: mvcc: required revision has been compacted"),
-            Failure::Future => unexpected("etcdserver: mvcc: required revision is a future revision"),
-            Failure::TooLarge => unexpected("etcdserver: request is too large"),
-            Failure::LeaseNotFound => unexpected("etcdserver: requested lease not found"),
+            // The callers that can get the last four know more and say it themselves.
+            Failure::Unsent { .. }
+            | Failure::Lost { .. }
+            | Failure::Refused { .. }
+            | Failure::Compacted
+            | Failure::Future
+            | Failure::TooLarge
+            | Failure::LeaseNotFound => StorageError::Unavailable { reason: self.reason().to_owned() },
         }
     }
 
@@ -100,18 +118,14 @@ impl Failure {
     }
 }
 
-fn unexpected(words: &str) -> StorageError {
-    StorageError::Unavailable { reason: words.to_owned() }
-}
-
 /// What etcd says, by its words: several of its errors share a code.
 fn of_words(code: Code, words: &str) -> Option<Failure> {
     let failure = match words {
-        "etcdserver: mvcc: required revision has been compacted" => Failure::Compacted,
-        "etcdserver: mvcc: required revision is a future revision" => Failure::Future,
-        "etcdserver: request is too large" => Failure::TooLarge,
-        "etcdserver: mvcc: database space exceeded" => Failure::Full,
-        "etcdserver: requested lease not found" => Failure::LeaseNotFound,
+        COMPACTED => Failure::Compacted,
+        FUTURE => Failure::Future,
+        TOO_LARGE => Failure::TooLarge,
+        FULL => Failure::Full,
+        LEASE_NOT_FOUND => Failure::LeaseNotFound,
         _ if UNSENT.contains(&words) => Failure::Unsent { reason: words.to_owned() },
         _ if words.starts_with("etcdserver: request timed out") => {
             Failure::Lost { reason: words.to_owned(), timed_out: true }

@@ -4,6 +4,7 @@
 //! its connections holds up nothing.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use etcd_client::{Client, KvClient, LeaseClient, MaintenanceClient, WatchClient};
@@ -34,6 +35,8 @@ pub(super) struct Members {
     list: Vec<Arc<Member>>,
     /// The index of the member that is asked.
     current: tokio::sync::watch::Sender<usize>,
+    /// The last attempt failed. Kept so that an outage is logged when it begins and ends, not with every request.
+    away: AtomicBool,
 }
 
 /// Whether a request may be sent again.
@@ -63,7 +66,7 @@ impl Members {
         }
         // Clients that are told of the same members in the same order shall not all ask the same one.
         let first = std::process::id() as usize % list.len();
-        Ok(Members { list, current: tokio::sync::watch::Sender::new(first) })
+        Ok(Members { list, current: tokio::sync::watch::Sender::new(first), away: AtomicBool::new(false) })
     }
 
     /// The member that is asked now, and its index.
@@ -77,8 +80,17 @@ impl Members {
         self.current.subscribe()
     }
 
+    fn answered(&self) {
+        if self.away.load(Ordering::Relaxed) && self.away.swap(false, Ordering::Relaxed) {
+            tracing::info!("etcd answers again");
+        }
+    }
+
     /// Asks another member than this from now on, unless that was decided already.
     pub(super) fn leave(&self, index: usize, failure: &Failure) {
+        if !self.away.swap(true, Ordering::Relaxed) {
+            tracing::warn!(reason = failure.reason(), "etcd does not answer");
+        }
         let next = (index + 1) % self.list.len();
         let moved = self.current.send_if_modified(|current| {
             let moves = *current == index && next != index;
@@ -89,7 +101,7 @@ impl Members {
         });
         if moved {
             let (from, to) = (&self.list[index].endpoint, &self.list[next].endpoint);
-            tracing::warn!(%from, %to, ?failure, "asking another member of etcd");
+            tracing::info!(%from, %to, "asking another member of etcd");
         }
     }
 
@@ -121,7 +133,10 @@ impl Members {
         loop {
             let (index, member) = self.current();
             let failure = match tokio::time::timeout(patience, send(Arc::clone(&member))).await {
-                Ok(Ok(value)) => return Ok(Answer { value, repeated }),
+                Ok(Ok(value)) => {
+                    self.answered();
+                    return Ok(Answer { value, repeated });
+                }
                 Ok(Err(error)) => Failure::of(&error),
                 Err(_) => Failure::no_answer(patience),
             };

@@ -32,6 +32,7 @@ pub struct ClusterOptions {
 
 /// A cluster of etcd, in a directory of its own. It ends with this value.
 pub struct EtcdCluster {
+    address: IpAddr,
     members: Vec<EtcdMember>,
     tls: bool,
     dir: TempDir,
@@ -100,7 +101,13 @@ impl EtcdCluster {
             let log = dir.path().join(format!("m{i}.log"));
             EtcdMember { client: SocketAddr::new(address, *client), args, log, process: None }
         });
-        EtcdCluster { members: members.collect(), tls: options.tls, dir }
+        EtcdCluster { address, members: members.collect(), tls: options.tls, dir }
+    }
+
+    /// The loopback address that is this test's own; ports from 18050 on are free on it.
+    #[must_use]
+    pub fn address(&self) -> IpAddr {
+        self.address
     }
 
     /// The URLs of the members, in order.

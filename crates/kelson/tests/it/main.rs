@@ -1,0 +1,6 @@
+//! The program as its users start it.
+
+#![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
+
+mod apiserver;
+mod etcd;
