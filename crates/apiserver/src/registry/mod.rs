@@ -44,6 +44,8 @@ pub struct Registry {
     pub admission: Admission,
     /// What built-in kinds are written as.
     pub encoding: StorageEncoding,
+    /// The store is in another process: its answers are worth waiting for only where the caches will not do.
+    pub remote_store: bool,
     /// Seconds that an Event lives.
     pub event_ttl: std::time::Duration,
 }

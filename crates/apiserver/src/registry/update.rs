@@ -52,6 +52,16 @@ pub trait Rules: Send + Sync {
     }
 }
 
+/// What became of one attempt to update.
+enum Attempt {
+    /// The store took it.
+    Written(Stored),
+    /// There was nothing to write: the object is so already, or it is a dry run.
+    Unwritten(Stored),
+    /// Somebody else was faster.
+    Raced,
+}
+
 /// What an update did.
 pub struct Updated {
     pub stored: Stored,
@@ -84,8 +94,15 @@ impl Registry {
     ) -> Result<Updated, Status> {
         let def = write.resource.def;
         let key = write.key();
+        // To ask an etcd takes as long as to write to it: the first attempt starts from the cache, which is seldom behind.
+        let mut cached = self.remote_store.then(|| write.resource.stored().get(&key)).flatten();
         loop {
-            let Some(current) = self.read(&write.resource, &key).await? else {
+            let from_cache = cached.is_some();
+            let current = match cached.take() {
+                Some(object) => Some(object),
+                None => self.read(&write.resource, &key).await?,
+            };
+            let Some(current) = current else {
                 let may_create = upsert || (def.strategy.allow_create_on_update() && matches!(part, Part::Main));
                 if !may_create {
                     return Err(Status::not_found(&def.gvr, &write.name));
@@ -99,15 +116,26 @@ impl Registry {
                 return Ok(Updated { stored: self.create(write, object).await?, created: true });
             };
             let warnings = write.warnings.len();
-            if let Some(stored) = self.update_once(write, part, preconditions, &key, &current, change).await? {
-                return Ok(Updated { stored, created: false });
+            let attempt = self.update_once(write, part, preconditions, &key, &current, change).await;
+            let done = match attempt {
+                Ok(Attempt::Written(stored)) => return Ok(Updated { stored, created: false }),
+                Ok(Attempt::Unwritten(stored)) => Some(Ok(stored)),
+                Err(status) => Some(Err(status)),
+                Ok(Attempt::Raced) => None,
+            };
+            if let Some(done) = done {
+                // Nothing was written that would prove the cache right: only the store can.
+                let holds = !from_cache
+                    || self.read(&write.resource, &key).await?.is_some_and(|now| now.revision == current.revision);
+                if holds {
+                    return done.map(|stored| Updated { stored, created: false });
+                }
             }
-            // Somebody else was faster: once more, from what is there now.
+            // Once more, from what is there now.
             write.warnings.truncate(warnings);
         }
     }
 
-    /// `None`: the object changed meanwhile.
     async fn update_once(
         &self,
         write: &mut Write,
@@ -116,7 +144,7 @@ impl Registry {
         key: &Key,
         current: &Arc<Object>,
         change: Change<'_>,
-    ) -> Result<Option<Stored>, Status> {
+    ) -> Result<Attempt, Status> {
         let def = write.resource.def;
         let mut old = served(&write.resource, current);
         let shown = if let Part::View(view) = part { view.show(&old) } else { std::mem::take(&mut old) };
@@ -136,12 +164,12 @@ impl Registry {
         }
         let followed = self.admission.follows(&request);
         let kept = followed.then(|| old.clone());
-        let stored = self.store_changed(write, part, key, current, &mut request, old).await;
+        let attempt = self.store_changed(write, part, key, current, &mut request, old).await;
         if let Some(old) = kept {
             request.old_object = old;
-            self.admission.finish(&request, matches!(stored, Ok(Some(_)))).await;
+            self.admission.finish(&request, !matches!(attempt, Ok(Attempt::Raced) | Err(_))).await;
         }
-        stored
+        attempt
     }
 
     /// Prepares, validates and writes `request.object`, which is to replace `old`.
@@ -153,7 +181,7 @@ impl Registry {
         current: &Arc<Object>,
         request: &mut Request,
         old: Value,
-    ) -> Result<Option<Stored>, Status> {
+    ) -> Result<Attempt, Status> {
         let def = write.resource.def;
         let admitted = !matches!(part, Part::Other(rules) if !rules.is_admitted());
         let object = &mut request.object;
@@ -175,7 +203,7 @@ impl Registry {
         let unchanged = encoded.is_held_as(current);
         let Encoded { body, value, .. } = encoded;
         if unchanged || write.options.dry_run {
-            return Ok(Some(Stored { body, revision: Some(current.revision) }));
+            return Ok(Attempt::Unwritten(Stored { body, revision: Some(current.revision) }));
         }
         let written = if gone {
             // The last finalizer went: the object goes with it. The client gets the object as it would have been.
@@ -184,8 +212,8 @@ impl Registry {
             self.storage.update(key, value, current.revision, self.ttl(write)).await
         };
         match written {
-            Ok(revision) => Ok(Some(Stored { body, revision: Some(revision) })),
-            Err(StorageError::Conflict { .. }) => Ok(None),
+            Ok(revision) => Ok(Attempt::Written(Stored { body, revision: Some(revision) })),
+            Err(StorageError::Conflict { .. }) => Ok(Attempt::Raced),
             Err(error) => Err(status::of(&error, &def.gvr, key)),
         }
     }

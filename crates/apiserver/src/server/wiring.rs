@@ -15,7 +15,7 @@ use super::{ApiServer, Error, Health, Inner};
 use crate::bootstrap;
 use crate::cache::feed::Feed;
 use crate::cache::lister::CacheLister;
-use crate::config::Config;
+use crate::config::{Config, StoreConfig};
 use crate::discovery::Discovery;
 use crate::lister::Lister;
 use crate::metrics::ServerMetrics;
@@ -35,6 +35,7 @@ pub(super) fn build(config: Config, storage: Arc<dyn Storage>, stop: Cancellatio
         feed: Arc::clone(&feed),
         admission: Admission::new(security.plugins.clone()),
         encoding: config.store.encoding(),
+        remote_store: matches!(config.store, StoreConfig::Etcd(_)),
         event_ttl: config.event_ttl,
     });
     let metrics = Metrics::new();

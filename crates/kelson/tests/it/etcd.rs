@@ -180,6 +180,19 @@ fn two_servers_share_an_etcd() {
         let names = two.kubectl_ok(&["get", "configmaps", "-o", "name"], "");
         assert!(names.contains(&format!("configmap/c{i}\n")), "{names}");
     }
+    // Each updates from its cache, and none undoes what the other did.
+    for i in 0..10 {
+        let server = if i % 2 == 0 { &one } else { &two };
+        let patch = format!(r#"{{"data":{{"k{i}":"v"}}}}"#);
+        server.kubectl_ok(&["patch", "configmap", "c1", "--type=merge", "-p", &patch], "");
+        // Nothing to write, and a precondition that the other's cache may not know of yet.
+        let other = if i % 2 == 0 { &two } else { &one };
+        let now = server.kubectl_ok(&["get", "configmap", "c1", "-o", "json"], "");
+        let again = other.kubectl_ok(&["replace", "-f", "-", "-o", "json"], &now);
+        assert_eq!(json(&now)["metadata"]["resourceVersion"], json(&again)["metadata"]["resourceVersion"]);
+    }
+    let data = json(&one.kubectl_ok(&["get", "configmap", "c1", "-o", "json"], ""))["data"].clone();
+    assert_eq!(data.as_object().map(serde_json::Map::len), Some(10), "{data}");
     two.kubectl_ok(&["delete", "configmap", "c0"], "");
     assert!(!one.kubectl_ok(&["get", "configmaps", "-o", "name"], "").contains("c0"));
 }
