@@ -34,12 +34,22 @@ pub struct Config {
     pub store_ready_timeout: Duration,
     /// How long a request may take that is not long-running.
     pub request_timeout: Duration,
-    /// How many requests that are not long-running are answered at once.
-    pub max_requests_inflight: usize,
+    pub seats: SeatsConfig,
+    /// How long the server goes on serving after it was told to stop; `/readyz` fails meanwhile.
+    pub shutdown_delay: Duration,
     /// `host:port` that clients outside reach the server by; `None`: whatever they asked for.
     pub external_address: Option<String>,
     pub feature_gates: FeatureGates,
     pub runtime_config: BTreeMap<String, String>,
+}
+
+/// How many requests that are not long-running are answered at once.
+#[derive(Clone, Debug)]
+pub struct SeatsConfig {
+    pub reading: usize,
+    pub mutating: usize,
+    /// Both share their seats, and requests wait for one. Else each has its own, zero being no limit, and nobody waits.
+    pub waiting: bool,
 }
 
 /// Where the state of the cluster is.

@@ -18,6 +18,7 @@ mod discovery;
 mod encoding;
 mod gzip;
 mod handlers;
+mod impersonation;
 pub mod lister;
 mod metrics;
 mod nonresource;
@@ -30,6 +31,7 @@ mod query;
 mod registry;
 mod request_info;
 mod resources;
+mod seats;
 mod server;
 pub mod service_alloc;
 mod subresources;
@@ -37,7 +39,7 @@ mod subresources;
 pub use body::{Body, BoxError};
 pub use config::{
     AuthenticationConfig, AuthorizationConfig, Config, EtcdConfig, KubeletConfig, RequestHeaderConfig,
-    ServiceAccountConfig, ServiceConfig, ServingConfig, StorageEncoding, StoreConfig,
+    SeatsConfig, ServiceAccountConfig, ServiceConfig, ServingConfig, StorageEncoding, StoreConfig,
 };
 pub use options::Flags;
 pub use server::{ApiServer, Error, Handle, LocalService, run, start};

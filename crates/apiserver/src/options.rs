@@ -11,7 +11,7 @@ use ipnet::IpNet;
 
 use crate::config::{
     AuthenticationConfig, AuthorizationConfig, Config, EtcdConfig, KubeletConfig, RequestHeaderConfig,
-    ServiceAccountConfig, ServiceConfig, ServingConfig, StorageEncoding, StoreConfig,
+    SeatsConfig, ServiceAccountConfig, ServiceConfig, ServingConfig, StorageEncoding, StoreConfig,
 };
 use crate::server::Error;
 
@@ -310,6 +310,9 @@ impl Flags {
             ));
             StorageEncoding::Protobuf
         });
+        if self.enable_priority_and_fairness && self.max_requests_inflight + self.max_mutating_requests_inflight == 0 {
+            wrong.push("--max-requests-inflight and --max-mutating-requests-inflight must not both be 0".to_owned());
+        }
         if !wrong.is_empty() {
             return Err(Error::Config(wrong.join("\n")));
         }
@@ -406,7 +409,12 @@ impl Flags {
             store_health_timeout: self.etcd_healthcheck_timeout,
             store_ready_timeout: self.etcd_readycheck_timeout,
             request_timeout: self.request_timeout,
-            max_requests_inflight: self.max_requests_inflight + self.max_mutating_requests_inflight,
+            seats: SeatsConfig {
+                reading: self.max_requests_inflight,
+                mutating: self.max_mutating_requests_inflight,
+                waiting: self.enable_priority_and_fairness,
+            },
+            shutdown_delay: self.shutdown_delay_duration,
             external_address: self.external_hostname.map(|h| format!("{h}:{}", self.secure_port)),
             feature_gates: self.feature_gates,
             runtime_config: self.runtime_config,

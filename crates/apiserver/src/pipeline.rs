@@ -4,7 +4,7 @@
 //! 2. guards: a panic is this request's 500 alone; every request is measured
 //! 3. authentication: who asks
 //! 4. impersonation: as whom
-//! 5. a seat: so many requests at once
+//! 5. a seat: so many requests at once, and each for so long
 //! 6. authorization: may they
 //! 7. deadline, then the handler: body limits, decoding, admission, validation, registry, encoding
 
@@ -14,18 +14,21 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use apimachinery::status::Status;
+use component_base::flags::go_duration;
 use futures::FutureExt;
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Method, Request, Response};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 
 use crate::attributes::{Attributes, RequestInfo, UserInfo};
-use crate::authn::{Outcome, bearer_token};
-use crate::authz::Decision;
+use crate::authn::{Outcome, ProxyCertificates, bearer_token};
+use crate::authz;
 use crate::body::{Body, RequestBody};
 use crate::handlers::{self, Call, error_response};
+use crate::impersonation;
 use crate::nonresource;
 use crate::query::{Query, decode_path};
 use crate::request_info::{is_long_running, request_info};
+use crate::seats::Full;
 use crate::server::{ApiServer, Proved};
 
 const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
@@ -77,13 +80,31 @@ async fn steps(
     info: Arc<RequestInfo>,
     origin: Origin,
 ) -> Result<Response<Body>, Status> {
+    let remote = match &origin {
+        Origin::Remote(peer) => Some(peer.address.ip()),
+        Origin::Local(_) => None,
+    };
     let user = authenticate(&server, &mut parts, origin).await?;
+    let authorizers = &server.inner().security.authorizers;
+    let user = match impersonation::take_wanted(&mut parts.headers)? {
+        Some(wanted) => impersonation::impersonate(authorizers, &user, &wanted, &info).await?,
+        None => user,
+    };
     let mutating = !matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS);
     let long_running = is_long_running(&info);
-    let _seat = (!long_running).then(|| server.inner().measured.inflight(mutating));
-    authorize(&server, &user, &info).await?;
-    let deadline = if long_running { None } else { Some(server.inner().config.request_timeout) };
-    let call = Call { server, parts, query, info, user, warnings: Vec::new() };
+    let deadline = if long_running { None } else { Some(deadline_of(&query, server.inner().config.request_timeout)?) };
+    let _seat = if long_running || is_exempt(&user, &info) {
+        None
+    } else {
+        match server.inner().seats.take(mutating).await {
+            Ok(seat) => Some(seat),
+            Err(Full) => return Ok(too_many_requests()),
+        }
+    };
+    let _counted = (!long_running).then(|| server.inner().measured.inflight(mutating));
+    let asked = Attributes { user: Arc::clone(&user), request: Arc::clone(&info) };
+    authz::decide(authorizers, &asked).await?;
+    let call = Call { server, parts, query, info, user, remote, warnings: Vec::new() };
     within(deadline, async {
         if call.info.is_resource && call.server.resources().has_group_version(&call.info.gvr.group_version()) {
             handlers::handle(call, body).await
@@ -101,6 +122,9 @@ async fn authenticate(server: &ApiServer, parts: &mut Parts, origin: Origin) -> 
     };
     if let Some(certificates) = &peer.proved.client {
         parts.extensions.insert(certificates.clone());
+    }
+    if let Some(certificates) = &peer.proved.proxy {
+        parts.extensions.insert(ProxyCertificates(certificates.clone()));
     }
     // Credentials that nobody accepts are not the same as none.
     let mut failed = peer.proved.unknown || bearer_token(parts).is_some();
@@ -121,45 +145,32 @@ fn anonymous() -> UserInfo {
     UserInfo { name: "system:anonymous".into(), groups: vec!["system:unauthenticated".into()], ..UserInfo::default() }
 }
 
-async fn authorize(server: &ApiServer, user: &Arc<UserInfo>, info: &Arc<RequestInfo>) -> Result<(), Status> {
-    let attributes = Attributes { user: Arc::clone(user), request: Arc::clone(info) };
-    let mut reasons = Vec::new();
-    for authorizer in &server.inner().security.authorizers {
-        let verdict = authorizer.authorize(&attributes).await;
-        match verdict.decision {
-            Decision::Allow => return Ok(()),
-            Decision::Deny => {
-                reasons = vec![verdict.reason];
-                break;
-            }
-            Decision::NoOpinion => reasons.push(verdict.reason),
-        }
-    }
-    reasons.retain(|r| !r.is_empty());
-    Err(forbidden(user, info, &reasons.join(", ")))
+/// The operator's own requests, and questions about the server's health, are answered however busy it is.
+fn is_exempt(user: &UserInfo, info: &RequestInfo) -> bool {
+    let is_probe = ["/healthz", "/livez", "/readyz"].iter().any(|path| info.path.starts_with(path));
+    user.is_in("system:masters") || (!info.is_resource && is_probe)
 }
 
-fn forbidden(user: &UserInfo, info: &RequestInfo, reason: &str) -> Status {
-    let (name, verb) = (&user.name, &info.verb);
-    let mut why = if info.is_resource {
-        let gvr = &info.gvr;
-        let mut resource = gvr.resource.to_string();
-        if !info.subresource.is_empty() {
-            resource = format!("{resource}/{}", info.subresource);
-        }
-        let what = format!("User {name:?} cannot {verb} resource {resource:?} in API group {:?}", gvr.group.as_str());
-        if info.namespace.is_empty() {
-            format!("{what} at the cluster scope")
-        } else {
-            format!("{what} in the namespace {:?}", info.namespace)
-        }
-    } else {
-        format!("User {name:?} cannot {verb} path {:?}", info.path)
-    };
-    if !reason.is_empty() {
-        why = format!("{why}: {reason}");
+fn too_many_requests() -> Response<Body> {
+    let text = "Too many requests, please try again later.\n";
+    let mut response = nonresource::text(StatusCode::TOO_MANY_REQUESTS, text.to_owned());
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    response
+}
+
+/// How long a request may take: as long as its client says, but no longer than `most`.
+///
+/// # Errors
+/// 400 for a timeout that is no duration.
+fn deadline_of(query: &Query, most: Duration) -> Result<Duration, Status> {
+    match query.get("timeout").filter(|timeout| !timeout.is_empty()) {
+        None => Ok(most),
+        Some(timeout) => match go_duration(timeout) {
+            Ok(Duration::ZERO) => Ok(most),
+            Ok(timeout) => Ok(timeout.min(most)),
+            Err(why) => Err(Status::bad_request(format!("invalid timeout specified in the request URL - {why}"))),
+        },
     }
-    Status::forbidden(&info.gvr, &info.name, &why)
 }
 
 async fn within(

@@ -68,11 +68,11 @@ impl Strategy for PodStrategy {
         let phase = pod.str_at(&["status", "phase"]);
         // Nobody runs it: there is nobody to wait for.
         if pod.str_at(&["spec", "nodeName"]).is_empty() || phase == "Failed" || phase == "Succeeded" {
-            return Deletion::Immediate;
+            return Deletion::Graceful(0);
         }
         let own = pod["spec"]["terminationGracePeriodSeconds"].as_i64().unwrap_or(30);
         match asked.unwrap_or(own).max(0) {
-            0 if asked == Some(0) => Deletion::Immediate,
+            0 if asked == Some(0) => Deletion::Graceful(0),
             seconds => Deletion::Graceful(seconds.max(1)),
         }
     }
@@ -300,8 +300,8 @@ mod tests {
     fn pods_that_nobody_runs_go_at_once() {
         let bound: Value =
             serde_json::from_str(r#"{"spec":{"nodeName":"n","terminationGracePeriodSeconds":5}}"#).unwrap();
-        assert_eq!(PodStrategy.deletion(&Value::object(), None), Deletion::Immediate);
+        assert_eq!(PodStrategy.deletion(&Value::object(), None), Deletion::Graceful(0));
         assert_eq!(PodStrategy.deletion(&bound, None), Deletion::Graceful(5));
-        assert_eq!(PodStrategy.deletion(&bound, Some(0)), Deletion::Immediate);
+        assert_eq!(PodStrategy.deletion(&bound, Some(0)), Deletion::Graceful(0));
     }
 }

@@ -34,6 +34,10 @@ pub struct Authenticated {
 #[derive(Clone, Debug, Default)]
 pub struct PeerCertificates(pub std::sync::Arc<Vec<Vec<u8>>>);
 
+/// The same, of a proxy that may speak for its users.
+#[derive(Clone, Debug)]
+pub(crate) struct ProxyCertificates(pub PeerCertificates);
+
 #[async_trait]
 pub trait Authenticator: Send + Sync {
     async fn authenticate(&self, request: &Parts) -> Outcome;

@@ -1,39 +1,27 @@
 //! An authenticating proxy: a client whose certificate the front proxy's own authority signed speaks for its users in
 //! headers.
 
-use std::path::Path;
-
 use async_trait::async_trait;
 use http::request::Parts;
-use rustls::RootCertStore;
-use rustls::server::WebPkiClientVerifier;
-use rustls::server::danger::ClientCertVerifier;
-use rustls_pki_types::{CertificateDer, UnixTime};
 
-use super::{Authenticated, Authenticator, Outcome, PeerCertificates};
+use super::{Authenticated, Authenticator, Outcome, ProxyCertificates};
 use crate::attributes::UserInfo;
 use crate::config::RequestHeaderConfig;
 
 pub(crate) struct RequestHeaders {
     config: RequestHeaderConfig,
-    verifier: std::sync::Arc<dyn ClientCertVerifier>,
 }
 
 impl RequestHeaders {
-    pub(crate) fn new(config: RequestHeaderConfig, ca: &Path) -> Result<Self, String> {
-        let roots: RootCertStore = component_base::tls::load_roots(ca).map_err(|e| e.to_string())?;
-        let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), component_base::tls::provider());
-        Ok(RequestHeaders { config, verifier: verifier.build().map_err(|e| e.to_string())? })
+    pub(crate) fn new(config: RequestHeaderConfig) -> Self {
+        RequestHeaders { config }
     }
 
-    fn trusts(&self, chain: &[Vec<u8>]) -> bool {
-        let certificates: Vec<CertificateDer<'_>> = chain.iter().map(|c| CertificateDer::from(c.as_slice())).collect();
-        let Some((leaf, others)) = certificates.split_first() else { return false };
-        if self.verifier.verify_client_cert(leaf, others, UnixTime::now()).is_err() {
-            return false;
-        }
+    /// The connection has proved that its client is one of the proxies' authority; is it one of those that are meant?
+    fn trusts(&self, proxy: &ProxyCertificates) -> bool {
         let allowed = &self.config.allowed_names;
-        allowed.is_empty() || super::certificate::user_of(leaf).is_ok_and(|user| allowed.contains(&user.name))
+        let named = || proxy.0.0.first().and_then(|leaf| super::certificate::user_of(leaf).ok());
+        allowed.is_empty() || named().is_some_and(|user| allowed.contains(&user.name))
     }
 }
 
@@ -45,8 +33,7 @@ impl Authenticator for RequestHeaders {
             all.map(str::to_owned).filter(|v| !v.is_empty()).collect::<Vec<_>>()
         };
         let Some(name) = self.config.username_headers.iter().flat_map(values).next() else { return Outcome::Pass };
-        let chain = request.extensions.get::<PeerCertificates>();
-        if !chain.is_some_and(|c| self.trusts(&c.0)) {
+        if !request.extensions.get::<ProxyCertificates>().is_some_and(|proxy| self.trusts(proxy)) {
             return Outcome::Pass; // the headers are anybody's; other credentials may still count
         }
         let mut groups: Vec<String> = self.config.group_headers.iter().flat_map(values).collect();

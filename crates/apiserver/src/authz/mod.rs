@@ -5,9 +5,12 @@ pub mod node;
 pub mod rbac;
 pub mod rule;
 
+use std::sync::Arc;
+
+use apimachinery::status::Status;
 use async_trait::async_trait;
 
-use crate::attributes::Attributes;
+use crate::attributes::{Attributes, RequestInfo, UserInfo};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
@@ -27,4 +30,49 @@ pub struct Verdict {
 #[async_trait]
 pub trait Authorizer: Send + Sync {
     async fn authorize(&self, attributes: &Attributes) -> Verdict;
+}
+
+/// Asks the authorizers in turn; the first who has an opinion decides.
+///
+/// # Errors
+/// 403, with the reasons that they gave.
+pub(crate) async fn decide(authorizers: &[Arc<dyn Authorizer>], attributes: &Attributes) -> Result<(), Status> {
+    let mut reasons = Vec::new();
+    for authorizer in authorizers {
+        let verdict = authorizer.authorize(attributes).await;
+        match verdict.decision {
+            Decision::Allow => return Ok(()),
+            Decision::Deny => {
+                reasons = vec![verdict.reason];
+                break;
+            }
+            Decision::NoOpinion => reasons.push(verdict.reason),
+        }
+    }
+    reasons.retain(|r| !r.is_empty());
+    Err(forbidden(&attributes.user, &attributes.request, &reasons.join(", ")))
+}
+
+/// 403 in upstream's words: who may not do what, and why.
+pub(crate) fn forbidden(user: &UserInfo, request: &RequestInfo, reason: &str) -> Status {
+    let (name, verb) = (&user.name, &request.verb);
+    let mut why = if request.is_resource {
+        let gvr = &request.gvr;
+        let mut resource = gvr.resource.to_string();
+        if !request.subresource.is_empty() {
+            resource = format!("{resource}/{}", request.subresource);
+        }
+        let what = format!("User {name:?} cannot {verb} resource {resource:?} in API group {:?}", gvr.group.as_str());
+        if request.namespace.is_empty() {
+            format!("{what} at the cluster scope")
+        } else {
+            format!("{what} in the namespace {:?}", request.namespace)
+        }
+    } else {
+        format!("User {name:?} cannot {verb} path {:?}", request.path)
+    };
+    if !reason.is_empty() {
+        why = format!("{why}: {reason}");
+    }
+    Status::forbidden(&request.gvr, &request.name, &why)
 }

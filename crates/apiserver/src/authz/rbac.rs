@@ -28,9 +28,20 @@ type Generations = [u64; 4];
 struct Grant {
     /// `None`: in the whole cluster.
     namespace: Option<String>,
-    rules: Arc<[Rule]>,
+    /// `Err`: the role does not exist (yet), and the binding grants nothing.
+    rules: Result<Arc<[Rule]>, String>,
     /// The words of the decision's reason.
     why: String,
+}
+
+impl Grant {
+    fn rules(&self) -> &[Rule] {
+        self.rules.as_deref().unwrap_or_default()
+    }
+
+    fn holds_in(&self, namespace: &str) -> bool {
+        self.namespace.as_ref().is_none_or(|ns| !namespace.is_empty() && ns == namespace)
+    }
 }
 
 #[derive(Default)]
@@ -61,8 +72,8 @@ impl Rbac {
     #[must_use]
     pub fn rules_for(&self, user: &UserInfo, namespace: &str) -> Vec<Rule> {
         let index = self.index();
-        let grants = index.grants(user).filter(|g| holds_in(g, namespace));
-        grants.flat_map(|g| g.rules.iter().cloned()).collect()
+        let grants = index.grants(user).filter(|g| g.holds_in(namespace));
+        grants.flat_map(|g| g.rules().iter().cloned()).collect()
     }
 
     /// What of `asked` the user does not have, for the refusal of an escalation.
@@ -81,15 +92,14 @@ impl Rbac {
     }
 }
 
-fn holds_in(grant: &Grant, namespace: &str) -> bool {
-    grant.namespace.as_ref().is_none_or(|ns| !namespace.is_empty() && ns == namespace)
-}
-
 fn rules_of(lister: &dyn Lister, role_ref: &Value, namespace: &str) -> Result<Arc<[Rule]>, String> {
     let name = role_ref.str_at(&["name"]);
-    let (resource, namespace) =
-        if role_ref.str_at(&["kind"]) == "ClusterRole" { (CLUSTER_ROLES, "") } else { (ROLES, namespace) };
-    let role = lister.get(resource, namespace, name).ok_or_else(|| format!("{resource} \"{name}\" not found"))?;
+    // Upstream's message has the resource in the singular.
+    let (resource, namespace, shown) = match role_ref.str_at(&["kind"]) {
+        "ClusterRole" => (CLUSTER_ROLES, "", "clusterrole.rbac.authorization.k8s.io"),
+        _ => (ROLES, namespace, "role.rbac.authorization.k8s.io"),
+    };
+    let role = lister.get(resource, namespace, name).ok_or_else(|| format!("{shown} \"{name}\" not found"))?;
     Ok(role["rules"].items().iter().map(Rule::parse).collect())
 }
 
@@ -107,8 +117,7 @@ impl Index {
 
     fn add(&mut self, lister: &dyn Lister, binding: &Value, namespace: Option<String>) {
         let role = &binding["roleRef"];
-        // A binding to a role that does not exist (yet) grants nothing.
-        let Ok(rules) = rules_of(lister, role, namespace.as_deref().unwrap_or_default()) else { return };
+        let rules = rules_of(lister, role, namespace.as_deref().unwrap_or_default());
         let (kind, name) = (role.str_at(&["kind"]), role.str_at(&["name"]));
         for subject in binding["subjects"].items() {
             let subject_name = subject.str_at(&["name"]);
@@ -131,7 +140,7 @@ impl Index {
                     format!("RBAC: allowed by RoleBinding \"{}/{ns}\" of {kind} \"{name}\" to {shown}", binding.name())
                 }
             };
-            map.entry(key).or_default().push(Grant { namespace: namespace.clone(), rules: Arc::clone(&rules), why });
+            map.entry(key).or_default().push(Grant { namespace: namespace.clone(), rules: rules.clone(), why });
         }
     }
 
@@ -140,19 +149,31 @@ impl Index {
         self.users.get(&user.name).into_iter().flatten().chain(of_groups)
     }
 
-    fn decide<'a>(&'a self, user: &'a UserInfo, request: &RequestInfo) -> Option<&'a Grant> {
+    fn decide(&self, user: &UserInfo, request: &RequestInfo) -> Verdict {
         let namespace = if request.is_resource { request.namespace.as_str() } else { "" };
-        self.grants(user).find(|g| holds_in(g, namespace) && g.rules.iter().any(|r| r.allows(request)))
+        let mut missing: Vec<&str> = Vec::new();
+        for grant in self.grants(user).filter(|g| g.holds_in(namespace)) {
+            match &grant.rules {
+                Ok(rules) if rules.iter().any(|r| r.allows(request)) => {
+                    return Verdict { decision: Decision::Allow, reason: grant.why.clone() };
+                }
+                Err(role) if !missing.contains(&role.as_str()) => missing.push(role),
+                Ok(_) | Err(_) => {}
+            }
+        }
+        let reason = match missing.as_slice() {
+            [] => String::new(),
+            [one] => format!("RBAC: {one}"),
+            many => format!("RBAC: [{}]", many.join(", ")),
+        };
+        Verdict { decision: Decision::NoOpinion, reason }
     }
 }
 
 #[async_trait]
 impl Authorizer for Rbac {
     async fn authorize(&self, attributes: &Attributes) -> Verdict {
-        match self.index().decide(&attributes.user, &attributes.request) {
-            Some(grant) => Verdict { decision: Decision::Allow, reason: grant.why.clone() },
-            None => Verdict { decision: Decision::NoOpinion, reason: String::new() },
-        }
+        self.index().decide(&attributes.user, &attributes.request)
     }
 }
 
@@ -209,6 +230,23 @@ mod tests {
         assert_eq!(verdict(&rbac, user("alice", ""), "prod").await.decision, Decision::NoOpinion);
         assert_eq!(verdict(&rbac, user("alice", ""), "").await.decision, Decision::NoOpinion);
         assert_eq!(verdict(&rbac, user("system:serviceaccount:dev:bot", ""), "dev").await.decision, Decision::Allow);
+    }
+
+    #[tokio::test]
+    async fn a_binding_to_a_missing_role_is_named() {
+        let lister = lister();
+        lister.put(
+            ROLE_BINDINGS,
+            serde_json::from_str(
+                r#"{"metadata":{"name":"dangling","namespace":"dev"},"roleRef":{"kind":"Role","name":"none"},
+                "subjects":[{"kind":"User","name":"carol"}]}"#,
+            )
+            .unwrap(),
+        );
+        let rbac = Rbac::new(lister);
+        let verdict = verdict(&rbac, user("carol", ""), "dev").await;
+        assert_eq!(verdict.decision, Decision::NoOpinion);
+        assert_eq!(verdict.reason, "RBAC: role.rbac.authorization.k8s.io \"none\" not found");
     }
 
     #[tokio::test]

@@ -138,6 +138,11 @@ impl Feed {
         }
     }
 
+    /// Ends every watch. One that begins from now on must be ended by whoever begins it.
+    pub fn close_watches(&self) {
+        self.caches.read().values().for_each(|cache| cache.close_watches());
+    }
+
     /// Follows the store until `stop`. When the store is away, the caches keep what they have until it is back.
     pub async fn run(&self, stop: CancellationToken) {
         let Some(mut joiners) = self.joiners.lock().take() else { return };

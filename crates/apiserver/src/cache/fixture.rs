@@ -7,7 +7,8 @@ use storage::Revision;
 
 use api::Strategy;
 
-use super::{Change, Object, Shape};
+use super::ring::Change;
+use super::{Object, Shape};
 
 pub(super) fn shape() -> Shape {
     struct Pods;

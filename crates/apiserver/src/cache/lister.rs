@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use apimachinery::Value;
 use apimachinery::selector::LabelSelector;
-use parking_lot::RwLock;
 
 use super::Cache;
 use super::feed::Feed;
@@ -15,21 +14,17 @@ use crate::lister::Lister;
 pub(crate) struct CacheLister {
     feed: Arc<Feed>,
     /// By group-resource: `pods`, `roles.rbac.authorization.k8s.io`.
-    caches: RwLock<HashMap<String, Arc<Cache>>>,
+    caches: HashMap<String, Arc<Cache>>,
 }
 
 impl CacheLister {
     #[must_use]
     pub(crate) fn new(feed: Arc<Feed>, caches: HashMap<String, Arc<Cache>>) -> Self {
-        CacheLister { feed, caches: RwLock::new(caches) }
+        CacheLister { feed, caches }
     }
 
-    pub(crate) fn add(&self, resource: String, cache: Arc<Cache>) {
-        self.caches.write().insert(resource, cache);
-    }
-
-    fn cache(&self, resource: &str) -> Option<Arc<Cache>> {
-        self.caches.read().get(resource).cloned()
+    fn cache(&self, resource: &str) -> Option<&Arc<Cache>> {
+        self.caches.get(resource)
     }
 }
 

@@ -33,7 +33,6 @@ use state::State;
 pub(crate) use dispatch::{Delivery, EventType, FrameKey, event_of};
 pub(crate) use object::write_revision;
 pub(crate) use object::{BadObject, Object, Shape};
-use ring::Change;
 pub(crate) use watch::{Item, Start, WatchError, Watcher};
 
 /// The cache of one resource.
@@ -103,6 +102,10 @@ impl Cache {
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
+    }
+
+    fn close_watches(&self) {
+        self.dispatcher.lock().close_all();
     }
 
     fn trim(&self, now: std::time::Instant) {

@@ -13,6 +13,7 @@ mod watch;
 mod watch_frame;
 mod write;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use apimachinery::status::Status;
@@ -40,6 +41,8 @@ pub(crate) struct Call {
     pub query: Query,
     pub info: Arc<RequestInfo>,
     pub user: Arc<UserInfo>,
+    /// Where it comes from; `None`: from inside the process.
+    pub remote: Option<IpAddr>,
     /// What the client should know besides the answer.
     pub warnings: Vec<String>,
 }

@@ -37,6 +37,10 @@ pub(super) async fn watch(call: &mut Call, target: &Target) -> Result<Response<B
     let feed = Arc::clone(&call.server.registry().feed);
     let stream = match start(call, &options).await {
         Ok(start) => match target.resource.stored().watch(selection, start) {
+            // Asked for only now: a watch that began before this is ended with the others.
+            Ok(_) if call.server.inner().closing.is_cancelled() => {
+                return Err(Status::service_unavailable("the server is shutting down"));
+            }
             Ok(watcher) => Watching::new(watcher, framer, feed, &options),
             Err(error @ WatchError::TooOld { .. }) => {
                 // Upstream tells this in the stream: the request itself was good.
@@ -81,8 +85,7 @@ struct Watching {
     watcher: Watcher,
     framer: Framer,
     feed: Arc<Feed>,
-    /// Whether the client wants bookmarks; whether it wants to know when the initial events are over.
-    bookmarks: bool,
+    /// Whether the client wants to know when the initial events are over.
     marks_initial_end: bool,
     end: Instant,
     /// Fires at the next bookmark or at the end.
@@ -105,7 +108,6 @@ impl Watching {
             watcher,
             framer,
             feed,
-            bookmarks: options.allow_bookmarks,
             marks_initial_end: options.send_initial_events == Some(true) && options.allow_bookmarks,
             end,
             timer: Box::pin(tokio::time::sleep_until(first)),

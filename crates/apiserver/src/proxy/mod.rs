@@ -5,6 +5,7 @@
 
 mod connect;
 mod forward;
+mod log_options;
 mod nodes;
 mod pods;
 mod services;
@@ -40,9 +41,9 @@ pub(crate) async fn handle(call: &mut Call, target: &Target, body: RequestBody) 
         admit_connect(call, target).await?;
     }
     match (target.resource.def.gvr.resource.as_str(), subresource.as_str()) {
-        ("pods", "log") => pods::log(call).await,
-        ("pods", "exec" | "attach" | "portforward") => pods::stream(call, &subresource, body).await,
-        ("pods", "proxy") => pods::proxy(call, body).await,
+        ("pods", "log") => pods::log(call, target).await,
+        ("pods", "exec" | "attach" | "portforward") => pods::stream(call, target, &subresource, body).await,
+        ("pods", "proxy") => pods::proxy(call, target, body).await,
         ("nodes", "proxy") => nodes::proxy(call, body).await,
         ("services", "proxy") => services::proxy(call, body).await,
         _ => Err(Status::no_such_path()),
@@ -82,15 +83,37 @@ impl<'a> ProxyName<'a> {
     }
 }
 
+/// The path of a request up to and with `/proxy`, and what is behind it, as the client sent them.
+fn split_path(call: &Call) -> (&str, &str) {
+    split_behind_proxy(call.parts.uri.path(), !call.info.namespace.is_empty())
+}
+
+/// Groups, namespaces and names cannot hold a slash, so that `proxy` stands in a certain place.
+fn split_behind_proxy(path: &str, namespaced: bool) -> (&str, &str) {
+    let start = path.len() - path.trim_start_matches('/').len();
+    let parts = if namespaced { 7 } else { 5 };
+    let end = path[start..].match_indices('/').nth(parts - 1).map_or(path.len(), |(at, _)| start + at);
+    path.split_at(end)
+}
+
 /// The path behind `/proxy`, with the query, as the client sent them.
 fn rest_of(call: &Call) -> String {
-    let raw = call.parts.uri.path();
-    let rest = raw.find("/proxy").map_or("", |at| &raw[at + "/proxy".len()..]);
+    let (_, rest) = split_path(call);
     let path = if rest.is_empty() { "/" } else { rest };
     match call.parts.uri.query() {
         Some(query) => format!("{path}?{query}"),
         None => path.to_owned(),
     }
+}
+
+/// Adds a parameter to a query.
+fn push_parameter(query: &mut String, key: &str, value: &str) {
+    if !query.is_empty() {
+        query.push('&');
+    }
+    query.push_str(key);
+    query.push('=');
+    query.push_str(&crate::query::encode(value));
 }
 
 /// An address that a pod or a Service may lead to. What only this machine can reach is not for clients of the API.
@@ -117,6 +140,22 @@ mod tests {
         assert_eq!(parts("https:a:web"), Some(("https", "a", "web")));
         assert_eq!(parts("ftp:a:80"), None);
         assert_eq!(parts(""), None);
+    }
+
+    #[test]
+    fn what_is_behind_proxy_is_passed_on() {
+        assert_eq!(split_behind_proxy("/api/v1/nodes/n/proxy", false), ("/api/v1/nodes/n/proxy", ""));
+        assert_eq!(split_behind_proxy("/api/v1/nodes/n/proxy/a/b/", false), ("/api/v1/nodes/n/proxy", "/a/b/"));
+        let service = "/api/v1/namespaces/proxy/services/proxy/proxy";
+        assert_eq!(split_behind_proxy(&format!("{service}/proxy"), true), (service, "/proxy"));
+    }
+
+    #[test]
+    fn parameters_are_encoded() {
+        let mut query = String::new();
+        push_parameter(&mut query, "command", "echo a&b");
+        push_parameter(&mut query, "command", "ü");
+        assert_eq!(query, "command=echo%20a%26b&command=%C3%BC");
     }
 
     #[test]

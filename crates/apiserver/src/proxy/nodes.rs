@@ -8,7 +8,7 @@ use apimachinery::meta::Gvr;
 use apimachinery::status::Status;
 use http::Response;
 
-use super::{Destination, ProxyName, forward, rest_of};
+use super::{Destination, ProxyName, check_proxyable, connect, forward, rest_of};
 use crate::body::{Body, RequestBody};
 use crate::handlers::Call;
 use crate::registry::status;
@@ -16,21 +16,15 @@ use crate::server::ApiServer;
 
 const KUBELET_PORT: u16 = 10250;
 
-/// The kubelet of a node. `port`: another than its own, if the client asked for one.
-pub(super) async fn kubelet(
-    server: &ApiServer,
-    node: &str,
-    port: Option<u16>,
-    path_and_query: String,
-) -> Result<Destination, Status> {
+/// The kubelet of a node.
+pub(super) async fn kubelet(server: &ApiServer, node: &str, path_and_query: String) -> Result<Destination, Status> {
     let inner = server.inner();
     let object =
         server.lister().get("nodes", "", node).ok_or_else(|| Status::not_found(&Gvr::new("", "v1", "nodes"), node))?;
     let host = choose_address(&object, &inner.config.kubelet.address_types)
         .ok_or_else(|| status::plain(format!("no preferred addresses found; known addresses: {}", known(&object))))?;
-    let own_port = object.at(&["status", "daemonEndpoints", "kubeletEndpoint", "Port"]).as_i64();
-    let own_port = own_port.and_then(|p| u16::try_from(p).ok()).filter(|p| *p > 0).unwrap_or(KUBELET_PORT);
-    let port = port.unwrap_or(own_port);
+    let port = object.at(&["status", "daemonEndpoints", "kubeletEndpoint", "Port"]).as_i64();
+    let port = port.and_then(|p| u16::try_from(p).ok()).filter(|p| *p > 0).unwrap_or(KUBELET_PORT);
     let address = resolve(&host, port).await?;
     Ok(Destination { host, port, tls: Some(Arc::clone(&inner.kubelet_tls.0)), address, path_and_query })
 }
@@ -63,12 +57,17 @@ pub(super) async fn proxy(call: &mut Call, body: RequestBody) -> Result<Response
     let name = call.info.name.clone();
     let bad = || Status::bad_request(format!("invalid node request {name:?}"));
     let parsed = ProxyName::parse(&name).ok_or_else(bad)?;
-    let port = if parsed.port.is_empty() { None } else { Some(parsed.port.parse().map_err(|_| bad())?) };
-    let mut to = kubelet(&call.server, parsed.name, port, rest_of(call)).await?;
-    if parsed.scheme == "http" {
-        to.tls = None;
+    let asked: Option<u16> =
+        if parsed.port.is_empty() { None } else { Some(parsed.port.parse().map_err(|_| bad())?) };
+    let mut to = kubelet(&call.server, parsed.name, rest_of(call)).await?;
+    if let Some(port) = asked.filter(|port| *port != to.port) {
+        // Something else on the node: it is none of its business who this server is to kubelets.
+        check_proxyable(to.address.ip())?;
+        to.port = port;
+        to.address.set_port(port);
+        to.tls = if parsed.scheme == "https" { Some(connect::unverified()?) } else { None };
     }
-    forward::forward(call, &to, body).await
+    forward::proxy(call, &to, body).await
 }
 
 #[cfg(test)]

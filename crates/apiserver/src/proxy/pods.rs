@@ -4,45 +4,40 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use apimachinery::Value;
-use apimachinery::meta::Gvr;
 use apimachinery::status::{Details, Status};
 use bytes::Bytes;
 use http::header::{self, HeaderMap};
 use http::{HeaderValue, Method, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Limited};
 
-use super::{Destination, ProxyName, check_proxyable, connect, forward, nodes, rest_of};
+use super::{Destination, ProxyName, check_proxyable, connect, forward, log_options, nodes, push_parameter, rest_of};
+use crate::attributes::{Attributes, RequestInfo};
+use crate::authz;
 use crate::body::{Body, RequestBody, request_body};
-use crate::handlers::Call;
+use crate::handlers::{Call, Target};
 
 /// As much of a kubelet's error is shown, in bytes.
 const MAX_ERROR: usize = 50_000;
 
-fn pod_of(call: &Call, name: &str) -> Result<Arc<Value>, Status> {
-    let found = call.server.lister().get("pods", &call.info.namespace, name);
-    found.ok_or_else(|| Status::not_found(&Gvr::new("", "v1", "pods"), name))
+/// Read from the store: a client may know of the pod from another server, whose cache is ahead of ours.
+async fn pod_of(call: &Call, target: &Target, name: &str) -> Result<Arc<Value>, Status> {
+    let found = call.server.registry().get(&target.resource, &call.info.namespace, name, "").await?;
+    Ok(found.decoded())
 }
 
 /// Streams a container's log.
-pub(super) async fn log(call: &mut Call) -> Result<Response<Body>, Status> {
-    let pod = pod_of(call, &call.info.name)?;
+pub(super) async fn log(call: &mut Call, target: &Target) -> Result<Response<Body>, Status> {
+    let query = log_options::query_of(&call.query, &call.info.name)?;
+    let pod = pod_of(call, target, &call.info.name).await?;
     let container = choose_container(&pod, call.query.get("container").unwrap_or_default())?;
     let node = pod.str_at(&["spec", "nodeName"]);
     if node.is_empty() {
         // There is nowhere that a log could be: it is empty.
         return Ok(plain_text(Body::Empty));
     }
-    const PASSED: [&str; 8] =
-        ["follow", "previous", "timestamps", "sinceSeconds", "sinceTime", "tailLines", "limitBytes", "stream"];
-    let mut query = String::new();
-    for key in PASSED {
-        if let Some(value) = call.query.get(key).filter(|v| !v.is_empty()) {
-            push_parameter(&mut query, key, value);
-        }
-    }
     let path = format!("/containerLogs/{}/{}/{container}", pod.namespace(), pod.name());
     let path = if query.is_empty() { path } else { format!("{path}?{query}") };
-    let to = nodes::kubelet(&call.server, node, None, path).await?;
+    let to = nodes::kubelet(&call.server, node, path).await?;
     let empty = request_body(Empty::<Bytes>::new());
     let answer = forward::send(&to, Method::GET, HeaderMap::new(), empty).await?;
     if !answer.status().is_success() {
@@ -85,8 +80,19 @@ async fn kubelet_error(call: &Call, answer: Response<hyper::body::Incoming>) -> 
 }
 
 /// Exec, attach and port-forward: a connection that the kubelet upgrades.
-pub(super) async fn stream(call: &mut Call, subresource: &str, body: RequestBody) -> Result<Response<Body>, Status> {
-    let pod = pod_of(call, &call.info.name)?;
+pub(super) async fn stream(
+    call: &mut Call,
+    target: &Target,
+    subresource: &str,
+    body: RequestBody,
+) -> Result<Response<Body>, Status> {
+    if call.info.verb == "get" {
+        // A WebSocket can only begin with a GET; what it does to the pod is more than reading.
+        let request = RequestInfo { verb: "create".to_owned(), ..RequestInfo::clone(&call.info) };
+        let asked = Attributes { user: Arc::clone(&call.user), request: Arc::new(request) };
+        authz::decide(&call.server.inner().security.authorizers, &asked).await?;
+    }
+    let pod = pod_of(call, target, &call.info.name).await?;
     let (namespace, name) = (pod.namespace(), pod.name());
     let mut query = String::new();
     let path = if subresource == "portforward" {
@@ -118,7 +124,7 @@ pub(super) async fn stream(call: &mut Call, subresource: &str, body: RequestBody
         return Err(Status::bad_request("Upgrade request required"));
     }
     let path = if query.is_empty() { path } else { format!("{path}?{query}") };
-    let to = nodes::kubelet(&call.server, node, None, path).await?;
+    let to = nodes::kubelet(&call.server, node, path).await?;
     forward::forward(call, &to, body).await
 }
 
@@ -150,20 +156,11 @@ fn choose_container(pod: &Value, wanted: &str) -> Result<String, Status> {
     }
 }
 
-fn push_parameter(query: &mut String, key: &str, value: &str) {
-    if !query.is_empty() {
-        query.push('&');
-    }
-    query.push_str(key);
-    query.push('=');
-    query.push_str(&crate::query::encode(value));
-}
-
-pub(super) async fn proxy(call: &mut Call, body: RequestBody) -> Result<Response<Body>, Status> {
+pub(super) async fn proxy(call: &mut Call, target: &Target, body: RequestBody) -> Result<Response<Body>, Status> {
     let name = call.info.name.clone();
     let bad = || Status::bad_request(format!("invalid pod request {name:?}"));
     let parsed = ProxyName::parse(&name).ok_or_else(bad)?;
-    let pod = pod_of(call, parsed.name)?;
+    let pod = pod_of(call, target, parsed.name).await?;
     let ports = pod.at(&["spec", "containers"]).items().iter().flat_map(|c| c["ports"].items().iter());
     let first = ports.filter_map(|p| p["containerPort"].as_i64()).find_map(|p| u16::try_from(p).ok());
     let port = match parsed.port {
@@ -180,7 +177,7 @@ pub(super) async fn proxy(call: &mut Call, body: RequestBody) -> Result<Response
         address: SocketAddr::new(ip, port),
         path_and_query: rest_of(call),
     };
-    forward::forward(call, &to, body).await
+    forward::proxy(call, &to, body).await
 }
 
 #[cfg(test)]
@@ -204,13 +201,5 @@ mod tests {
             "",
             "a container name must be specified for pod p, choose one of: [c d] or one of the init containers: [i]",
         );
-    }
-
-    #[test]
-    fn parameters_are_encoded() {
-        let mut query = String::new();
-        push_parameter(&mut query, "command", "echo a&b");
-        push_parameter(&mut query, "command", "ü");
-        assert_eq!(query, "command=echo%20a%26b&command=%C3%BC");
     }
 }

@@ -34,7 +34,7 @@ pub(super) async fn proxy(call: &mut Call, body: RequestBody) -> Result<Response
         address,
         path_and_query: rest_of(call),
     };
-    forward::forward(call, &to, body).await
+    forward::proxy(call, &to, body).await
 }
 
 fn no_endpoints(name: &str) -> Status {

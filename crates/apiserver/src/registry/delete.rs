@@ -244,7 +244,7 @@ fn set_end(object: &mut Value, from: Timestamp, seconds: i64) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Propagation;
+    use crate::registry::options::Propagation;
     use super::*;
 
     #[track_caller]

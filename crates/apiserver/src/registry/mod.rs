@@ -33,9 +33,9 @@ pub(crate) use list::ListResult;
 pub(crate) use list::parse_version;
 pub(crate) use meta::timestamp;
 pub(crate) use options::{
-    DeleteOptions, FieldValidation, ListOptions, Preconditions, Propagation, WriteKind, WriteOptions,
+    DeleteOptions, FieldValidation, ListOptions, Preconditions, WriteKind, WriteOptions,
 };
-pub(crate) use update::{Change, Part, Rules, Updated, View};
+pub(crate) use update::{Part, Rules, Updated, View};
 
 /// Reads and writes objects.
 pub struct Registry {

@@ -27,7 +27,7 @@ pub enum Part<'a> {
 }
 
 /// A kind that shows a part of an object, as `Scale` does.
-pub(crate) trait View: Send + Sync {
+pub trait View: Send + Sync {
     fn show(&self, object: &Value) -> Value;
 
     /// The object with what the view says of it.

@@ -5,16 +5,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Version;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-use super::{ApiServer, Error, tls};
-use crate::body::request_body;
+use super::{ApiServer, Error, tls, unread};
+use crate::body::{Body, request_body};
 use crate::config::ServingConfig;
 use crate::pipeline::{self, Origin, Peer};
 
@@ -35,8 +35,6 @@ const PING_EVERY: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(15);
 /// Connections at once. Each idle one costs some 50 KB.
 const MAX_CONNECTIONS: usize = 32_768;
-/// How long requests may go on after the server was told to stop.
-const DRAIN: Duration = Duration::from_secs(10);
 
 /// Binds and serves in the server's own tasks. Returns the address.
 pub(super) async fn listen(server: &ApiServer, config: &ServingConfig) -> Result<SocketAddr, Error> {
@@ -48,7 +46,7 @@ pub(super) async fn listen(server: &ApiServer, config: &ServingConfig) -> Result
         acceptor: TlsAcceptor::from(Arc::new(tls::server_config(config)?)),
         verifiers: Arc::new(tls::Verifiers::open(config)?),
     };
-    server.inner().tasks.spawn(async move { accept_all(front, listener).await });
+    server.inner().connections.spawn(async move { accept_all(front, listener).await });
     tracing::info!(%address, "serving");
     Ok(address)
 }
@@ -63,10 +61,8 @@ struct Front {
 
 async fn accept_all(front: Front, listener: TcpListener) {
     let inner = front.server.inner();
-    let stop = &inner.stop;
     let places = Arc::new(tokio::sync::Semaphore::new(MAX_CONNECTIONS));
-    let graceful = Arc::new(GracefulShutdown::new());
-    while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
+    while let Some(accepted) = inner.closing.run_until_cancelled(listener.accept()).await {
         let (socket, remote) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -80,17 +76,15 @@ async fn accept_all(front: Front, listener: TcpListener) {
             tracing::warn!(%remote, "too many connections, refusing one");
             continue;
         };
-        let (front, graceful) = (front.clone(), Arc::clone(&graceful));
-        inner.tasks.spawn(async move {
-            serve(front, socket, remote, &graceful).await;
+        let front = front.clone();
+        inner.connections.spawn(async move {
+            serve(front, socket, remote).await;
             drop(place);
         });
     }
-    let Ok(graceful) = Arc::try_unwrap(graceful).map_err(drop) else { return };
-    let _ = tokio::time::timeout(DRAIN, graceful.shutdown()).await;
 }
 
-async fn serve(front: Front, socket: TcpStream, remote: SocketAddr, graceful: &GracefulShutdown) {
+async fn serve(front: Front, socket: TcpStream, remote: SocketAddr) {
     let Front { server, acceptor, verifiers } = front;
     // Answers are written whole; waiting for more to send only adds delay.
     let _ = socket.set_nodelay(true);
@@ -100,14 +94,43 @@ async fn serve(front: Front, socket: TcpStream, remote: SocketAddr, graceful: &G
         Err(_) => return tracing::debug!(%remote, "a TLS handshake took too long"),
     };
     let peer = Arc::new(Peer { address: remote, proved: verifiers.check(&stream) });
-    let stop = server.inner().stop.clone();
+    let closing = server.inner().closing.clone();
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let (server, peer) = (server.clone(), Arc::clone(&peer));
-        async move {
-            let origin = Origin::Remote(peer);
-            Ok::<_, Infallible>(pipeline::serve(server, request.map(request_body), origin).await)
-        }
+        async move { Ok::<_, Infallible>(answer(server, peer, request).await) }
     });
+    let builder = builder();
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let mut served = closing.run_until_cancelled(connection.as_mut()).await;
+    if served.is_none() {
+        // New requests are refused; those under way may finish.
+        connection.as_mut().graceful_shutdown();
+        served = Some(connection.await);
+    }
+    if let Some(Err(error)) = served {
+        tracing::debug!(%error, %remote, "a connection broke");
+    }
+}
+
+async fn answer(server: ApiServer, peer: Arc<Peer>, request: hyper::Request<Incoming>) -> hyper::Response<Body> {
+    let (parts, body) = request.into_parts();
+    // HTTP/2 gives up one stream; HTTP/1 would give up the connection.
+    let (body, unread) = match parts.version {
+        Version::HTTP_2 => (request_body(body), None),
+        _ => {
+            let (body, unread) = unread::lend(request_body(body));
+            (body, Some(unread))
+        }
+    };
+    let response = pipeline::serve(server, hyper::Request::from_parts(parts, body), Origin::Remote(peer)).await;
+    if let Some(unread) = unread {
+        unread.drain().await;
+    }
+    response
+}
+
+fn builder() -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(MAX_HEAD);
     builder
@@ -120,15 +143,5 @@ async fn serve(front: Front, socket: TcpStream, remote: SocketAddr, graceful: &G
         .max_send_buf_size(SEND_BUFFER)
         .keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PING_TIMEOUT);
-    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
-    let connection = graceful.watch(connection);
-    tokio::pin!(connection);
-    let served = tokio::select! {
-        served = &mut connection => served,
-        // New requests are refused and those under way may finish, but not for ever.
-        () = async { stop.cancelled().await; tokio::time::sleep(DRAIN).await } => Ok(()),
-    };
-    if let Err(error) = served {
-        tracing::debug!(%error, %remote, "a connection broke");
-    }
+    builder
 }

@@ -4,7 +4,9 @@ mod health;
 mod listen;
 mod local;
 mod security;
+mod shutdown;
 mod tls;
+mod unread;
 mod wiring;
 mod writer;
 
@@ -15,6 +17,7 @@ use std::sync::Arc;
 use component_base::metrics::Metrics;
 use storage::etcd::{ConfigError, Etcd, EtcdOptions};
 use storage::{Storage, StorageError};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -28,6 +31,7 @@ use crate::openapi::OpenApi;
 use crate::proxy::KubeletTls;
 use crate::registry::Registry;
 use crate::resources::Resources;
+use crate::seats::Seats;
 
 pub(crate) use health::{Endpoint, Health};
 pub use local::LocalService;
@@ -69,8 +73,13 @@ pub(crate) struct Inner {
     pub health: Health,
     pub metrics: Metrics,
     pub measured: ServerMetrics,
-    /// Cancelled when the server is to stop: long-running requests end with it.
-    pub stop: CancellationToken,
+    pub seats: Seats,
+    /// Cancelled when the server takes no more requests: long-running ones end with it.
+    pub closing: CancellationToken,
+    /// Connections, and what requests leave running on them.
+    pub connections: TaskTracker,
+    /// Cancelled when no request is left: what they rely on ends with it.
+    pub halt: CancellationToken,
     pub tasks: TaskTracker,
 }
 
@@ -78,6 +87,7 @@ pub(crate) struct Inner {
 pub struct Handle {
     server: ApiServer,
     address: Option<SocketAddr>,
+    ended: JoinHandle<()>,
 }
 
 impl Inner {
@@ -134,10 +144,9 @@ impl Handle {
 
     /// Waits until the server has stopped and every request has been answered or cut off.
     pub async fn wait(self) {
-        let inner = self.server.inner();
-        inner.stop.cancelled().await;
-        inner.tasks.close();
-        inner.tasks.wait().await;
+        if let Err(error) = self.ended.await {
+            tracing::error!(%error, "the server did not end as it should");
+        }
     }
 }
 
@@ -147,20 +156,22 @@ impl Handle {
 /// When the store, the address or a file of the configuration cannot be used.
 pub async fn start(config: Config, stop: CancellationToken) -> Result<Handle, Error> {
     let (storage, upkeep) = open_store(&config).await?;
-    let server = wiring::build(config, storage, stop.child_token())?;
+    let server = wiring::build(config, storage, &stop)?;
     let inner = server.inner();
     if let Some(Upkeep { etcd, compaction_interval }) = upkeep {
-        let stopping = inner.stop.clone();
-        inner.tasks.spawn(async move { etcd.run_compactor(compaction_interval, stopping).await });
+        let halt = inner.halt.clone();
+        inner.tasks.spawn(async move { etcd.run_compactor(compaction_interval, halt).await });
     }
-    let (feed, stopping) = (Arc::clone(&inner.registry.feed), inner.stop.clone());
-    inner.tasks.spawn(async move { feed.run(stopping).await });
+    let (feed, halt) = (Arc::clone(&inner.registry.feed), inner.halt.clone());
+    inner.tasks.spawn(async move { feed.run(halt).await });
     let address = match &inner.config.serving {
         Some(serving) => Some(listen::listen(&server, serving).await?),
         None => None,
     };
     wiring::spawn_hooks(&server);
-    Ok(Handle { server, address })
+    let ending = server.clone();
+    let ended = tokio::spawn(async move { shutdown::end(&ending, stop).await });
+    Ok(Handle { server, address, ended })
 }
 
 /// Runs a server until `stop` is cancelled.

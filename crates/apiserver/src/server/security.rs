@@ -112,10 +112,7 @@ fn authenticators(
 ) -> Result<Vec<Arc<dyn Authenticator>>, Error> {
     let mut all: Vec<Arc<dyn Authenticator>> = Vec::new();
     if let Some(headers) = &config.authentication.request_header {
-        let ca = config.serving.as_ref().and_then(|s| s.requestheader_client_ca_file.as_ref());
-        if let Some(ca) = ca {
-            all.push(Arc::new(RequestHeaders::new(headers.clone(), ca).map_err(Error::Config)?));
-        }
+        all.push(Arc::new(RequestHeaders::new(headers.clone())));
     }
     all.push(Arc::new(ClientCertificates));
     if let Some(path) = &config.authentication.token_auth_file {

@@ -109,7 +109,7 @@ impl Verifiers {
         let chain = std::iter::once(certificate).chain(intermediates).map(|c| c.to_vec()).collect();
         let chain = PeerCertificates(Arc::new(chain));
         let (client, proxy) = (passes(&self.clients), passes(&self.proxies));
-        Proved { client: client.then(|| chain.clone()), proxy: proxy.then_some(chain), unknown: !client && !proxy }
+        Proved { client: client.then(|| chain.clone()), proxy: proxy.then_some(chain), unknown: !client }
     }
 }
 
@@ -120,6 +120,6 @@ pub(crate) struct Proved {
     pub client: Option<PeerCertificates>,
     /// Verified against `--requestheader-client-ca-file`.
     pub proxy: Option<PeerCertificates>,
-    /// A certificate was shown that no authority of ours vouches for.
+    /// A certificate was shown that `--client-ca-file` does not vouch for: nobody's, unless a proxy's.
     pub unknown: bool,
 }

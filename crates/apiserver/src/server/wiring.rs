@@ -23,8 +23,9 @@ use crate::openapi::OpenApi;
 use crate::proxy::KubeletTls;
 use crate::registry::{Admission, Registry};
 use crate::resources::Resources;
+use crate::seats::Seats;
 
-pub(super) fn build(config: Config, storage: Arc<dyn Storage>, stop: CancellationToken) -> Result<ApiServer, Error> {
+pub(super) fn build(config: Config, storage: Arc<dyn Storage>, stop: &CancellationToken) -> Result<ApiServer, Error> {
     let resources = Arc::new(Resources::builtin());
     let feed = Arc::new(Feed::new(Arc::clone(&storage), resources.caches()));
     let lister = Arc::new(CacheLister::new(Arc::clone(&feed), resources.caches_by_name()));
@@ -43,9 +44,10 @@ pub(super) fn build(config: Config, storage: Arc<dyn Storage>, stop: Cancellatio
     let health = Health::new();
     add_store_check(&health, ("etcd", false), &storage, config.store_health_timeout);
     add_store_check(&health, ("etcd-readiness", true), &storage, config.store_ready_timeout);
-    add_checks(&health, Arc::clone(&feed), &stop);
+    add_checks(&health, Arc::clone(&feed), stop);
     let discovery = Discovery::new(&resources);
     let kubelet_tls = KubeletTls::new(&config.kubelet)?;
+    let seats = Seats::new(&config.seats, config.request_timeout);
     let server = ApiServer(Arc::new(Inner {
         config,
         registry,
@@ -58,7 +60,10 @@ pub(super) fn build(config: Config, storage: Arc<dyn Storage>, stop: Cancellatio
         health,
         metrics,
         measured,
-        stop,
+        seats,
+        closing: CancellationToken::new(),
+        connections: TaskTracker::new(),
+        halt: CancellationToken::new(),
         tasks: TaskTracker::new(),
     }));
     server.inner().security.addresses.set_writer(Arc::new(OwnWriter::new(&server)));
@@ -96,10 +101,10 @@ fn add_checks(health: &Health, feed: Arc<Feed>, stop: &CancellationToken) {
 pub(super) fn spawn_hooks(server: &ApiServer) {
     let inner = server.inner();
     let bootstrapped = server.clone();
-    let (server, stop) = (server.clone(), inner.stop.clone());
+    let (server, halt) = (server.clone(), inner.halt.clone());
     inner.tasks.spawn(async move {
         let inner = server.inner();
-        stop.run_until_cancelled(inner.health.watch_start(&inner.registry.feed)).await;
+        halt.run_until_cancelled(inner.health.watch_start(&inner.registry.feed)).await;
     });
     spawn_bootstrap(&bootstrapped);
 }
@@ -121,16 +126,18 @@ fn spawn_bootstrap(server: &ApiServer) {
         authentication,
     };
     let writer = Arc::new(OwnWriter::new(server));
-    let (feed, lister, stop) = (Arc::clone(&inner.registry.feed), server.lister(), inner.stop.clone());
+    let (feed, lister, halt) = (Arc::clone(&inner.registry.feed), server.lister(), inner.halt.clone());
     let hook = inner.health.add_hook("rbac/bootstrap-roles");
     inner.tasks.spawn(async move {
         // Until the caches are full, every object would look as if it were missing.
         while !feed.synced() {
-            if stop.run_until_cancelled(feed.catch_up()).await.is_none() {
+            if halt.run_until_cancelled(feed.catch_up()).await.is_none() {
                 return;
             }
         }
-        let done = move || drop(hook.send(true));
-        bootstrap::run(settings, writer, lister, done, stop).await;
+        let done = move || {
+            hook.send_replace(true);
+        };
+        bootstrap::run(settings, writer, lister, done, halt).await;
     });
 }

@@ -42,7 +42,10 @@ pub(super) async fn review(call: &mut Call, target: &Target, body: RequestBody) 
     let user = Arc::clone(&call.user);
     match target.resource.def.gvr.resource.as_str() {
         "tokenreviews" => token_review(call, &mut review).await?,
-        "selfsubjectreviews" => review.set(&["status", "userInfo"], user_value(&user)),
+        "selfsubjectreviews" => {
+            review.set(&["status", "userInfo"], user_value(&user));
+            review.set(&["metadata", "creationTimestamp"], crate::registry::timestamp());
+        }
         "selfsubjectaccessreviews" => access(call, &mut review, &user).await,
         "subjectaccessreviews" | "localsubjectaccessreviews" => {
             if target.resource.def.gvr.resource == "localsubjectaccessreviews" {
@@ -54,8 +57,7 @@ pub(super) async fn review(call: &mut Call, target: &Target, body: RequestBody) 
         "selfsubjectrulesreviews" => rules(call, &mut review, &user)?,
         _ => return Err(Status::no_such_path()),
     }
-    review.entry(&["metadata"]).make_object().insert("creationTimestamp", Value::Null);
-    review.remove(&["metadata", "creationTimestamp"]);
+    review.entry(&["metadata"]).make_object();
     answer_value(call, review, StatusCode::CREATED)
 }
 
