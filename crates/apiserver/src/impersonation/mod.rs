@@ -13,6 +13,7 @@ use http::HeaderMap;
 
 use crate::attributes::{Attributes, RequestInfo, UserInfo};
 use crate::authz::{self, Authorizer};
+use modes::Check;
 
 const USER: &str = "impersonate-user";
 const UID: &str = "impersonate-uid";
@@ -88,12 +89,9 @@ pub(crate) async fn impersonate(
     let mut refused = None;
     for mode in modes::MODES {
         let Some(plan) = modes::plan(mode, requestor, wanted, request) else { continue };
-        let allowed = match plan {
-            Ok(plan) => check(authorizers, &plan.checks).await.map(|()| plan.user),
-            Err(status) => Err(status),
-        };
-        match allowed {
-            Ok(user) => {
+        match check(authorizers, &plan.checks).await {
+            Ok(()) => {
+                let user = plan.user;
                 tracing::info!(
                     requestor = requestor.name,
                     user = user.name,
@@ -108,8 +106,12 @@ pub(crate) async fn impersonate(
     Err(refused.unwrap_or_else(|| Status::internal("all impersonation modes failed")))
 }
 
-async fn check(authorizers: &[Arc<dyn Authorizer>], checks: &[modes::Check]) -> Result<(), Status> {
-    for modes::Check { all_at_once, each } in checks {
+async fn check(authorizers: &[Arc<dyn Authorizer>], checks: &[Check]) -> Result<(), Status> {
+    for check in checks {
+        let (all_at_once, each) = match check {
+            Check::Ask { all_at_once, each } => (all_at_once, each),
+            Check::Never(status) => return Err(status.clone()),
+        };
         if let Some(question) = all_at_once
             && authz::decide(authorizers, question).await.is_ok()
         {

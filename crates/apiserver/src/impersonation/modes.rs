@@ -33,11 +33,13 @@ pub(super) enum Mode {
 pub(super) const MODES: [Mode; 5] =
     [Mode::AssociatedNode, Mode::ArbitraryNode, Mode::ServiceAccount, Mode::UserInfo, Mode::Legacy];
 
-/// Questions to the authorizers that must be answered well: the one about everything, or else each of the others.
+/// What must go well, in order.
 #[derive(Debug)]
-pub(super) struct Check {
-    pub all_at_once: Option<Attributes>,
-    pub each: Vec<Attributes>,
+pub(super) enum Check {
+    /// The authorizers must allow the question about everything, or else each of the others.
+    Ask { all_at_once: Option<Attributes>, each: Vec<Attributes> },
+    /// 403: no constrained mode allows this to anybody.
+    Never(Status),
 }
 
 #[derive(Debug)]
@@ -95,15 +97,12 @@ fn service_account_of(user: &str) -> Option<(&str, &str)> {
 }
 
 /// What the requestor must be allowed to in a mode; `None`: the mode is not for such a user.
-///
-/// # Errors
-/// 403 for what a constrained mode never allows.
 pub(super) fn plan(
     mode: Mode,
     requestor: &Arc<UserInfo>,
     wanted: &UserInfo,
     request: &Arc<RequestInfo>,
-) -> Option<Result<Plan, Status>> {
+) -> Option<Plan> {
     mode.covers(requestor, wanted).then(|| Asking::new(mode, requestor).plan(wanted, request))
 }
 
@@ -129,7 +128,7 @@ impl Asking {
         self.mode != Mode::Legacy
     }
 
-    fn plan(&self, wanted: &UserInfo, request: &RequestInfo) -> Result<Plan, Status> {
+    fn plan(&self, wanted: &UserInfo, request: &RequestInfo) -> Plan {
         let mut user = wanted.clone();
         let mut checks = Vec::new();
         if self.is_constrained() {
@@ -140,8 +139,8 @@ impl Asking {
         if !wanted.uid.is_empty() {
             checks.push(self.one(self.question(Gvr::new("authentication.k8s.io", "v1", "uids"), &wanted.uid)));
         }
-        checks.extend(self.groups(&wanted.groups)?);
-        checks.extend(self.extra(&wanted.extra)?);
+        checks.extend(self.groups(&wanted.groups));
+        checks.extend(self.extra(&wanted.extra));
         let group = match user.name.as_str() {
             "system:anonymous" => Some("system:unauthenticated"),
             _ if user.is_in("system:unauthenticated") => None,
@@ -150,7 +149,7 @@ impl Asking {
         if let Some(group) = group.filter(|group| !user.is_in(group)) {
             user.groups.push(group.to_owned());
         }
-        Ok(Plan { checks, user })
+        Plan { checks, user }
     }
 
     /// May they be the user of that name? Nodes and service accounts are always in the same groups.
@@ -173,9 +172,9 @@ impl Asking {
         self.question(self.of_users("users"), &wanted.name)
     }
 
-    fn groups(&self, groups: &[String]) -> Result<Option<Check>, Status> {
+    fn groups(&self, groups: &[String]) -> Option<Check> {
         if groups.is_empty() {
-            return Ok(None);
+            return None;
         }
         let resource = self.of_users("groups");
         if self.is_constrained() {
@@ -184,24 +183,24 @@ impl Asking {
                 ("system:masters", "impersonating the system:masters group is not allowed"),
             ] {
                 if groups.iter().any(|g| g == group) {
-                    return Err(forbidden(&self.requestor, &self.question(resource, group), why));
+                    return Some(Check::Never(forbidden(&self.requestor, &self.question(resource, group), why)));
                 }
             }
         }
         let ask = |group: &str| self.attributes(self.question(resource.clone(), group));
         let all_at_once = (self.is_constrained() && groups.len() >= MANY).then(|| ask("*"));
-        Ok(Some(Check { all_at_once, each: groups.iter().map(|g| ask(g)).collect() }))
+        Some(Check::Ask { all_at_once, each: groups.iter().map(|g| ask(g)).collect() })
     }
 
-    fn extra(&self, extra: &BTreeMap<String, Vec<String>>) -> Result<Option<Check>, Status> {
+    fn extra(&self, extra: &BTreeMap<String, Vec<String>>) -> Option<Check> {
         if extra.is_empty() {
-            return Ok(None);
+            return None;
         }
         let resource = Gvr::new("authentication.k8s.io", "v1", "userextras");
         if self.is_constrained()
             && let Some(why) = wrong_extra(extra)
         {
-            return Err(forbidden(&self.requestor, &self.question(resource, ""), &why));
+            return Some(Check::Never(forbidden(&self.requestor, &self.question(resource, ""), &why)));
         }
         let ask = |key: &str, value: &str| {
             let question = self.question(resource.clone(), value);
@@ -209,7 +208,7 @@ impl Asking {
         };
         let many = extra.len() >= MANY || extra.values().map(Vec::len).sum::<usize>() >= MANY;
         let each = extra.iter().flat_map(|(key, values)| values.iter().map(|value| ask(key, value))).collect();
-        Ok(Some(Check { all_at_once: (self.is_constrained() && many).then(|| ask("*", "*")), each }))
+        Some(Check::Ask { all_at_once: (self.is_constrained() && many).then(|| ask("*", "*")), each })
     }
 
     /// Users, groups and service accounts: their group was the core one once.
@@ -226,7 +225,7 @@ impl Asking {
     }
 
     fn one(&self, request: RequestInfo) -> Check {
-        Check { all_at_once: None, each: vec![self.attributes(request)] }
+        Check::Ask { all_at_once: None, each: vec![self.attributes(request)] }
     }
 }
 
@@ -267,6 +266,15 @@ mod tests {
         format!("{} {resource} in {:?} {:?} {:?}", r.verb, r.gvr.group.as_str(), r.namespace, r.name)
     }
 
+    fn lines(check: &Check) -> Vec<String> {
+        match check {
+            Check::Ask { all_at_once, each } => {
+                all_at_once.iter().map(|q| format!("all: {}", shown(q))).chain(each.iter().map(shown)).collect()
+            }
+            Check::Never(status) => vec![format!("never: {}", status.message)],
+        }
+    }
+
     #[track_caller]
     fn check(mode: Mode, wanted: &UserInfo, want: &[&str]) -> Vec<String> {
         let requestor = Arc::new(UserInfo {
@@ -281,13 +289,8 @@ mod tests {
         });
         match plan(mode, &requestor, wanted, &request) {
             None => assert_eq!(["not covered"], want),
-            Some(Err(status)) => assert_eq!([status.message.as_str()], want),
-            Some(Ok(plan)) => {
-                let questions: Vec<String> = plan
-                    .checks
-                    .iter()
-                    .flat_map(|c| c.all_at_once.iter().map(|q| format!("all: {}", shown(q))).chain(c.each.iter().map(shown)))
-                    .collect();
+            Some(plan) => {
+                let questions: Vec<String> = plan.checks.iter().flat_map(lines).collect();
                 assert_eq!(questions, want);
                 return plan.user.groups;
             }
@@ -366,7 +369,9 @@ mod tests {
             Mode::UserInfo,
             &masters,
             &[
-                "groups.authentication.k8s.io \"system:masters\" is forbidden: User \"system:serviceaccount:kube-system:agent\" cannot impersonate:user-info resource \"groups\" in API group \"authentication.k8s.io\" at the cluster scope: impersonating the system:masters group is not allowed",
+                r#"impersonate-on:user-info:list pods/ in "" "" """#,
+                r#"impersonate:user-info users/ in "authentication.k8s.io" "" "zoe""#,
+                "never: groups.authentication.k8s.io \"system:masters\" is forbidden: User \"system:serviceaccount:kube-system:agent\" cannot impersonate:user-info resource \"groups\" in API group \"authentication.k8s.io\" at the cluster scope: impersonating the system:masters group is not allowed",
             ],
         );
         check(
