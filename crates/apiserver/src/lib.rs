@@ -38,8 +38,8 @@ mod subresources;
 
 pub use body::{Body, BoxError};
 pub use config::{
-    AuthenticationConfig, AuthorizationConfig, Config, EtcdConfig, KubeletConfig, RequestHeaderConfig,
-    SeatsConfig, ServiceAccountConfig, ServiceConfig, ServingConfig, StorageEncoding, StoreConfig,
+    AuthenticationConfig, AuthorizationConfig, Config, EtcdConfig, KubeletConfig, RequestHeaderConfig, SeatsConfig,
+    ServiceAccountConfig, ServiceConfig, ServingConfig, StorageEncoding, StoreConfig,
 };
 pub use options::Flags;
 pub use server::{ApiServer, Error, Handle, LocalService, run, start};

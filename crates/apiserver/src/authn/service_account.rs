@@ -249,9 +249,7 @@ impl TokenIssuer {
             (kind, version) => {
                 let (group, version) = version.split_once('/').unwrap_or(("", version));
                 let shown = format!("{group}/{version}, Kind={kind}");
-                return Err(Status::bad_request(format!(
-                    "cannot bind token to object of type {shown}"
-                )));
+                return Err(Status::bad_request(format!("cannot bind token to object of type {shown}")));
             }
         };
         let gvr = Gvr::new("", "v1", resource);

@@ -92,7 +92,8 @@ fn node_of(user: &str) -> Option<&str> {
 /// Namespace and name of a service account.
 fn service_account_of(user: &str) -> Option<(&str, &str)> {
     let (namespace, name) = user.strip_prefix("system:serviceaccount:")?.split_once(':')?;
-    let good = api::strategy::dns_label(namespace, false).is_empty() && api::strategy::dns_subdomain(name, false).is_empty();
+    let good =
+        api::strategy::dns_label(namespace, false).is_empty() && api::strategy::dns_subdomain(name, false).is_empty();
     good.then_some((namespace, name))
 }
 
@@ -163,8 +164,7 @@ impl Asking {
         }
         if let Some((namespace, name)) = service_account_of(&wanted.name) {
             if wanted.groups.is_empty() {
-                user.groups =
-                    vec!["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")];
+                user.groups = vec!["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")];
             }
             let question = self.question(self.of_users("serviceaccounts"), name);
             return RequestInfo { namespace: namespace.to_owned(), ..question };
@@ -324,11 +324,7 @@ mod tests {
     #[test]
     fn service_accounts_are_in_their_groups() {
         let bot = user("system:serviceaccount:dev:bot");
-        let groups = check(
-            Mode::Legacy,
-            &bot,
-            &[r#"impersonate serviceaccounts/ in "" "dev" "bot""#],
-        );
+        let groups = check(Mode::Legacy, &bot, &[r#"impersonate serviceaccounts/ in "" "dev" "bot""#]);
         assert_eq!(groups, ["system:serviceaccounts", "system:serviceaccounts:dev", "system:authenticated"]);
         check(
             Mode::ServiceAccount,
@@ -383,7 +379,8 @@ mod tests {
 
     #[test]
     fn the_anonymous_user_is_not_authenticated() {
-        let groups = check(Mode::Legacy, &user("system:anonymous"), &[r#"impersonate users/ in "" "" "system:anonymous""#]);
+        let groups =
+            check(Mode::Legacy, &user("system:anonymous"), &[r#"impersonate users/ in "" "" "system:anonymous""#]);
         assert_eq!(groups, ["system:unauthenticated"]);
     }
 }

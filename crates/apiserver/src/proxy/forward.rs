@@ -191,7 +191,9 @@ mod tests {
     #[test]
     fn headers_about_the_connection_stay_behind() {
         let mut headers = HeaderMap::new();
-        for (name, value) in [("connection", "keep-alive, x-secret"), ("x-secret", "1"), ("te", "trailers"), ("accept", "a")] {
+        for (name, value) in
+            [("connection", "keep-alive, x-secret"), ("x-secret", "1"), ("te", "trailers"), ("accept", "a")]
+        {
             headers.insert(name, value.parse().unwrap());
         }
         strip(&mut headers);

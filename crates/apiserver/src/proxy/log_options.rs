@@ -69,7 +69,8 @@ mod tests {
 
     #[track_caller]
     fn check(query: &str, want: &str) {
-        let got = query_of(&Query::parse(query), "p").unwrap_or_else(|status| format!("{} {}", status.code, status.message));
+        let got =
+            query_of(&Query::parse(query), "p").unwrap_or_else(|status| format!("{} {}", status.code, status.message));
         assert_eq!(got, want);
     }
 
@@ -88,7 +89,10 @@ mod tests {
             "422 PodLogOptions \"p\" is invalid: [tailLines: Invalid value: -1: must be greater than or equal to 0, \
              limitBytes: Invalid value: 0: must be greater than 0]",
         );
-        check("sinceSeconds=0", "422 PodLogOptions \"p\" is invalid: sinceSeconds: Invalid value: 0: must be greater than 0");
+        check(
+            "sinceSeconds=0",
+            "422 PodLogOptions \"p\" is invalid: sinceSeconds: Invalid value: 0: must be greater than 0",
+        );
         check(
             "stream=stdin",
             "422 PodLogOptions \"p\" is invalid: stream: Unsupported value: \"stdin\": supported values: \"All\", \"Stderr\", \"Stdout\"",

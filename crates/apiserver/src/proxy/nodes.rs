@@ -57,8 +57,7 @@ pub(super) async fn proxy(call: &mut Call, body: RequestBody) -> Result<Response
     let name = call.info.name.clone();
     let bad = || Status::bad_request(format!("invalid node request {name:?}"));
     let parsed = ProxyName::parse(&name).ok_or_else(bad)?;
-    let asked: Option<u16> =
-        if parsed.port.is_empty() { None } else { Some(parsed.port.parse().map_err(|_| bad())?) };
+    let asked: Option<u16> = if parsed.port.is_empty() { None } else { Some(parsed.port.parse().map_err(|_| bad())?) };
     let mut to = kubelet(&call.server, parsed.name, rest_of(call)).await?;
     if let Some(port) = asked.filter(|port| *port != to.port) {
         // Something else on the node: it is none of its business who this server is to kubelets.

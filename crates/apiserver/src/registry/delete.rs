@@ -244,8 +244,8 @@ fn set_end(object: &mut Value, from: Timestamp, seconds: i64) {
 
 #[cfg(test)]
 mod tests {
-    use crate::registry::options::Propagation;
     use super::*;
+    use crate::registry::options::Propagation;
 
     #[track_caller]
     fn check(meta: &str, graceful: Deletion, asked: Option<i64>, policy: Option<Propagation>, want: &str) {

@@ -32,9 +32,7 @@ pub(crate) use delete::{Deleted, check_delete_preconditions};
 pub(crate) use list::ListResult;
 pub(crate) use list::parse_version;
 pub(crate) use meta::timestamp;
-pub(crate) use options::{
-    DeleteOptions, FieldValidation, ListOptions, Preconditions, WriteKind, WriteOptions,
-};
+pub(crate) use options::{DeleteOptions, FieldValidation, ListOptions, Preconditions, WriteKind, WriteOptions};
 pub(crate) use update::{Part, Rules, Updated, View};
 
 /// Reads and writes objects.
