@@ -3,6 +3,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::sync::Arc;
+use std::time::Instant;
 
 use base64::Engine as _;
 use serde_json::Value;
@@ -10,7 +11,7 @@ use storage::etcd::Etcd;
 use storage::testing::etcd_server::{ClusterOptions, EtcdCluster};
 use storage::{Key, Storage};
 
-use crate::apiserver::ApiServer;
+use crate::apiserver::{ApiServer, WAIT};
 
 const PORT: u16 = 18050;
 
@@ -166,6 +167,24 @@ fn a_server_waits_for_its_etcd() {
     assert_eq!(seen.as_deref(), Some("configmap/after"));
     watch.kill().unwrap();
     watch.wait().unwrap();
+}
+
+#[test]
+fn old_revisions_are_compacted() {
+    let cluster = EtcdCluster::single();
+    let mut flags = flags(&cluster);
+    flags.push("--etcd-compaction-interval=1s".to_owned());
+    let server = ApiServer::start(cluster.address(), PORT, &flags);
+    server.wait_until_ready();
+    let started = Instant::now();
+    let compacted = || {
+        let value = cluster.etcdctl(&["get", "--print-value-only", "compact_rev_key"]);
+        String::from_utf8(value).unwrap().trim().parse::<u64>().unwrap_or(0)
+    };
+    while compacted() == 0 {
+        assert!(started.elapsed() < WAIT, "nothing was compacted:\n{}", server.log());
+    }
+    server.kubectl_ok(&["create", "configmap", "after"], "");
 }
 
 #[test]
