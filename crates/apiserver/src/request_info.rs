@@ -36,13 +36,11 @@ pub(crate) fn request_info(method: &Method, path: &str, query: &Query) -> Reques
     };
     info.verb = if deprecated { "watch" } else { verb_of(method) }.to_owned();
 
-    if parts.first() == Some(&"namespaces") {
-        if parts.len() > 1 {
-            info.namespace = parts[1].to_owned();
-            // /namespaces/NAME/status and the like are about the namespace itself.
-            if parts.len() > 2 && !NAMESPACE_SUBRESOURCES.contains(&parts[2]) {
-                parts.drain(..2);
-            }
+    if parts.first() == Some(&"namespaces") && parts.len() > 1 {
+        info.namespace = parts[1].to_owned();
+        // /namespaces/NAME/status and the like are about the namespace itself.
+        if parts.len() > 2 && !NAMESPACE_SUBRESOURCES.contains(&parts[2]) {
+            parts.drain(..2);
         }
     }
     info.gvr.resource = parts.first().copied().unwrap_or_default().into();

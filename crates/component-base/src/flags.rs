@@ -16,7 +16,10 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 /// When the command line asks for help or holds a mistake.
 pub fn parse<F: clap::Parser>(component: &str, args: impl IntoIterator<Item = String>) -> Result<F, (String, i32)> {
     let args = std::iter::once(component.to_owned()).chain(args.into_iter().map(normalize));
-    F::try_parse_from(args).map_err(|e| describe(&e))
+    // Of a flag that is given twice the last one counts; lists grow.
+    let mut command = F::command().args_override_self(true);
+    let matches = command.try_get_matches_from_mut(args).map_err(|e| describe(&e))?;
+    F::from_arg_matches(&matches).map_err(|e| describe(&e.format(&mut command)))
 }
 
 /// `--tls_cert_file` means `--tls-cert-file`; what stands behind `=` stays as it is.
@@ -150,6 +153,7 @@ mod tests {
         assert_eq!(flags.lease, Duration::from_secs(90));
         assert_eq!(flags.names, ["a", "b", "c"]);
         assert!(parse_all(&["--leader-elect"]).unwrap().leader_elect);
+        assert_eq!(parse_all(&["--lease=1s", "--lease=2s"]).unwrap().lease, Duration::from_secs(2));
     }
 
     #[test]

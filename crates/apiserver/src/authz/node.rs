@@ -55,7 +55,8 @@ impl NodeAuthorizer {
         let by_name = || format!("no relationship found between node '{node}' and this object");
         match (r.gvr.group.as_str(), r.gvr.resource.as_str(), r.subresource.as_str()) {
             ("", "secrets" | "configmaps", "") | ("", "persistentvolumeclaims" | "persistentvolumes", _) => {
-                if !read && !(r.subresource == "status" && matches!(r.verb.as_str(), "update" | "patch")) {
+                let writes_status = r.subresource == "status" && matches!(r.verb.as_str(), "update" | "patch");
+                if !(read || writes_status) {
                     return Err("can only read resources of this type".to_owned());
                 }
                 if r.name.is_empty() {

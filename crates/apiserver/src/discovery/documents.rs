@@ -74,7 +74,7 @@ impl Version {
 
 /// `/api`.
 pub(super) fn versions(call: &Call) -> Value {
-    let host = call.header(http::header::HOST).or_else(|| call.parts.uri.authority().map(|a| a.as_str()));
+    let host = call.header(http::header::HOST).or_else(|| call.parts.uri.authority().map(http::uri::Authority::as_str));
     let address = call.server.inner().config.external_address.clone();
     let address = address.unwrap_or_else(|| host.unwrap_or_default().to_owned());
     Value::from([

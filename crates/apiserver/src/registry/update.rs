@@ -145,7 +145,6 @@ impl Registry {
         current: &Arc<Object>,
         change: Change<'_>,
     ) -> Result<Attempt, Status> {
-        let def = write.resource.def;
         let mut old = served(&write.resource, current);
         let shown = if let Part::View(view) = part { view.show(&old) } else { std::mem::take(&mut old) };
         let new = change(&shown)?;

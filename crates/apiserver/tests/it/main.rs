@@ -1,0 +1,12 @@
+//! The server as clients see it: through sockets and TLS, each test with a server and a store of its own.
+
+#![expect(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
+
+mod bad_input;
+mod ending;
+mod fixture;
+mod identity;
+mod kubelet;
+mod limits;
+mod proxy;
+mod store;

@@ -1,0 +1,123 @@
+//! A store that fails.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use apiserver::StoreConfig;
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::Method;
+use storage::embedded::{Embedded, EmbeddedOptions};
+use storage::{Entry, Key, KeyRange, Page, Revision, Storage, StorageError, Ttl, WatchStream};
+
+use crate::fixture::{Server, config};
+
+const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
+
+/// A store that can be made to fail, in one of two ways.
+struct Failing {
+    good: Embedded,
+    full: AtomicBool,
+    away: AtomicBool,
+}
+
+impl Failing {
+    fn write(&self) -> Result<(), StorageError> {
+        if self.full.load(Ordering::SeqCst) { Err(StorageError::Full) } else { self.read() }
+    }
+
+    fn read(&self) -> Result<(), StorageError> {
+        let reason = || "connection refused".to_owned();
+        if self.away.load(Ordering::SeqCst) { Err(StorageError::Unavailable { reason: reason() }) } else { Ok(()) }
+    }
+}
+
+#[async_trait]
+impl Storage for Failing {
+    async fn create(&self, key: &Key, value: Bytes, ttl: Option<Ttl>) -> Result<Revision, StorageError> {
+        self.write()?;
+        self.good.create(key, value, ttl).await
+    }
+
+    async fn update(&self, key: &Key, value: Bytes, expect: Revision, ttl: Option<Ttl>) -> Result<Revision, StorageError> {
+        self.write()?;
+        self.good.update(key, value, expect, ttl).await
+    }
+
+    async fn delete(&self, key: &Key, expect: Revision) -> Result<Revision, StorageError> {
+        self.read()?;
+        self.good.delete(key, expect).await
+    }
+
+    async fn get(&self, key: &Key) -> Result<(Option<Entry>, Revision), StorageError> {
+        self.read()?;
+        self.good.get(key).await
+    }
+
+    async fn range(&self, range: &KeyRange, limit: usize, at: Option<Revision>) -> Result<Page, StorageError> {
+        self.read()?;
+        self.good.range(range, limit, at).await
+    }
+
+    async fn watch(&self, range: &KeyRange, after: Revision) -> Result<WatchStream, StorageError> {
+        self.read()?;
+        self.good.watch(range, after).await
+    }
+
+    async fn revision(&self) -> Result<Revision, StorageError> {
+        self.read()?;
+        self.good.revision().await
+    }
+
+    async fn request_progress(&self) -> Result<(), StorageError> {
+        self.read()?;
+        self.good.request_progress().await
+    }
+
+    async fn compact(&self, at: Revision) -> Result<(), StorageError> {
+        self.good.compact(at).await
+    }
+
+    async fn size(&self) -> Result<u64, StorageError> {
+        self.good.size().await
+    }
+}
+
+async fn failing() -> (Server, Arc<Failing>) {
+    let dir = tempfile::tempdir().unwrap();
+    let good = Embedded::open(&dir.path().join("own"), EmbeddedOptions::default()).unwrap();
+    let store = Arc::new(Failing { good, full: AtomicBool::new(false), away: AtomicBool::new(false) });
+    let mut config = config(dir.path(), &[]);
+    config.store = StoreConfig::Given(Arc::clone(&store) as Arc<dyn Storage>);
+    (Server::start_with(dir, config).await, store)
+}
+
+#[tokio::test]
+async fn a_full_store_takes_no_writes_but_answers_reads_and_deletes() {
+    let (server, store) = failing().await;
+    server.create(CONFIG_MAPS, r#"{"metadata":{"name":"a"}}"#).await;
+    store.full.store(true, Ordering::SeqCst);
+    let answer = server.post(CONFIG_MAPS, r#"{"metadata":{"name":"b"}}"#).await;
+    assert_eq!(answer.error(), (500, "etcdserver: mvcc: database space exceeded".to_owned()));
+    assert_eq!(server.get(&format!("{CONFIG_MAPS}/a")).await.code, 200);
+    assert_eq!(server.ask(Method::DELETE, &format!("{CONFIG_MAPS}/a"), &[], "").await.code, 200);
+    store.full.store(false, Ordering::SeqCst);
+    server.create(CONFIG_MAPS, r#"{"metadata":{"name":"b"}}"#).await;
+}
+
+#[tokio::test]
+async fn without_its_store_a_server_is_not_healthy_and_recovers() {
+    let (server, store) = failing().await;
+    server.create(CONFIG_MAPS, r#"{"metadata":{"name":"a"}}"#).await;
+    store.away.store(true, Ordering::SeqCst);
+    assert_eq!(server.post(CONFIG_MAPS, r#"{"metadata":{"name":"b"}}"#).await.code, 500);
+    let health = server.get("/readyz").await;
+    assert_eq!(health.code, 500);
+    assert!(health.text().contains("[-]etcd failed: reason withheld"), "{}", health.text());
+    // What may be old is still there.
+    let answer = server.get(&format!("{CONFIG_MAPS}/a?resourceVersion=0")).await;
+    assert_eq!(answer.code, 200, "{}", answer.text());
+    store.away.store(false, Ordering::SeqCst);
+    server.create(CONFIG_MAPS, r#"{"metadata":{"name":"b"}}"#).await;
+    assert_eq!(server.get("/readyz").await.code, 200);
+}
