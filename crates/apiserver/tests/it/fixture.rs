@@ -73,7 +73,8 @@ pub(crate) fn config(dir: &Path, more: &[&str]) -> Config {
         flags.push("--authorization-mode=RBAC".to_owned());
     }
     flags.extend(more.iter().map(ToString::to_string));
-    let flags = component_base::flags::parse::<Flags>("kube-apiserver", flags).unwrap_or_else(|(why, _)| panic!("{why}"));
+    let flags =
+        component_base::flags::parse::<Flags>("kube-apiserver", flags).unwrap_or_else(|(why, _)| panic!("{why}"));
     let mut config = flags.complete().unwrap();
     config.serving.as_mut().unwrap().address.set_port(0);
     config
@@ -124,7 +125,13 @@ impl Server {
     }
 
     /// Asks as `admin`, or as whoever `headers` name.
-    pub(crate) async fn ask(&self, method: Method, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
+    pub(crate) async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Answer {
         read(self.send(request(method, path, headers, full(body))).await).await
     }
 

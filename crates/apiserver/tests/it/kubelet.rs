@@ -59,7 +59,8 @@ impl Kubelet {
                     let answer = answer(request, &lines);
                     async move { Ok::<_, Infallible>(answer) }
                 });
-                let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+                let connection =
+                    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
                 tokio::spawn(connection.with_upgrades());
             }
         });
@@ -90,7 +91,10 @@ fn answer(request: Request<Incoming>, lines: &Mutex<Option<mpsc::Receiver<Bytes>
         answer
     };
     if path.ends_with("/waiting") {
-        return refused(StatusCode::BAD_REQUEST, "container \"waiting\" in pod \"p\" is waiting to start: ContainerCreating");
+        return refused(
+            StatusCode::BAD_REQUEST,
+            "container \"waiting\" in pod \"p\" is waiting to start: ContainerCreating",
+        );
     }
     if path.starts_with("/containerLogs/") {
         let Some(lines) = lines.lock().unwrap().take() else { return refused(StatusCode::NOT_FOUND, "one log only") };

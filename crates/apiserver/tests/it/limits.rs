@@ -28,8 +28,11 @@ pub(crate) async fn until_mutating(server: &Server, wanted: usize) {
 
 #[tokio::test]
 async fn one_too_many_is_asked_to_come_back() {
-    let flags =
-        ["--enable-priority-and-fairness=false", "--max-mutating-requests-inflight=1", "--authorization-mode=AlwaysAllow"];
+    let flags = [
+        "--enable-priority-and-fairness=false",
+        "--max-mutating-requests-inflight=1",
+        "--authorization-mode=AlwaysAllow",
+    ];
     let server = Server::start(&flags).await;
     let (rest, body) = slow_body();
     let mut connection = server.connect().await;
@@ -49,11 +52,7 @@ async fn one_too_many_is_asked_to_come_back() {
 
 #[tokio::test]
 async fn with_fairness_the_next_one_waits() {
-    let flags = [
-        "--max-requests-inflight=1",
-        "--max-mutating-requests-inflight=0",
-        "--authorization-mode=AlwaysAllow",
-    ];
+    let flags = ["--max-requests-inflight=1", "--max-mutating-requests-inflight=0", "--authorization-mode=AlwaysAllow"];
     let server = Server::start(&flags).await;
     let (rest, body) = slow_body();
     let mut connection = server.connect().await;
@@ -75,10 +74,7 @@ async fn a_request_has_only_so_much_time() {
     for path in [CONFIG_MAPS.to_owned(), format!("{CONFIG_MAPS}?timeout=50ms")] {
         let (_rest, body) = slow_body();
         let answer = read(server.send(request(Method::POST, &path, &[], body)).await).await;
-        assert_eq!(
-            answer.error(),
-            (504, "Timeout: request did not complete within the allotted timeout".to_owned())
-        );
+        assert_eq!(answer.error(), (504, "Timeout: request did not complete within the allotted timeout".to_owned()));
         assert_eq!(answer.json()["reason"], "Timeout");
     }
     let answer = server.get(&format!("{CONFIG_MAPS}?timeout=soon")).await;
@@ -87,7 +83,14 @@ async fn a_request_has_only_so_much_time() {
         (400, "invalid timeout specified in the request URL - time: invalid duration \"soon\"".to_owned())
     );
     // A watch takes as long as it likes.
-    let mut watch = server.send(request(Method::GET, &format!("{CONFIG_MAPS}?watch=true&timeoutSeconds=1"), &[], crate::fixture::full(""))).await;
+    let mut watch = server
+        .send(request(
+            Method::GET,
+            &format!("{CONFIG_MAPS}?watch=true&timeoutSeconds=1"),
+            &[],
+            crate::fixture::full(""),
+        ))
+        .await;
     assert_eq!(watch.status(), 200);
     let first = watch.frame().await;
     assert!(first.is_none_or(|frame| frame.is_ok()));

@@ -34,11 +34,14 @@ async fn cluster(flags: &[&str]) -> (Server, Kubelet) {
     let written = server.ask(Method::PUT, "/api/v1/nodes/n/status", &[], status).await;
     assert_eq!(written.code, 200, "{}", written.text());
     server.create("/api/v1/namespaces/default/serviceaccounts", r#"{"metadata":{"name":"default"}}"#).await;
-    for (name, node, containers) in
-        [("p", r#""nodeName":"n","#, &["a", "b"][..]), ("single", r#""nodeName":"n","#, &["waiting"]), ("unbound", "", &["a"])]
-    {
+    for (name, node, containers) in [
+        ("p", r#""nodeName":"n","#, &["a", "b"][..]),
+        ("single", r#""nodeName":"n","#, &["waiting"]),
+        ("unbound", "", &["a"]),
+    ] {
         let containers: Vec<String> = containers.iter().map(|c| format!(r#"{{"name":"{c}","image":"i"}}"#)).collect();
-        let pod = format!(r#"{{"metadata":{{"name":"{name}"}},"spec":{{{node}"containers":[{}]}}}}"#, containers.join(","));
+        let pod =
+            format!(r#"{{"metadata":{{"name":"{name}"}},"spec":{{{node}"containers":[{}]}}}}"#, containers.join(","));
         server.create(PODS, &pod).await;
     }
     (server, kubelet)
@@ -83,7 +86,8 @@ async fn logs_that_cannot_be_are_refused_in_upstreams_words() {
 async fn exec_is_a_tunnel_to_the_kubelet() {
     let (server, kubelet) = cluster(&[]).await;
     let path = format!("{PODS}/p/exec?command=sh&command=-c&command=a%26b&container=b&stdin=true&stdout=1&tty=false");
-    let headers = [("connection", "Upgrade"), ("upgrade", "SPDY/3.1"), ("x-stream-protocol-version", "v4.channel.k8s.io")];
+    let headers =
+        [("connection", "Upgrade"), ("upgrade", "SPDY/3.1"), ("x-stream-protocol-version", "v4.channel.k8s.io")];
     let response = server.send(request(Method::POST, &path, &headers, full(""))).await;
     assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
     assert_eq!(response.headers()[header::UPGRADE], "SPDY/3.1");
@@ -133,7 +137,8 @@ async fn what_cannot_be_tunnelled_is_refused_in_upstreams_words() {
 #[tokio::test]
 async fn a_websocket_needs_the_right_to_create() {
     let (server, kubelet) = cluster(&[]).await;
-    let rules = r#"{"metadata":{"name":"reader"},"rules":[{"apiGroups":[""],"resources":["pods/exec"],"verbs":["get"]}]}"#;
+    let rules =
+        r#"{"metadata":{"name":"reader"},"rules":[{"apiGroups":[""],"resources":["pods/exec"],"verbs":["get"]}]}"#;
     server.create("/apis/rbac.authorization.k8s.io/v1/clusterroles", rules).await;
     let binding = r#"{"metadata":{"name":"reader"},"roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"ClusterRole","name":"reader"},
         "subjects":[{"kind":"User","name":"alice","apiGroup":"rbac.authorization.k8s.io"}]}"#;
@@ -151,7 +156,10 @@ async fn a_websocket_needs_the_right_to_create() {
 async fn the_nodes_own_pages_are_passed_on() {
     let (server, kubelet) = cluster(&[]).await;
     let answer = server.get("/api/v1/nodes/n/proxy?x=1").await;
-    assert_eq!((answer.code.as_u16(), answer.headers[header::LOCATION].as_bytes()), (301, &b"/api/v1/nodes/n/proxy/?x=1"[..]));
+    assert_eq!(
+        (answer.code.as_u16(), answer.headers[header::LOCATION].as_bytes()),
+        (301, &b"/api/v1/nodes/n/proxy/?x=1"[..])
+    );
     let answer = server.get("/api/v1/nodes/n/proxy/stats/summary?x=1").await;
     assert_eq!((answer.code.as_u16(), answer.text().as_str()), (400, "you must upgrade"));
     assert_eq!(kubelet.asked(), ["/stats/summary?x=1"]);

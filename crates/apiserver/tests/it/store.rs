@@ -39,7 +39,13 @@ impl Storage for Failing {
         self.good.create(key, value, ttl).await
     }
 
-    async fn update(&self, key: &Key, value: Bytes, expect: Revision, ttl: Option<Ttl>) -> Result<Revision, StorageError> {
+    async fn update(
+        &self,
+        key: &Key,
+        value: Bytes,
+        expect: Revision,
+        ttl: Option<Ttl>,
+    ) -> Result<Revision, StorageError> {
         self.write()?;
         self.good.update(key, value, expect, ttl).await
     }
