@@ -16,6 +16,7 @@ mod cache;
 mod config;
 mod discovery;
 mod encoding;
+mod gates;
 mod gzip;
 mod handlers;
 mod impersonation;

@@ -87,7 +87,10 @@ async fn steps(
     let user = authenticate(&server, &mut parts, origin).await?;
     let authorizers = &server.inner().security.authorizers;
     let user = match impersonation::take_wanted(&mut parts.headers)? {
-        Some(wanted) => impersonation::impersonate(authorizers, &user, &wanted, &info).await?,
+        Some(wanted) => {
+            let gates = &server.inner().config.feature_gates;
+            impersonation::impersonate(authorizers, &user, &wanted, &info, gates).await?
+        }
         None => user,
     };
     let mutating = !matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS);

@@ -1,5 +1,6 @@
 //! Authorization: may this user do this?
 
+pub(crate) mod escalation;
 pub(crate) mod modes;
 pub mod node;
 pub mod rbac;

@@ -9,11 +9,13 @@ mod modes;
 use std::sync::Arc;
 
 use apimachinery::status::Status;
+use component_base::feature_gates::FeatureGates;
 use http::HeaderMap;
 
 use crate::attributes::{Attributes, RequestInfo, UserInfo};
 use crate::authz::{self, Authorizer};
-use modes::Check;
+use crate::gates::CONSTRAINED_IMPERSONATION;
+use modes::{Check, Mode};
 
 const USER: &str = "impersonate-user";
 const UID: &str = "impersonate-uid";
@@ -85,9 +87,11 @@ pub(crate) async fn impersonate(
     requestor: &Arc<UserInfo>,
     wanted: &UserInfo,
     request: &Arc<RequestInfo>,
+    gates: &FeatureGates,
 ) -> Result<Arc<UserInfo>, Status> {
+    let constrained = gates.enabled(CONSTRAINED_IMPERSONATION);
     let mut refused = None;
-    for mode in modes::MODES {
+    for mode in modes::MODES.into_iter().filter(|mode| constrained || *mode == Mode::Legacy) {
         let Some(plan) = modes::plan(mode, requestor, wanted, request) else { continue };
         match check(authorizers, &plan.checks).await {
             Ok(()) => {

@@ -14,6 +14,7 @@ use super::{Destination, ProxyName, check_proxyable, connect, forward, log_optio
 use crate::attributes::{Attributes, RequestInfo};
 use crate::authz;
 use crate::body::{Body, RequestBody, request_body};
+use crate::gates::WEBSOCKET_NEEDS_CREATE;
 use crate::handlers::{Call, Target};
 
 /// As much of a kubelet's error is shown, in bytes.
@@ -86,11 +87,12 @@ pub(super) async fn stream(
     subresource: &str,
     body: RequestBody,
 ) -> Result<Response<Body>, Status> {
-    if call.info.verb == "get" {
+    let inner = call.server.inner();
+    if call.info.verb == "get" && inner.config.feature_gates.enabled(WEBSOCKET_NEEDS_CREATE) {
         // A WebSocket can only begin with a GET; what it does to the pod is more than reading.
         let request = RequestInfo { verb: "create".to_owned(), ..RequestInfo::clone(&call.info) };
         let asked = Attributes { user: Arc::clone(&call.user), request: Arc::new(request) };
-        authz::decide(&call.server.inner().security.authorizers, &asked).await?;
+        authz::decide(&inner.security.authorizers, &asked).await?;
     }
     let pod = pod_of(call, target, &call.info.name).await?;
     let (namespace, name) = (pod.namespace(), pod.name());

@@ -12,6 +12,7 @@ use crate::authn::request_header::RequestHeaders;
 use crate::authn::service_account::{ServiceAccountTokens, TokenIssuer};
 use crate::authn::signer::{Signer, VerifyingKey};
 use crate::authz::Authorizer;
+use crate::authz::escalation::NoEscalation;
 use crate::authz::modes::{AlwaysAllow, AlwaysDeny, Masters};
 use crate::authz::node::NodeAuthorizer;
 use crate::authz::rbac::Rbac;
@@ -78,10 +79,12 @@ impl Security {
             Arc::clone(lister),
         ));
         let mut plugins = admission_plugins(config, lister)?;
+        let authorizers = authorizers(config, lister, &rbac)?;
+        plugins.push(Arc::new(NoEscalation { rbac: Arc::clone(&rbac), authorizers: authorizers.clone() }));
         plugins.push(Arc::clone(&addresses) as Arc<dyn Plugin>);
         Ok(Security {
             authenticators: authenticators(config, tokens.as_ref())?,
-            authorizers: authorizers(config, lister, &rbac)?,
+            authorizers,
             plugins,
             rbac,
             addresses,
