@@ -126,7 +126,8 @@ fn attempt(user: &UserInfo, missing: &[Rule]) -> String {
 fn described(rules: &[Rule]) -> BTreeSet<String> {
     let mut by_what: BTreeMap<[&[String]; 4], Vec<String>> = BTreeMap::new();
     for rule in rules {
-        let what = [&rule.api_groups, &rule.resources, &rule.non_resource_urls, &rule.resource_names].map(Vec::as_slice);
+        let what =
+            [&rule.api_groups, &rule.resources, &rule.non_resource_urls, &rule.resource_names].map(Vec::as_slice);
         by_what.entry(what).or_default().extend(rule.verbs.iter().cloned());
     }
     let line = |(what, verbs): ([&[String]; 4], Vec<String>)| {
@@ -198,7 +199,9 @@ mod tests {
     #[tokio::test]
     async fn a_role_may_hold_only_what_its_author_has() {
         let role = |verbs: &str| {
-            format!(r#"{{"metadata":{{"name":"r"}},"rules":[{{"verbs":[{verbs}],"apiGroups":[""],"resources":["pods"]}}]}}"#)
+            format!(
+                r#"{{"metadata":{{"name":"r"}},"rules":[{{"verbs":[{verbs}],"apiGroups":[""],"resources":["pods"]}}]}}"#
+            )
         };
         assert_eq!(refusal("roles", &role(r#""get""#), "null").await, "allowed");
         assert_eq!(
