@@ -10,6 +10,8 @@ use http::Method;
 use storage::embedded::{Embedded, EmbeddedOptions};
 use storage::{Entry, Key, KeyRange, Page, Revision, Storage, StorageError, Ttl, WatchStream};
 
+use tokio_util::sync::CancellationToken;
+
 use crate::fixture::{Server, config};
 
 const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
@@ -126,4 +128,24 @@ async fn without_its_store_a_server_is_not_healthy_and_recovers() {
     store.away.store(false, Ordering::SeqCst);
     server.create(CONFIG_MAPS, r#"{"metadata":{"name":"b"}}"#).await;
     assert_eq!(server.get("/readyz").await.code, 200);
+}
+
+#[tokio::test]
+async fn a_damaged_store_is_not_served() {
+    let server = Server::start(&[]).await;
+    server.create(CONFIG_MAPS, r#"{"metadata":{"name":"last"}}"#).await;
+    let dir = server.end().await;
+    let files = std::fs::read_dir(dir.path().join("store")).unwrap().map(|entry| entry.unwrap().path());
+    let log = files.filter(|path| path.extension().is_some_and(|e| e == "jnl")).max().unwrap();
+    let bytes = std::fs::read(&log).unwrap();
+    let end = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+    std::fs::write(&log, &bytes[..end - 20]).unwrap();
+    let stop = CancellationToken::new();
+    match apiserver::start(config(dir.path(), &[]), stop).await {
+        Err(apiserver::Error::Store(StorageError::Corrupt { reason })) => {
+            assert!(reason.contains("its last writes are lost"), "{reason}");
+        }
+        Err(other) => panic!("{other}"),
+        Ok(_) => panic!("served"),
+    }
 }

@@ -6,6 +6,7 @@
 
 mod log;
 mod state;
+mod witness;
 mod writer;
 
 use std::path::Path;
@@ -57,8 +58,13 @@ impl Embedded {
     /// [`StorageError::Unavailable`] when another process has it open; [`StorageError::Corrupt`] when what is there cannot
     /// be trusted.
     pub fn open(dir: &Path, options: EmbeddedOptions) -> Result<Self, StorageError> {
+        let tail = witness::tail_of(dir);
         let log = log::Log::open(dir)?;
-        let state = Arc::new(RwLock::new(State::new(log.load()?, &options)));
+        witness::report_cut(tail);
+        let loaded = log.load()?;
+        witness::check(dir, loaded.revision)?;
+        witness::note(dir, loaded.revision)?;
+        let state = Arc::new(RwLock::new(State::new(loaded, &options)));
         let (requests, inbox) = std::sync::mpsc::channel();
         let writer = writer::Writer::new(log, Arc::clone(&state), inbox);
         let writer = std::thread::Builder::new().name("storage-writer".into()).spawn(move || writer.run())?;
@@ -156,6 +162,10 @@ impl Drop for Embedded {
         if let Some(writer) = self.writer.take() {
             // A writer that panicked has already failed every request; there is nobody left to tell.
             let _ = writer.join();
+        }
+        let reached = self.state.read().revision();
+        if let Err(error) = witness::note(&self.dir, reached) {
+            tracing::warn!(%error, "damage to the end of the log would not be noticed");
         }
     }
 }

@@ -85,3 +85,69 @@ async fn a_killed_process_loses_no_acknowledged_write() {
         assert!(store.get(&Key::new(key)).await.unwrap().0.is_some(), "{key} was acknowledged and is gone");
     }
 }
+
+/// The part of the log that is written to.
+fn log_of(dir: &Path) -> std::path::PathBuf {
+    let files = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    files.filter(|path| path.extension().is_some_and(|e| e == "jnl")).max().unwrap()
+}
+
+#[tokio::test]
+async fn damage_to_the_end_of_the_log_is_never_overlooked() {
+    let closed = tempfile::tempdir().unwrap();
+    let store = open(closed.path()).unwrap();
+    for key in ["/a", "/b", "/c"] {
+        store.create(&Key::new(key), vec![b'x'; 300].into(), None).await.unwrap();
+    }
+    drop(store);
+    let good = std::fs::read(log_of(closed.path())).unwrap();
+    let end = good.iter().rposition(|byte| *byte != 0).unwrap();
+    let flipped = (0..400).step_by(7).map(|back| {
+        let mut bad = good.clone();
+        bad[end - back] ^= 0x10;
+        (format!("a bit {back} bytes before the end"), bad)
+    });
+    let cut = [1, 40, 400].map(|by| (format!("{by} bytes less"), good[..=end - by].to_vec()));
+    for (what, bad) in flipped.chain(cut) {
+        let dir = tempfile::tempdir().unwrap();
+        copy(closed.path(), dir.path());
+        std::fs::write(log_of(dir.path()), bad).unwrap();
+        // Debug builds of the log assert that its lengths agree.
+        let Ok(opened) = std::panic::catch_unwind(|| open(dir.path())) else { continue };
+        match opened {
+            Err(StorageError::Corrupt { .. }) => {}
+            Err(other) => panic!("{what}: {other}"),
+            // It meant nothing: all is there.
+            Ok(store) => assert!(store.get(&Key::new("/c")).await.unwrap().0.is_some(), "{what}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_unfinished_write_is_cut_off_after_a_crash() {
+    let dir = tempfile::tempdir().unwrap();
+    let crashed = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).unwrap();
+    store.create(&Key::new("/a"), "1".into(), None).await.unwrap();
+    // What a machine that loses its power leaves: the files as they are now, the last group half written.
+    copy(dir.path(), crashed.path());
+    let log = log_of(crashed.path());
+    let mut bytes = std::fs::read(&log).unwrap();
+    bytes.extend_from_slice(&[1, 2, 0, 0, 0, 9]);
+    std::fs::write(&log, bytes).unwrap();
+    let recovered = open(crashed.path()).unwrap();
+    assert!(recovered.get(&Key::new("/a")).await.unwrap().0.is_some());
+    recovered.create(&Key::new("/b"), "2".into(), None).await.unwrap();
+}
+
+fn copy(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            std::fs::create_dir_all(&target).unwrap();
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
