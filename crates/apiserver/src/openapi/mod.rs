@@ -77,8 +77,12 @@ impl OpenApi {
 
     fn v3(&self) -> &BTreeMap<String, Document> {
         self.v3.get_or_init(|| {
-            let made = v3_documents().into_iter();
-            made.map(|(path, document)| (path, Document::of(&document))).collect()
+            let mut documents = BTreeMap::new();
+            // One after the other: a tree is many times as large as what is kept of it.
+            write_v3(&mut |path, document| {
+                documents.insert(path, Document::of(&document));
+            });
+            documents
         })
     }
 
@@ -203,10 +207,10 @@ impl Dialect {
         if let Some((schema, consumes)) = &written.body {
             match self {
                 Dialect::V2 => {
-                    parameters.push(json!({ "in": "body", "name": "body", "required": true, "schema": schema }))
+                    parameters.push(json!({ "in": "body", "name": "body", "required": true, "schema": schema }));
                 }
                 Dialect::V3 => {
-                    out["requestBody"] = json!({ "content": v3_content(consumes, schema), "required": true })
+                    out["requestBody"] = json!({ "content": v3_content(consumes, schema), "required": true });
                 }
             }
         }
@@ -275,8 +279,8 @@ const EXTRAS: [Extra; 5] = [
     }),
 ];
 
-fn v3_documents() -> BTreeMap<String, Value> {
-    let mut all = BTreeMap::new();
+/// Hands over each document of version 3 with its path in the index.
+fn write_v3(take: &mut dyn FnMut(String, Value)) {
     let mut add = |path: &str, write: &dyn Fn(&mut Paths)| {
         let mut paths = Paths::new(Dialect::V3);
         write(&mut paths);
@@ -291,7 +295,7 @@ fn v3_documents() -> BTreeMap<String, Value> {
             },
             "security": [{ "BearerToken": [] }],
         });
-        all.insert(path.to_owned(), document);
+        take(path.to_owned(), document);
     };
     for (path, write) in EXTRAS {
         add(path, &write);
@@ -304,7 +308,6 @@ fn v3_documents() -> BTreeMap<String, Value> {
             add(root_of(&gv).trim_start_matches('/'), &|paths| write_version(paths, &gv));
         }
     }
-    all
 }
 
 fn v2_document() -> Document {
@@ -336,6 +339,12 @@ fn bearer_token() -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn v3_documents() -> BTreeMap<String, Value> {
+        let mut documents = BTreeMap::new();
+        write_v3(&mut |path, document| drop(documents.insert(path, document)));
+        documents
+    }
 
     #[test]
     fn every_reference_leads_to_a_definition() {

@@ -184,7 +184,7 @@ impl Definitions {
         if let Shape::List(list) = &field.ty.shape {
             match &list.kind {
                 ListKind::Map(keys) => {
-                    let keys: Vec<&str> = keys.iter().map(|key| key.as_str()).collect();
+                    let keys: Vec<&str> = keys.iter().map(compact_str::CompactString::as_str).collect();
                     schema.insert("x-kubernetes-list-map-keys".to_owned(), keys.into());
                     schema.insert("x-kubernetes-list-type".to_owned(), "map".into());
                 }
