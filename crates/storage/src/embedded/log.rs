@@ -49,11 +49,10 @@ impl Log {
         Ok(Log { dir: dir.to_owned(), database, entries, counters })
     }
 
-    /// After a failed write fjall refuses all others; only a new start from what is on disk can be trusted.
-    pub(super) fn reopen(self) -> Result<Self, StorageError> {
-        let dir = self.dir.clone();
-        drop(self);
-        Log::open(&dir)
+    /// Where it is, for opening it again: after a failed write fjall refuses all others, and only a new start from what is
+    /// on disk can be trusted.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
     }
 
     pub(super) fn load(&self) -> Result<Loaded, StorageError> {
@@ -131,14 +130,14 @@ fn open_error(error: fjall::Error, dir: &Path) -> StorageError {
         fjall::Error::Locked => {
             StorageError::Unavailable { reason: format!("{} is in use by another process", dir.display()) }
         }
-        fjall::Error::Io(e) => io_error(e),
+        fjall::Error::Io(e) | fjall::Error::Storage(fjall::LsmError::Io(e)) => io_error(e),
         other => StorageError::Corrupt { reason: format!("{}: {other}", dir.display()) },
     }
 }
 
 fn read_error(error: fjall::Error) -> StorageError {
     match error {
-        fjall::Error::Io(e) => io_error(e),
+        fjall::Error::Io(e) | fjall::Error::Storage(fjall::LsmError::Io(e)) => io_error(e),
         other => StorageError::Corrupt { reason: other.to_string() },
     }
 }

@@ -1,6 +1,7 @@
 //! The one thread that writes.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, SystemTime};
@@ -31,8 +32,7 @@ pub(super) struct Request {
 pub(super) struct Writer {
     /// `None` after a failed write, until the directory could be opened again.
     log: Option<Log>,
-    /// For opening again.
-    lost: Option<Log>,
+    dir: PathBuf,
     state: Arc<RwLock<State>>,
     inbox: Receiver<Request>,
     /// When which key expires, soonest first.
@@ -53,7 +53,8 @@ impl Writer {
     pub(super) fn new(log: Log, state: Arc<RwLock<State>>, inbox: Receiver<Request>) -> Self {
         let data = state.read().data().clone();
         let expiries = data.iter().filter_map(|(key, s)| Some((s.expires?, key.clone()))).collect();
-        Writer { log: Some(log), lost: None, state, inbox, expiries }
+        let dir = log.dir().to_owned();
+        Writer { log: Some(log), dir, state, inbox, expiries }
     }
 
     /// Until every sender is gone.
@@ -134,11 +135,20 @@ impl Writer {
         due
     }
 
+    /// Makes a group durable.
     fn append(&mut self, accepted: &[Accepted], revision: Revision) -> Result<(), StorageError> {
-        if self.log.is_none() {
-            self.recover()?;
+        match self.append_once(accepted, revision) {
+            // What failed was not this group but something that the log did beside it, such as making a table.
+            Err(StorageError::Unavailable { .. }) => self.append_once(accepted, revision),
+            done => done,
         }
-        let Some(log) = self.log.as_ref() else { return Err(StorageError::Full) };
+    }
+
+    fn append_once(&mut self, accepted: &[Accepted], revision: Revision) -> Result<(), StorageError> {
+        let log = match self.log.take() {
+            Some(log) => log,
+            None => self.recovered()?,
+        };
         let records: Vec<Record<'_>> = accepted
             .iter()
             .map(|change| match &change.stored {
@@ -146,20 +156,15 @@ impl Writer {
                 None => Record::Remove(&change.key),
             })
             .collect();
-        let done = log.append(&records, revision);
-        if done.is_err() {
-            self.lost = self.log.take();
-        }
-        done
+        log.append(&records, revision)?;
+        self.log = Some(log);
+        Ok(())
     }
 
     /// Opens the log again after a failure. What was refused may have reached the disk all the same; it is taken back
     /// there, because its writers were told that it failed and nobody has seen it.
-    fn recover(&mut self) -> Result<(), StorageError> {
-        let Some(lost) = self.lost.take() else {
-            return Err(StorageError::Unavailable { reason: "the log could not be opened again".into() });
-        };
-        let log = lost.reopen()?;
+    fn recovered(&self) -> Result<Log, StorageError> {
+        let log = Log::open(&self.dir)?;
         let on_disk = log.load()?;
         let (data, revision) = {
             let state = self.state.read();
@@ -174,8 +179,7 @@ impl Writer {
             log.append(&records, revision)?;
         }
         tracing::info!("the log is open again");
-        self.log = Some(log);
-        Ok(())
+        Ok(log)
     }
 
     fn publish(&mut self, accepted: Vec<Accepted>) {
@@ -243,6 +247,7 @@ fn same(error: &StorageError) -> StorageError {
     match error {
         StorageError::Full => StorageError::Full,
         StorageError::Io(e) => StorageError::Io(std::io::Error::new(e.kind(), e.to_string())),
+        StorageError::Unavailable { reason } => StorageError::Unavailable { reason: reason.clone() },
         other => StorageError::Unavailable { reason: other.to_string() },
     }
 }

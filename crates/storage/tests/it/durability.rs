@@ -9,6 +9,7 @@ use storage::embedded::{Embedded, EmbeddedOptions};
 use storage::{Key, KeyRange, Storage, StorageError};
 
 const WRITE_INTO: &str = "KELSON_TEST_WRITE_INTO";
+const FILL: &str = "KELSON_TEST_FILL";
 
 fn open(dir: &Path) -> Result<Embedded, StorageError> {
     Embedded::open(dir, EmbeddedOptions::default())
@@ -150,4 +151,52 @@ fn copy(from: &Path, to: &Path) {
             std::fs::copy(entry.path(), target).unwrap();
         }
     }
+}
+
+/// Not a test by itself: runs where `FILL` names a small file system of its own.
+#[tokio::test]
+async fn fills_its_disk() {
+    let Ok(dir) = std::env::var(FILL) else { return };
+    let store = open(Path::new(&dir)).unwrap();
+    let mut acknowledged = Vec::new();
+    let refused = loop {
+        let key = Key::new(&format!("/{}", acknowledged.len()));
+        let value = vec![b'x'; 200_000];
+        match store.create(&key, value.into(), None).await {
+            Ok(revision) => acknowledged.push((key, revision)),
+            Err(error) => break error,
+        }
+        assert!(acknowledged.len() < 1000, "the disk never fills");
+    };
+    assert!(matches!(refused, StorageError::Full), "{refused}");
+    for (key, _) in &acknowledged {
+        assert!(store.get(key).await.unwrap().0.is_some(), "{} was acknowledged and is gone", key.0);
+    }
+    let remount = Command::new("mount").args(["-o", "remount,size=512m", &dir]).status().unwrap();
+    assert!(remount.success());
+    let (first, revision) = acknowledged.remove(0);
+    store.delete(&first, revision).await.unwrap();
+    store.create(&Key::new("/after"), "x".into(), None).await.unwrap();
+    drop(store);
+    let store = open(Path::new(&dir)).unwrap();
+    assert!(store.get(&first).await.unwrap().0.is_none());
+    let kept = acknowledged.iter().map(|(key, _)| key.clone()).chain([Key::new("/after")]);
+    for key in kept {
+        assert!(store.get(&key).await.unwrap().0.is_some(), "{} was acknowledged and is gone", key.0);
+    }
+}
+
+#[test]
+fn a_full_disk_refuses_writes_until_there_is_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = r#"mount -t tmpfs -o size=24m tmpfs "$1" && exec "$2" --exact durability::fills_its_disk --nocapture"#;
+    let output = Command::new("unshare")
+        .args(["--map-root-user", "--mount", "sh", "-c", script, "sh"])
+        .arg(dir.path())
+        .arg(std::env::current_exe().unwrap())
+        .env(FILL, dir.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}{}", String::from_utf8_lossy(&output.stderr));
 }
