@@ -1,5 +1,5 @@
 //! Servers of etcd that a test starts, kills and starts again. They listen on a loopback address that no other test
-//! process uses.
+//! uses.
 
 #![expect(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a check fails by panicking")]
 
@@ -7,7 +7,7 @@ use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use rcgen::{
@@ -214,9 +214,11 @@ fn missing(program: &str, package: &str, error: &std::io::Error) -> ! {
 }
 
 /// Of 127.64.0.0/10, by the process's id: tests run in processes of their own, many at a time.
+/// Differs between test processes by their ids, and between the tests of one process by a count.
 fn own_address() -> IpAddr {
-    let [_, high, middle, low] = std::process::id().to_be_bytes();
-    IpAddr::V4(Ipv4Addr::new(127, 64 | (high & 0x3f), middle, low))
+    static COUNT: AtomicU8 = AtomicU8::new(0);
+    let [.., middle, low] = std::process::id().to_be_bytes();
+    IpAddr::V4(Ipv4Addr::new(127, 64 | (COUNT.fetch_add(1, Ordering::Relaxed) & 0x3f), middle, low))
 }
 
 fn next_port() -> u16 {
