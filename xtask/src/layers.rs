@@ -21,7 +21,6 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("kube-proxy", COMPONENT),
     ("cluster-dns", COMPONENT),
     ("pod-network", COMPONENT),
-    ("testing", EVERYTHING),
     ("kelson", EVERYTHING),
     ("xtask", &[]),
 ];
@@ -41,7 +40,6 @@ const EVERYTHING: &[&str] = &[
     "kube-proxy",
     "cluster-dns",
     "pod-network",
-    "testing",
 ];
 
 #[derive(Deserialize)]

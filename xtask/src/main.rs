@@ -4,6 +4,7 @@
 
 mod debian;
 mod down;
+mod golden;
 mod layers;
 mod shell;
 mod test;

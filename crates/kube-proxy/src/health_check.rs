@@ -66,8 +66,10 @@ async fn serve(port: u16, check: watch::Receiver<HealthCheck>, stop: Cancellatio
             let mut request = [0; 1024];
             // One short request and its answer; who sends more or nothing gets nothing.
             let _ = tokio::time::timeout(std::time::Duration::from_secs(5), async {
-                socket.read(&mut request).await?;
-                socket.write_all(answer.as_bytes()).await
+                if socket.read(&mut request).await? > 0 {
+                    socket.write_all(answer.as_bytes()).await?;
+                }
+                std::io::Result::Ok(())
             })
             .await;
         });

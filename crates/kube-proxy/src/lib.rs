@@ -95,7 +95,8 @@ pub async fn run(config: Config, client: kube::Client, stop: CancellationToken) 
         informers.selected::<Node>(client::informer::Selection::fields(&format!("metadata.name={}", config.node_name)));
     slices.add_index(model::BY_SERVICE, model::service_of);
     let changed = Arc::new(Notify::new());
-    for informer_changed in [Arc::clone(&changed)] {
+    {
+        let informer_changed = Arc::clone(&changed);
         let (a, b) = (Arc::clone(&informer_changed), informer_changed);
         services.on_event(move |_| a.notify_one());
         slices.on_event(move |_| b.notify_one());

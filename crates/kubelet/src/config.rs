@@ -380,7 +380,7 @@ fn hostname() -> String {
 fn default_addresses() -> Vec<IpAddr> {
     let probe =
         std::net::UdpSocket::bind("0.0.0.0:0").and_then(|s| s.connect("192.0.2.1:9").and_then(|()| s.local_addr()));
-    probe.map(|a| vec![a.ip()]).unwrap_or_else(|_| vec![[127, 0, 0, 1].into()])
+    probe.map_or_else(|_| vec![[127, 0, 0, 1].into()], |a| vec![a.ip()])
 }
 
 #[cfg(test)]

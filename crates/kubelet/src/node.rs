@@ -156,7 +156,7 @@ impl NodeReporter {
         let old = before.status.clone().unwrap_or_default();
         let mut capacity = BTreeMap::new();
         let disk = nix::sys::statvfs::statvfs(&self.context.root).ok();
-        let disk_bytes = disk.map_or(0, |d| d.blocks() as u64 * d.fragment_size() as u64);
+        let disk_bytes = disk.map_or(0, |d| d.blocks() * d.fragment_size());
         capacity.insert("cpu".to_owned(), Quantity(self.machine.cpus.to_string()));
         capacity.insert("memory".to_owned(), Quantity(format!("{}Ki", self.machine.memory_bytes / 1024)));
         capacity.insert("ephemeral-storage".to_owned(), Quantity(format!("{}Ki", disk_bytes / 1024)));

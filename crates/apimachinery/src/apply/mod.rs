@@ -354,10 +354,10 @@ fn applied_to(
     if !force && !contested.0.is_empty() {
         return Err(contested);
     }
-    if merged != *base {
-        if let Some(entry) = managers.0.iter_mut().find(|e| e.id == id) {
-            entry.time = Some(ctx.time.into());
-        }
+    if merged != *base
+        && let Some(entry) = managers.0.iter_mut().find(|e| e.id == id)
+    {
+        entry.time = Some(ctx.time.into());
     }
     managers.drop_empty();
     Ok((merged, managers))

@@ -138,9 +138,8 @@ fn merge_ordered_lists(original: &mut Map, patch: &mut Map, ty: Option<&TypeRef>
     let orders: Vec<CompactString> = patch.keys().filter(|k| k.starts_with(SET_ORDER)).cloned().collect();
     for directive_key in orders {
         let name = &directive_key[SET_ORDER.len()..];
-        let order = match patch.remove(&directive_key) {
-            Some(Value::Array(order)) => order,
-            _ => return Err(directive("invalid patch format of setElementOrder list")),
+        let Some(Value::Array(order)) = patch.remove(&directive_key) else {
+            return Err(directive("invalid patch format of setElementOrder list"));
         };
         let field = field_of(ty, name);
         let key = &field.strategy.merge_key;

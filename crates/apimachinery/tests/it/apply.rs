@@ -74,10 +74,10 @@ fn fill_defaults(value: &mut Value, ty: &TypeRef) {
     match (&ty.shape, value) {
         (Shape::Struct(shape), Value::Object(map)) => {
             for field in shape.fields() {
-                if let (Some(default), false) = (&field.default, map.contains_key(&field.name)) {
-                    if !default.is_empty_value() {
-                        map.insert(field.name.clone(), default.clone());
-                    }
+                if let (Some(default), false) = (&field.default, map.contains_key(&field.name))
+                    && !default.is_empty_value()
+                {
+                    map.insert(field.name.clone(), default.clone());
                 }
                 if let Some(value) = map.get_mut(&field.name) {
                     fill_defaults(value, &field.ty);

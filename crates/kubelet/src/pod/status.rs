@@ -199,9 +199,7 @@ fn phase_of(pod: &Pod, init: &[ContainerStatus], apps: &[ContainerStatus], stopp
         }
     }
     let restarts = |n: usize| n > 0 && !stopped && policy != "Never";
-    let phase = if inits_pending && running == 0 {
-        if stopped { "Failed" } else { "Pending" }
-    } else if waiting > 0 {
+    let phase = if (inits_pending && running == 0) || waiting > 0 {
         if stopped { "Failed" } else { "Pending" }
     } else if running > 0 || (restarts(succeeded) && policy == "Always") || restarts(failed) {
         "Running"

@@ -26,13 +26,16 @@ struct User {
     groups: Vec<String>,
 }
 
+/// Who wants to do what (verb, subresource of the node).
+type Question = (User, &'static str, &'static str);
+
 pub(super) struct Auth {
     client: Option<kube::Client>,
     anonymous: bool,
     tokens: bool,
     authorize: bool,
     reviewed: Mutex<HashMap<String, (Option<User>, Instant)>>,
-    decided: Mutex<HashMap<(User, &'static str, &'static str), (bool, Instant)>>,
+    decided: Mutex<HashMap<Question, (bool, Instant)>>,
 }
 
 impl Auth {

@@ -215,9 +215,8 @@ impl Server {
     /// The id of a running container and whether it has a terminal, from `namespace/pod[/uid]/container`.
     async fn running_container(&self, rest: &[&str]) -> Result<(String, bool), Refused> {
         let rest: Vec<String> = rest.iter().map(|p| decode(p)).collect();
-        let (namespace, name, container) = match rest.as_slice() {
-            [namespace, name, container] | [namespace, name, _, container] => (namespace, name, container),
-            _ => return Err(Refused(StatusCode::NOT_FOUND, "404 page not found\n".to_owned())),
+        let ([namespace, name, container] | [namespace, name, _, container]) = rest.as_slice() else {
+            return Err(Refused(StatusCode::NOT_FOUND, "404 page not found\n".to_owned()));
         };
         let pod = self.pod(namespace, name)?;
         let state =

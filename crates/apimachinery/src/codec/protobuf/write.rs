@@ -17,10 +17,8 @@ pub(super) fn message(out: &mut Vec<u8>, value: &Value, ty: &TypeRef) {
             let map = value.as_object().unwrap_or(&NONE);
             run(out, shape, shape.by_number(), 0, map);
         }
-        Shape::Any | Shape::Deduced => {
-            if !value.is_null() {
-                put_bytes(out, 1, &json::encode(value));
-            }
+        Shape::Any | Shape::Deduced if !value.is_null() => {
+            put_bytes(out, 1, &json::encode(value));
         }
         Shape::Quantity => put_bytes(out, 1, value.as_str().unwrap_or("0").as_bytes()),
         Shape::IntOrString => {
