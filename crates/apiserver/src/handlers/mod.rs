@@ -3,7 +3,7 @@
 mod decode;
 mod listing;
 pub(crate) mod negotiation;
-mod patch;
+pub(crate) mod patch;
 mod read;
 mod reply;
 mod respond;

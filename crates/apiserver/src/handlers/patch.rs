@@ -9,7 +9,8 @@ use apimachinery::schema::TypeRef;
 use apimachinery::status::{Details, Status};
 use parking_lot::Mutex;
 
-use crate::registry::{FieldValidation, Write, WriteKind, status};
+use crate::registry::{FieldManager, FieldValidation, Write, WriteKind, status};
+use crate::resources::Resource;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PatchKind {
@@ -50,7 +51,12 @@ pub(crate) struct Patch<'a> {
     kind: &'a Gvk,
     ty: &'a TypeRef,
     name: String,
+    namespace: String,
     strategy: Option<&'static dyn api::Strategy>,
+    resource: Resource,
+    subresource: String,
+    manager: String,
+    force: bool,
     warnings: Mutex<Vec<String>>,
 }
 
@@ -92,7 +98,11 @@ impl<'a> Patch<'a> {
                 let decoded = untyped()?;
                 (Operations::Strategic(decoded.value), decoded.strict)
             }
-            PatchKind::Apply => (Operations::Apply(yaml::parse(bytes).map_err(bad)?.value), Vec::new()),
+            PatchKind::Apply => {
+                let document = yaml::parse(bytes)
+                    .map_err(|e| Status::bad_request(format!("error decoding YAML: {e}")))?;
+                (Operations::Apply(document.value), document.duplicates)
+            }
         };
         Ok(Patch {
             operations,
@@ -101,7 +111,12 @@ impl<'a> Patch<'a> {
             kind: gvk,
             ty,
             name: write.name.to_string(),
+            namespace: write.namespace.to_string(),
             strategy,
+            resource: write.resource.clone(),
+            subresource: write.subresource.clone(),
+            manager: write.options.field_manager.clone(),
+            force: write.options.force,
             warnings: Mutex::default(),
         })
     }
@@ -111,8 +126,9 @@ impl<'a> Patch<'a> {
     pub(crate) fn apply(&self, old: &Value) -> Result<Value, Status> {
         let mut object = old.clone();
         match &self.operations {
+            Operations::Apply(applied) => object = self.applied(old, applied)?,
             Operations::Json(patch) => patch.apply(&mut object).map_err(|e| patch_error(&e))?,
-            Operations::Merge(patch) | Operations::Apply(patch) => merge(&mut object, patch),
+            Operations::Merge(patch) => merge(&mut object, patch),
             Operations::Strategic(patch) => {
                 strategic_merge(&mut object, patch.clone(), self.ty).map_err(|e| patch_error(&e))?;
             }
@@ -121,6 +137,23 @@ impl<'a> Patch<'a> {
         super::write::check_name(&object, &self.name)?;
         if let Some(strategy) = self.strategy {
             strategy.default(&mut object);
+        }
+        Ok(object)
+    }
+
+    /// Merges an applied object with what is there.
+    fn applied(&self, old: &Value, applied: &Value) -> Result<Value, Status> {
+        if self.validation == FieldValidation::Strict && !self.strict.is_empty() {
+            let why = self.strict.join("\n  ");
+            return Err(Status::bad_request(format!(
+                "error strict decoding YAML: error converting YAML to JSON: yaml: unmarshal errors:\n  {why}"
+            )));
+        }
+        let (resource, subresource, name) = (&self.resource, self.subresource.as_str(), self.manager.as_str());
+        let manager = FieldManager { resource, subresource, name };
+        let mut object = manager.apply(old, applied, self.force)?;
+        if resource.def.is_namespaced() && object.namespace().is_empty() {
+            object.set(&["metadata", "namespace"], self.namespace.as_str());
         }
         Ok(object)
     }

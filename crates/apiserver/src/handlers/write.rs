@@ -9,6 +9,7 @@ use http::{Response, StatusCode, header};
 use super::decode::{self, Decoded};
 use super::read::selection;
 use super::reply::{Coded, Listing, Reply};
+use super::patch::PatchKind;
 use super::{Call, Target, negotiation, respond};
 use crate::body::{Body, RequestBody};
 use crate::registry::{
@@ -40,6 +41,7 @@ pub(crate) fn write_of(call: &Call, target: &Target, options: WriteOptions) -> W
         subresource: call.info.subresource.clone(),
         user: Arc::clone(&call.user),
         options,
+        applies: false,
         warnings: Vec::new(),
     }
 }
@@ -148,6 +150,7 @@ pub(crate) async fn patch_part(
     let bytes = decode::read_body(body).await?;
     let options = WriteOptions::parse(&call.query, kind.options_kind(), call.user_agent())?;
     let mut write = write_of(call, target, options);
+    write.applies = kind == PatchKind::Apply;
     // A view is patched as the kind that it is.
     let def = target.resource.def;
     let view = matches!(part, Part::View(_)).then(|| target.subresource.map(|s| s.gvk.clone())).flatten();

@@ -5,7 +5,7 @@ use apimachinery::status::Status;
 use rand::RngExt;
 use storage::Ttl;
 
-use super::{Encoded, Registry, Stored, Write, meta, status};
+use super::{Encoded, FieldManager, Registry, Stored, Write, meta, status};
 use crate::admission::{Operation, Request};
 
 /// What generated names end with: no vowels, so that no words appear, and no characters that look alike.
@@ -41,7 +41,10 @@ impl Registry {
         }
     }
 
-    async fn create_named(&self, write: &mut Write, object: Value) -> Result<Stored, Status> {
+    async fn create_named(&self, write: &mut Write, mut object: Value) -> Result<Stored, Status> {
+        if !write.applies {
+            FieldManager::of(write).take_changes(None, &mut object);
+        }
         let mut request = write.admission_request(Operation::Create, object, Value::Null);
         self.admission.admit(&mut request).await?;
         write.warnings.append(&mut request.warnings);

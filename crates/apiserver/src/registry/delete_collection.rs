@@ -35,6 +35,7 @@ impl Registry {
                 subresource: String::new(),
                 user: Arc::clone(&write.user),
                 options: write.options.clone(),
+                applies: false,
                 warnings: Vec::new(),
             };
             async move {

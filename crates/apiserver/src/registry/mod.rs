@@ -8,6 +8,7 @@ mod finalizers;
 mod list;
 mod meta;
 mod options;
+mod ownership;
 mod page;
 pub(crate) mod status;
 mod update;
@@ -33,6 +34,7 @@ pub(crate) use list::ListResult;
 pub(crate) use list::parse_version;
 pub(crate) use meta::timestamp;
 pub(crate) use options::{DeleteOptions, FieldValidation, ListOptions, Preconditions, WriteKind, WriteOptions};
+pub(crate) use ownership::FieldManager;
 pub(crate) use update::{Part, Rules, Updated, View};
 
 /// Reads and writes objects.
@@ -57,6 +59,8 @@ pub struct Write {
     pub subresource: String,
     pub user: Arc<UserInfo>,
     pub options: WriteOptions,
+    /// The change is an apply: it says itself who owns what.
+    pub applies: bool,
     /// For the client, in order.
     pub warnings: Vec<String>,
 }

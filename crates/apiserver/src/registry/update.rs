@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use apimachinery::Value;
+use apimachinery::apply;
 use apimachinery::field::{FieldErrors, Path};
 use apimachinery::status::Status;
 use futures::future::BoxFuture;
 use storage::{Key, StorageError};
 
-use super::{Encoded, Preconditions, Registry, Stored, Write, meta, served, status};
+use super::{Encoded, FieldManager, Preconditions, Registry, Stored, Write, meta, served, status};
 use crate::admission::{Operation, Request};
 use crate::cache::Object;
 
@@ -147,8 +148,12 @@ impl Registry {
     ) -> Result<Attempt, Status> {
         let mut old = served(&write.resource, current);
         let shown = if let Part::View(view) = part { view.show(&old) } else { std::mem::take(&mut old) };
-        let new = change(&shown)?;
+        let mut new = change(&shown)?;
         check_preconditions(write, &new, &shown, preconditions)?;
+        let is_view = matches!(part, Part::View(_));
+        if !write.applies && !is_view {
+            FieldManager::of(write).take_changes(Some(&shown), &mut new);
+        }
 
         let mut request = write.admission_request(Operation::Update, new, shown);
         let admitted = !matches!(part, Part::Other(rules) if !rules.is_admitted());
@@ -158,6 +163,7 @@ impl Registry {
         }
         if let Part::View(view) = part {
             request.object = view.merge(&request.object, &old)?;
+            FieldManager::of(write).take_changes(Some(&old), &mut request.object);
         } else {
             old = std::mem::take(&mut request.old_object);
         }
@@ -192,6 +198,7 @@ impl Registry {
         }
         write.warnings.extend(def.strategy.warnings(object, Some(&old)));
         def.strategy.canonicalize(object);
+        apply::keep_times_if_unchanged(&old, object);
         let gone = is_finished(object, &old);
         if admitted {
             self.validated(write, part, request, old).await?;

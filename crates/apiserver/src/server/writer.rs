@@ -46,6 +46,7 @@ impl OwnWriter {
             subresource: String::new(),
             user: Arc::clone(&self.user),
             options,
+            applies: false,
             warnings: Vec::new(),
         };
         Ok((server, write))

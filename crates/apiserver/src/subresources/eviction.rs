@@ -97,6 +97,7 @@ async fn ask_budget(
         subresource: "status".into(),
         user: Arc::clone(&write.user),
         options: WriteOptions { dry_run: false, ..WriteOptions::default() },
+        applies: false,
         warnings: Vec::new(),
     };
     let change = |budget: &Value| counted(budget, &write.name);

@@ -6,12 +6,13 @@ use apimachinery::Value;
 use apimachinery::field::{Cursor, FieldErrors};
 use apimachinery::meta::Gvk;
 use apimachinery::status::Status;
-use http::{Response, StatusCode};
+use http::{Response, StatusCode, header};
 
 use super::{answer_value, decoded_body};
 use crate::body::{Body, RequestBody};
-use crate::handlers::{Call, Target, check_name, fit_namespace, patch_part, value_of, write_of};
-use crate::registry::{Part, Preconditions, View, WriteKind, WriteOptions};
+use crate::handlers::patch::{self, PatchKind};
+use crate::handlers::{Call, Target, check_name, fit_namespace, patch_part, read_body, value_of, write_of};
+use crate::registry::{FieldManager, Part, Preconditions, Updated, View, WriteKind, WriteOptions};
 
 pub(super) async fn handle(
     call: &mut Call,
@@ -25,7 +26,9 @@ pub(super) async fn handle(
         let object = registry.get(&target.resource, &call.info.namespace, &call.info.name, version).await?;
         return answer_value(call, Scale.show(&object.decoded()), StatusCode::OK);
     }
-    let updated = if verb == "patch" {
+    let updated = if verb == "patch" && is_apply(call) {
+        apply(call, target, body).await?
+    } else if verb == "patch" {
         patch_part(call, target, Part::View(&Scale), body).await?
     } else {
         let mut scale = decoded_body(call, target, body).await?;
@@ -39,6 +42,46 @@ pub(super) async fn handle(
         updated?
     };
     answer_value(call, Scale.show(&value_of(&target.resource, &updated.stored)), StatusCode::OK)
+}
+
+fn is_apply(call: &Call) -> bool {
+    patch::kind_of(call.header(header::CONTENT_TYPE)) == Ok(PatchKind::Apply)
+}
+
+/// Applies a Scale: what it says is the object's own, owned through this subresource.
+async fn apply(call: &mut Call, target: &Target, body: RequestBody) -> Result<Updated, Status> {
+    let bytes = read_body(body).await?;
+    let options = WriteOptions::parse(&call.query, WriteKind::Apply, call.user_agent())?;
+    let scale = apimachinery::codec::yaml::parse(&bytes)
+        .map_err(|e| Status::bad_request(format!("error decoding YAML: {e}")))?
+        .value;
+    if (scale.api_version(), scale.kind()) != ("autoscaling/v1", "Scale") {
+        return Err(Status::bad_request(format!(
+            "Incorrect version specified in apply patch. Specified patch version: {}, expected: autoscaling/v1",
+            scale.api_version()
+        )));
+    }
+    check_name(&scale, &call.info.name)?;
+    let def = target.resource.def;
+    let mut applied = Value::from([
+        ("apiVersion", def.gvr.group_version().to_string().into()),
+        ("kind", def.kind.as_str().into()),
+        ("metadata", scale["metadata"].clone()),
+    ]);
+    if let Some(replicas) = scale["spec"].get("replicas") {
+        applied.set(&["spec", "replicas"], replicas.clone());
+    }
+    let mut write = write_of(call, target, options);
+    write.applies = true;
+    let (resource, subresource) = (target.resource.clone(), write.subresource.clone());
+    let (name, force) = (write.options.field_manager.clone(), write.options.force);
+    let change = move |old: &Value| {
+        FieldManager { resource: &resource, subresource: &subresource, name: &name }.apply(old, &applied, force)
+    };
+    let registry = Arc::clone(call.server.registry());
+    let updated = registry.update(&mut write, Part::Main, &Preconditions::default(), false, &change).await;
+    call.warnings.append(&mut write.warnings);
+    updated
 }
 
 /// A Scale stands for its object.
