@@ -337,7 +337,8 @@ fn applied_to(
     let mut managers = reconciled(managers, base, ctx);
     let id = ManagerId::new(ctx.manager, Operation::Apply, "", ctx.subresource);
     let last = managers.get(&id).cloned();
-    let fields = walk::field_set(applied, ty).difference_below(ctx.reset).difference(untracked());
+    // The name and its like count while the object is pruned, else nothing would hold its metadata.
+    let fields = walk::field_set(applied, ty).difference_below(ctx.reset);
     let entry = Entry {
         id: id.clone(),
         version: ctx.api_version.into(),
@@ -354,10 +355,11 @@ fn applied_to(
     if !force && !contested.0.is_empty() {
         return Err(contested);
     }
-    if merged != *base
-        && let Some(entry) = managers.0.iter_mut().find(|e| e.id == id)
-    {
-        entry.time = Some(ctx.time.into());
+    if let Some(entry) = managers.0.iter_mut().find(|e| e.id == id) {
+        entry.fields = entry.fields.difference(untracked());
+        if merged != *base {
+            entry.time = Some(ctx.time.into());
+        }
     }
     managers.drop_empty();
     Ok((merged, managers))
