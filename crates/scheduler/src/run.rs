@@ -16,10 +16,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Serving};
-use crate::framework::PluginContext;
-use crate::framework::WaitingPods;
+use crate::framework::{PluginContext, WaitingPods};
 use crate::listers::Listers;
 use crate::metrics::Metrics;
+use crate::plugins::GANG_SCHEDULING;
 use crate::pod::Uid;
 use crate::report::Reporter;
 use crate::scheduler::{BindJob, Bound, Changed, Scheduler, Step};
@@ -88,9 +88,14 @@ async fn schedule(
     let term = stop.child_token();
     let _ended = term.clone().drop_guard();
     let informers = SharedInformerFactory::new(client.clone(), term.clone());
+    let (changes, mut changes_of_objects) = mpsc::unbounded_channel();
+    let notify = move |change| {
+        // Without a receiver the term is over.
+        let _ = changes.send(change);
+    };
     let context = PluginContext {
         client: Some(client.clone()),
-        listers: Listers::watch(&informers),
+        listers: Listers::watch(&informers, config.feature_gates.enabled(GANG_SCHEDULING), notify),
         waiting_pods: WaitingPods::default(),
         feature_gates: config.feature_gates.clone(),
     };
@@ -124,6 +129,9 @@ async fn schedule(
         while let Some(event) = pods.try_next() {
             scheduler.pod_changed(changed(event), now);
         }
+        while let Ok(change) = changes_of_objects.try_recv() {
+            scheduler.object_changed(&change, now);
+        }
         scheduler.flush(now);
         let idle = (0..DECISIONS_IN_A_ROW).any(|_| !work.take(scheduler.step(Instant::now())));
         if !idle {
@@ -145,6 +153,7 @@ async fn schedule(
             event = namespaces.next() => { scheduler.namespace_changed(changed(event)); continue }
             event = nodes.next() => { scheduler.node_changed(changed(event), Instant::now()); continue }
             event = pods.next() => { scheduler.pod_changed(changed(event), Instant::now()); continue }
+            Some(change) = changes_of_objects.recv() => { scheduler.object_changed(&change, Instant::now()); continue }
             () = tokio::time::sleep_until(flush.unwrap_or(now)), if flush.is_some() => Instant::now(),
         };
         scheduler.flush(now);

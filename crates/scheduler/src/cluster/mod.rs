@@ -38,7 +38,7 @@ pub struct Cluster {
     assumed: usize,
     counts: PodCounts,
     terms: OwnedTerms,
-    namespaces: HashMap<Box<str>, Labels>,
+    namespaces: Arc<Namespaces>,
     pub nominations: Nominations,
 }
 
@@ -52,6 +52,18 @@ struct Placed {
 }
 
 static NO_LABELS: Labels = Labels::new();
+
+/// The labels of namespaces.
+#[derive(Clone, Debug, Default)]
+pub struct Namespaces(HashMap<Box<str>, Labels>);
+
+impl Namespaces {
+    /// None for a namespace that is not known.
+    #[must_use]
+    pub fn labels(&self, namespace: &str) -> &Labels {
+        self.0.get(namespace).unwrap_or(&NO_LABELS)
+    }
+}
 
 impl Cluster {
     #[must_use]
@@ -82,7 +94,21 @@ impl Cluster {
 
     #[must_use]
     pub fn namespace_labels(&self, namespace: &str) -> &Labels {
-        self.namespaces.get(namespace).unwrap_or(&NO_LABELS)
+        self.namespaces.labels(namespace)
+    }
+
+    #[must_use]
+    pub fn namespaces(&self) -> &Arc<Namespaces> {
+        &self.namespaces
+    }
+
+    /// Nominates the pod for a node; an earlier nomination is void.
+    pub fn nominate(&mut self, pod: Arc<PodInfo>, node: &str) {
+        // Filters look at its terms as if it were there already.
+        for (_, term) in terms_of(&pod) {
+            self.nodes.topology_id(&term.topology_key);
+        }
+        self.nominations.add(pod, node);
     }
 
     /// How many pods are on nodes, and how many of these are assumed.
@@ -121,8 +147,12 @@ impl Cluster {
 
     pub fn set_namespace(&mut self, name: &str, labels: Option<Labels>) {
         let changed = match labels {
-            Some(labels) => self.namespaces.insert(name.into(), labels.clone()).as_ref() != Some(&labels),
-            None => self.namespaces.remove(name).is_some(),
+            Some(labels) if self.namespaces.0.get(name) == Some(&labels) => false,
+            Some(labels) => {
+                Arc::make_mut(&mut self.namespaces).0.insert(name.into(), labels);
+                true
+            }
+            None => Arc::make_mut(&mut self.namespaces).0.remove(name).is_some(),
         };
         if changed {
             self.counts.forget_namespace_selectors();
@@ -181,12 +211,12 @@ impl Cluster {
 
     /// Puts a pod on a node as far as the node's own facts go, until [`Self::trial_remove`] undoes it.
     pub(crate) fn trial_add(&mut self, node: NodeIdx, pod: Arc<PodInfo>) {
-        self.nodes.add_pod(node, pod);
+        self.nodes.put_pod(node, pod);
     }
 
     /// The opposite of [`Self::trial_add`].
     pub(crate) fn trial_remove(&mut self, node: NodeIdx, uid: &Uid) -> Option<Arc<PodInfo>> {
-        self.nodes.remove_pod(node, uid)
+        self.nodes.take_pod(node, uid)
     }
 
     /// The column of a topology key.
@@ -201,7 +231,7 @@ impl Cluster {
         }
         let (pods, namespaces) = (&self.pods, &self.namespaces);
         let all = pods.values().map(|placed| {
-            let labels = namespaces.get(placed.pod.namespace()).unwrap_or(&NO_LABELS);
+            let labels = namespaces.labels(placed.pod.namespace());
             (placed.node, &*placed.pod, labels)
         });
         self.counts.add(key, all)
@@ -211,7 +241,7 @@ impl Cluster {
         for (_, term) in terms_of(&pod) {
             self.nodes.topology_id(&term.topology_key);
         }
-        let labels = self.namespaces.get(pod.namespace()).unwrap_or(&NO_LABELS);
+        let labels = self.namespaces.labels(pod.namespace());
         self.counts.change(node, &pod, labels, true);
         self.terms.change(node, &pod, &self.nodes.topology, true);
         self.nodes.add_pod(node, pod.clone());
@@ -222,7 +252,7 @@ impl Cluster {
     fn take_away(&mut self, uid: &Uid) -> Option<Arc<PodInfo>> {
         let placed = self.pods.remove(uid)?;
         self.assumed -= usize::from(placed.assumed);
-        let labels = self.namespaces.get(placed.pod.namespace()).unwrap_or(&NO_LABELS);
+        let labels = self.namespaces.labels(placed.pod.namespace());
         self.counts.change(placed.node, &placed.pod, labels, false);
         self.terms.change(placed.node, &placed.pod, &self.nodes.topology, false);
         self.nodes.remove_pod(placed.node, uid)

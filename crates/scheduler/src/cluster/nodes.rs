@@ -250,13 +250,26 @@ impl Nodes {
     }
 
     pub(super) fn add_pod(&mut self, at: NodeIdx, pod: Arc<PodInfo>) {
-        self.count_pod(at, &pod, 1);
-        self.ports[at.at()].extend(pod.ports.iter().cloned());
-        self.pods[at.at()].push(pod);
+        self.put_pod(at, pod);
         self.changes.push(at);
     }
 
     pub(super) fn remove_pod(&mut self, at: NodeIdx, uid: &Uid) -> Option<Arc<PodInfo>> {
+        let pod = self.take_pod(at, uid)?;
+        self.changes.push(at);
+        self.forget_if_empty(at);
+        Some(pod)
+    }
+
+    /// As [`Self::add_pod`], for a while: nobody is told.
+    pub(super) fn put_pod(&mut self, at: NodeIdx, pod: Arc<PodInfo>) {
+        self.count_pod(at, &pod, 1);
+        self.ports[at.at()].extend(pod.ports.iter().cloned());
+        self.pods[at.at()].push(pod);
+    }
+
+    /// As [`Self::remove_pod`], for a while: nobody is told.
+    pub(super) fn take_pod(&mut self, at: NodeIdx, uid: &Uid) -> Option<Arc<PodInfo>> {
         let position = self.pods[at.at()].iter().position(|pod| pod.uid == *uid)?;
         let pod = self.pods[at.at()].swap_remove(position);
         self.count_pod(at, &pod, -1);
@@ -266,8 +279,6 @@ impl Nodes {
                 ports.swap_remove(position);
             }
         }
-        self.changes.push(at);
-        self.forget_if_empty(at);
         Some(pod)
     }
 
@@ -377,6 +388,12 @@ impl<'a> NodeRef<'a> {
     #[must_use]
     pub fn ports(self) -> &'a [HostPort] {
         &self.nodes.ports[self.at.at()]
+    }
+
+    /// The column of a topology key, if somebody asked for one.
+    #[must_use]
+    pub fn topology(self, key: &str) -> Option<TopologyId> {
+        self.nodes.topology.id(key)
     }
 
     #[must_use]

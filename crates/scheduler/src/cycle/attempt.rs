@@ -57,6 +57,12 @@ impl<'a> Attempt<'a> {
         nodes.filter(|at| matches!(self.status_of(*at), Some(FilterStatus::Unschedulable(_)))).collect()
     }
 
+    /// Whether the plugin's pre-filter was run; it was not if one before it turned the pod down.
+    #[must_use]
+    pub fn was_asked(&self, plugin: &str) -> bool {
+        self.cycle.was_asked(plugin)
+    }
+
     /// A diagnosis without reasons yet, over all nodes.
     #[must_use]
     pub fn new_diagnosis(&self) -> Diagnosis {

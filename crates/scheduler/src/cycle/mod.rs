@@ -56,6 +56,8 @@ struct Rejected {
     message: String,
     /// What that says of each node.
     status: FilterStatus,
+    /// The plugins after this one in the profile were not asked.
+    last_asked: Option<&'static str>,
 }
 
 struct Only {
@@ -122,7 +124,7 @@ impl<'a> Cycle<'a> {
             Rejection::UnschedulableAndUnresolvable(reasons) => FilterStatus::UnschedulableAndUnresolvable(reasons),
             Rejection::Error(error) => return Err(Failure::Error(error)),
         };
-        self.rejected = Some(Rejected { plugins: vec![plugin], message, status });
+        self.rejected = Some(Rejected { plugins: vec![plugin], message, status, last_asked: Some(plugin) });
         Ok(())
     }
 
@@ -140,7 +142,7 @@ impl<'a> Cycle<'a> {
                 several => format!("node(s) didn't satisfy plugin(s) [{}] simultaneously", several.join(" ")),
             };
             let status = FilterStatus::unresolvable(message.clone());
-            self.rejected = Some(Rejected { plugins, message, status });
+            self.rejected = Some(Rejected { plugins, message, status, last_asked: None });
             return;
         }
         let nodes = self.cluster.nodes();
@@ -249,29 +251,46 @@ impl<'a> Cycle<'a> {
         random: &mut impl FnMut(usize) -> usize,
     ) -> Result<Option<Choice>, Failure> {
         match feasible {
-            Feasible::Class if self.class.kept_scores.iter().all(|kept| *kept) => {
+            Feasible::Class if extra.is_none() && self.opinions().is_empty() => {
                 let count = self.class.verdicts.feasible;
                 let best = best_of(&self.class.totals, random);
                 Ok(best.map(|at| Choice { node: NodeIdx::new(at), feasible: count }))
             }
             Feasible::Class => {
                 let nodes: Vec<NodeIdx> = self.class.verdicts.feasible().collect();
-                self.choose_of(&nodes, extra, random)
+                // The class has them summed up over exactly these nodes.
+                let totals = nodes.iter().map(|at| self.class.totals[at.at()]).collect();
+                self.choose_of(&nodes, totals, extra, random)
             }
-            Feasible::These(nodes) => self.choose_of(nodes, extra, random),
+            Feasible::These(nodes) => {
+                let mut totals = vec![0; nodes.len()];
+                if nodes.len() > 1 {
+                    for column in &self.class.scores {
+                        column.add_to(nodes, &mut totals);
+                    }
+                }
+                self.choose_of(nodes, totals, extra, random)
+            }
         }
+    }
+
+    /// Scores that the class does not answer for and that say something about this pod, by their places in the profile.
+    fn opinions(&self) -> Vec<usize> {
+        let fresh = self.profile.scores.iter().enumerate().filter(|(at, _)| !self.class.kept_scores[*at]);
+        fresh.filter(|(_, (score, _))| score.concerns(self.pod, self.cluster)).map(|(at, _)| at).collect()
     }
 
     fn choose_of(
         &mut self,
         nodes: &[NodeIdx],
+        mut totals: Vec<i64>,
         extra: Option<&[i64]>,
         random: &mut impl FnMut(usize) -> usize,
     ) -> Result<Option<Choice>, Failure> {
         if let [] | [_] = nodes {
             return Ok(nodes.first().map(|at| Choice { node: *at, feasible: 1 }));
         }
-        let mut totals = self.scores(nodes)?;
+        self.add_opinions(nodes, &mut totals)?;
         for (total, extra) in totals.iter_mut().zip(extra.into_iter().flatten()) {
             *total += extra;
         }
@@ -279,13 +298,19 @@ impl<'a> Cycle<'a> {
     }
 
     /// The final scores of these nodes, which are the feasible ones.
+    #[cfg(test)]
     pub(crate) fn scores(&mut self, nodes: &[NodeIdx]) -> Result<Vec<i64>, Failure> {
         let mut totals = vec![0; nodes.len()];
         for column in &self.class.scores {
             column.add_to(nodes, &mut totals);
         }
-        let not_kept = self.profile.scores.iter().enumerate().filter(|(at, _)| !self.class.kept_scores[*at]);
-        for (_, (score, weight)) in not_kept {
+        self.add_opinions(nodes, &mut totals)?;
+        Ok(totals)
+    }
+
+    fn add_opinions(&mut self, nodes: &[NodeIdx], totals: &mut [i64]) -> Result<(), Failure> {
+        for at in self.opinions() {
+            let (score, weight) = &self.profile.scores[at];
             let running = match score.clone().prescore(self.pod, self.cluster, nodes) {
                 PreScore::Skip => continue,
                 PreScore::Run(running) => running,
@@ -303,7 +328,7 @@ impl<'a> Cycle<'a> {
             }
             totals.iter_mut().zip(scores).for_each(|(total, score)| *total += weight * score);
         }
-        Ok(totals)
+        Ok(())
     }
 
     pub(crate) fn is_empty(&self, feasible: &Feasible) -> bool {
@@ -343,6 +368,13 @@ impl<'a> Cycle<'a> {
             diagnosis.plugins.insert(plugin);
         }
         diagnosis
+    }
+
+    /// Whether the plugin was asked about the pod before nodes were looked at.
+    fn was_asked(&self, plugin: &str) -> bool {
+        let Some(last) = self.rejected.as_ref().and_then(|rejected| rejected.last_asked) else { return true };
+        let place = |name: &str| self.profile.filters.iter().position(|filter| filter.name() == name);
+        place(plugin) <= place(last)
     }
 
     /// What a node was turned down for.

@@ -90,6 +90,7 @@ impl<P: Filter> RunningFilter for Filtering<P> {
 pub(crate) trait AnyScore: AnyPlugin {
     fn sign(&self, pod: &PodInfo, signature: &mut Signature) -> Reuse;
     fn normalizes(&self) -> Normalize;
+    fn concerns(&self, pod: &PodInfo, cluster: &Cluster) -> bool;
     fn prescore(
         self: Arc<Self>,
         pod: &PodInfo,
@@ -114,6 +115,9 @@ impl<P: Score> AnyScore for P {
     }
     fn normalizes(&self) -> Normalize {
         P::NORMALIZE
+    }
+    fn concerns(&self, pod: &PodInfo, cluster: &Cluster) -> bool {
+        Score::concerns(self, pod, cluster)
     }
     fn prescore(
         self: Arc<Self>,

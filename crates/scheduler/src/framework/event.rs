@@ -1,5 +1,6 @@
 //! What happens in a cluster, named as plugins name what may help a pod that they turned down.
 
+use std::any::Any;
 use std::ops::BitOr;
 
 use k8s_openapi::api::core::v1::Node;
@@ -21,6 +22,10 @@ pub enum EventResource {
     CsiDriver,
     CsiStorageCapacity,
     VolumeAttachment,
+    ResourceClaim,
+    ResourceSlice,
+    DeviceClass,
+    PodGroup,
 }
 
 impl EventResource {
@@ -36,6 +41,10 @@ impl EventResource {
             Self::CsiDriver => "CSIDriver",
             Self::CsiStorageCapacity => "CSIStorageCapacity",
             Self::VolumeAttachment => "VolumeAttachment",
+            Self::ResourceClaim => "ResourceClaim",
+            Self::ResourceSlice => "ResourceSlice",
+            Self::DeviceClass => "DeviceClass",
+            Self::PodGroup => "PodGroup",
         }
     }
 }
@@ -149,8 +158,24 @@ pub enum Change<'a> {
         old: Option<&'a Node>,
         new: Option<&'a Node>,
     },
-    /// Of another kind; the object is not told.
-    Other,
+    /// An object of another kind, which [`Change::object`] reads.
+    Object {
+        old: Option<&'a (dyn Any + Send + Sync)>,
+        new: Option<&'a (dyn Any + Send + Sync)>,
+    },
+}
+
+impl<'a> Change<'a> {
+    /// The object before and now, if it is of this kind.
+    #[must_use]
+    pub fn object<K: 'static>(self) -> (Option<&'a K>, Option<&'a K>) {
+        match self {
+            Self::Object { old, new } => {
+                (old.and_then(|old| old.downcast_ref()), new.and_then(|new| new.downcast_ref()))
+            }
+            _ => (None, None),
+        }
+    }
 }
 
 /// Whether a change may let a pod be scheduled that a plugin turned down.

@@ -79,6 +79,12 @@ pub trait Score: Plugin {
         Reuse::Never
     }
 
+    /// Whether there is anything to score for this pod. Asked before the feasible nodes are listed, which is most of the
+    /// work for a pod that nobody has an opinion on.
+    fn concerns(&self, _pod: &PodInfo, _cluster: &Cluster) -> bool {
+        true
+    }
+
     /// `feasible` is empty where answers are kept: they must not depend on it.
     fn prescore(&self, pod: &PodInfo, cluster: &mut Cluster, feasible: &[NodeIdx]) -> PreScore<Self::State>;
 

@@ -1,17 +1,23 @@
 //! The plugins, a module each, and the one list of them.
 
 mod default_binder;
+mod default_preemption;
 mod image_locality;
+mod inter_pod_affinity;
 mod node_affinity;
 mod node_name;
 mod node_ports;
 mod node_resources;
 mod node_unschedulable;
+mod pod_topology_spread;
 mod priority_sort;
 mod scheduling_gates;
 mod taint_toleration;
+mod volumes;
 
 use serde::de::DeserializeOwned;
+
+use component_base::feature_gates::Gate;
 
 use crate::config::decode_args;
 use crate::framework::{PluginContext, Points, PointsOf, Registry};
@@ -27,10 +33,20 @@ pub(crate) const DEFAULTS: &[(&str, i32)] = &[
     ("NodeAffinity", 2),
     ("NodePorts", 0),
     ("NodeResourcesFit", 1),
+    ("VolumeRestrictions", 0),
+    ("NodeVolumeLimits", 0),
+    ("VolumeBinding", 0),
+    ("VolumeZone", 0),
+    ("PodTopologySpread", 2),
+    ("InterPodAffinity", 2),
+    ("DefaultPreemption", 0),
     ("NodeResourcesBalancedAllocation", 1),
     ("ImageLocality", 1),
     ("DefaultBinder", 0),
 ];
+
+/// Gangs of pods are scheduled together or not at all.
+pub(crate) const GANG_SCHEDULING: Gate = Gate { name: "GangScheduling", default: false, locked: false };
 
 /// All plugins of this crate.
 #[must_use]
@@ -52,6 +68,43 @@ pub fn in_tree() -> Registry {
             "NodeResourcesFit",
             with_args("NodeResourcesFitArgs", |args, _| {
                 node_resources::Fit::new(args).map(|fit| PointsOf::new(fit).filter().score().points())
+            }),
+        )
+        .with("VolumeRestrictions", |_, context| {
+            Ok(PointsOf::new(volumes::VolumeRestrictions::new(&context.listers)).filter().points())
+        })
+        .with("NodeVolumeLimits", |_, context| {
+            Ok(PointsOf::new(volumes::NodeVolumeLimits::new(&context.listers)).filter().points())
+        })
+        .with(
+            "VolumeBinding",
+            with_args("VolumeBindingArgs", |args, context| {
+                volumes::VolumeBinding::new(&args, context.client.clone(), &context.listers)
+                    .map(|binding| PointsOf::new(binding).filter().reserve().pre_bind().points())
+            }),
+        )
+        .with("VolumeZone", |_, context| {
+            Ok(PointsOf::new(volumes::VolumeZone::new(&context.listers)).filter().points())
+        })
+        .with(
+            "PodTopologySpread",
+            with_args("PodTopologySpreadArgs", |args, context| {
+                pod_topology_spread::PodTopologySpread::new(args, &context.listers)
+                    .map(|spread| PointsOf::new(spread).filter().score().points())
+            }),
+        )
+        .with(
+            "InterPodAffinity",
+            with_args("InterPodAffinityArgs", |args, _| {
+                inter_pod_affinity::InterPodAffinity::new(args)
+                    .map(|affinity| PointsOf::new(affinity).filter().score().points())
+            }),
+        )
+        .with(
+            "DefaultPreemption",
+            with_args("DefaultPreemptionArgs", |args, context| {
+                default_preemption::DefaultPreemption::new(&args, &context.listers)
+                    .map(|preemption| PointsOf::new(preemption).post_filter().points())
             }),
         )
         .with(

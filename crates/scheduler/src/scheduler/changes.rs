@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::Scheduler;
 use crate::framework::{Actions, Change, ClusterEvent, EventResource, Rejection};
+use crate::listers::ObjectChange;
 use crate::pod::{PodInfo, Uid, is_terminal, node_name_of};
 use crate::queue::is_scaled_down;
 
@@ -74,8 +75,8 @@ impl Scheduler {
         }
         match (pod.nominated_node(), self.cluster.nominations.node_of(&pod.uid).map(str::to_owned)) {
             // What we decided since is not in the object yet.
-            (_, Some(node)) => self.cluster.nominations.add(pod.clone(), &node),
-            (Some(node), None) if !self.queue.contains(&pod.uid) => self.cluster.nominations.add(pod.clone(), node),
+            (_, Some(node)) => self.cluster.nominate(pod.clone(), &node),
+            (Some(node), None) if !self.queue.contains(&pod.uid) => self.cluster.nominate(pod.clone(), node),
             _ => {}
         }
         self.queue.update(pod, now);
@@ -107,6 +108,11 @@ impl Scheduler {
         };
         let labels = new.map(|namespace| namespace.metadata.labels.clone().unwrap_or_default());
         self.cluster.set_namespace(&name, labels);
+    }
+
+    /// An object that plugins read came, changed, or is gone.
+    pub(crate) fn object_changed(&mut self, changed: &ObjectChange, now: Instant) {
+        self.queue.move_on(changed.event, &changed.change(), now);
     }
 
     /// Pods were not evicted after all that were to make room: the pod is tried again.

@@ -189,6 +189,7 @@ impl Scheduler {
             match outcome {
                 PostFilterOutcome::Nominate { node, victims } => {
                     self.metrics.preempted(victims.len());
+                    diagnosis.after_filters.clear();
                     nomination = Nomination::Node { node, victims };
                     break;
                 }
@@ -199,6 +200,8 @@ impl Scheduler {
                 PostFilterOutcome::Nothing(message) => diagnosis.after_filters.push(message),
                 PostFilterOutcome::Error(error) => {
                     tracing::error!(pod = %pod.key, error, "room could not be made for a pod");
+                    diagnosis.after_filters = vec![error];
+                    break;
                 }
             }
         }
@@ -218,7 +221,7 @@ impl Scheduler {
         match &nomination {
             Nomination::Keep => {}
             Nomination::Clear => drop(self.cluster.nominations.remove(&pod.uid)),
-            Nomination::Node { node, .. } => self.cluster.nominations.add(pod.clone(), node),
+            Nomination::Node { node, .. } => self.cluster.nominate(pod.clone(), node),
         }
         self.queue.put_unschedulable(queued, plugins, now);
         Report { pod, reason: UNSCHEDULABLE, message, nomination }
