@@ -19,7 +19,7 @@ pub(crate) const NODE: &[&str] = &[
 ];
 
 /// What the tests need on top of that.
-pub(crate) const TEST: &[&str] = &["etcd-server", "etcd-client", "openssl", "python3-yaml", "python3-venv"];
+pub(crate) const TEST: &[&str] = &["etcd-server", "etcd-client", "curl", "openssl", "python3-yaml", "python3-venv"];
 
 /// Installs those packages that are missing.
 pub(crate) fn install(packages: &[&str]) -> Result<()> {

@@ -33,7 +33,7 @@ enum Command {
     Down,
     /// Installs what the tests need and runs every test.
     ///
-    /// What it changes on this machine: installs Debian packages (those of `up`, etcd-server, etcd-client, openssl, python3-yaml,
+    /// What it changes on this machine: installs Debian packages (those of `up`, etcd-server, etcd-client, curl, openssl, python3-yaml,
     /// python3-venv), puts the Python `kubernetes` package into target/test-python, and makes network namespaces named
     /// `kelson-test-…` that are removed again. Must run as root.
     Test {

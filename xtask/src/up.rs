@@ -77,7 +77,7 @@ fn pack_hello_image() -> Result<()> {
     shell::run(&binary(), &args)
 }
 
-fn binary() -> String {
+pub(crate) fn binary() -> String {
     shell::root().join("target/release/kelson").to_string_lossy().into_owned()
 }
 

@@ -9,6 +9,7 @@ mod images;
 mod kubeconfig;
 mod pki;
 mod private_file;
+mod reset;
 mod up;
 
 use std::path::{Path, PathBuf};
@@ -31,6 +32,12 @@ struct Cli {
 enum Command {
     /// Runs a whole cluster on this machine until it is interrupted.
     Up(up::Options),
+    /// Ends everything that runs below a data directory, its containers too, and removes it.
+    Reset {
+        /// The data directory that `kelson up` was started with.
+        #[arg(long, default_value = "/var/lib/kelson")]
+        data_dir: PathBuf,
+    },
     /// Container images without a registry.
     #[command(subcommand)]
     Images(ImagesCommand),
@@ -93,6 +100,7 @@ fn main() -> ExitCode {
             logs::init(options.v, logs::Format::Text);
             up::run(options, component::stop_on_signals()?).await
         })),
+        Command::Reset { data_dir } => report(reset::run(&data_dir)),
         Command::Images(command) => report(block_on(images_command(command))),
     }
 }

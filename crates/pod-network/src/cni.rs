@@ -21,7 +21,7 @@ pub(crate) fn conflist(config: &Config, pod_cidrs: &[IpNet]) -> String {
         "isGateway": true,
         "ipMasq": false,
         "hairpinMode": true,
-        "ipam": {"type": "host-local", "ranges": ranges, "routes": routes},
+        "ipam": {"type": "host-local", "dataDir": config.ipam_dir, "ranges": ranges, "routes": routes},
     });
     if let Some(mtu) = config.mtu {
         bridge["mtu"] = json!(mtu);
@@ -55,12 +55,19 @@ mod tests {
 
     #[test]
     fn a_dual_stack_node_has_a_range_and_a_default_route_of_each_family() {
-        let config = Config { node_name: "a".into(), cni_conf_dir: "/x".into(), bridge: "cni0".into(), mtu: None };
+        let config = Config {
+            node_name: "a".into(),
+            cni_conf_dir: "/x".into(),
+            ipam_dir: "/y".into(),
+            bridge: "cni0".into(),
+            mtu: None,
+        };
         let text = conflist(&config, &["10.244.0.0/24".parse().unwrap(), "fd00::/64".parse().unwrap()]);
         let list: serde_json::Value = serde_json::from_str(&text).unwrap();
         let ipam = &list["plugins"][0]["ipam"];
         assert_eq!(ipam["ranges"], json!([[{"subnet": "10.244.0.0/24"}], [{"subnet": "fd00::/64"}]]));
         assert_eq!(ipam["routes"], json!([{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]));
+        assert_eq!(ipam["dataDir"], json!("/y"));
         assert_eq!(list["plugins"][0]["mtu"], json!(null));
     }
 

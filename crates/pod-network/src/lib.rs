@@ -28,6 +28,8 @@ pub struct Config {
     pub node_name: String,
     /// Where the runtime reads CNI configurations.
     pub cni_conf_dir: PathBuf,
+    /// Where the addresses that pods hold are kept.
+    pub ipam_dir: PathBuf,
     /// The name of the bridge that the pods of this node are attached to.
     pub bridge: String,
     pub mtu: Option<u32>,

@@ -99,8 +99,8 @@ impl<'a> Patch<'a> {
                 (Operations::Strategic(decoded.value), decoded.strict)
             }
             PatchKind::Apply => {
-                let document = yaml::parse(bytes)
-                    .map_err(|e| Status::bad_request(format!("error decoding YAML: {e}")))?;
+                let document =
+                    yaml::parse(bytes).map_err(|e| Status::bad_request(format!("error decoding YAML: {e}")))?;
                 (Operations::Apply(document.value), document.duplicates)
             }
         };

@@ -7,9 +7,9 @@ use apimachinery::status::Status;
 use http::{Response, StatusCode, header};
 
 use super::decode::{self, Decoded};
+use super::patch::PatchKind;
 use super::read::selection;
 use super::reply::{Coded, Listing, Reply};
-use super::patch::PatchKind;
 use super::{Call, Target, negotiation, respond};
 use crate::body::{Body, RequestBody};
 use crate::registry::{

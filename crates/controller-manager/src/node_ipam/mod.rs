@@ -104,11 +104,12 @@ impl Controller for NodeIpamController {
         };
         let texts: Vec<_> = shares.iter().map(ToString::to_string).collect();
         let patch = json!({
-            "metadata": { "uid": node.metadata.uid },
+            // A cache that does not show an earlier assignment yet must not lead to a second one.
+            "metadata": { "uid": node.metadata.uid, "resourceVersion": node.metadata.resource_version },
             "spec": { "podCIDR": texts.first(), "podCIDRs": texts },
         });
         let api = Api::<Node>::all(self.client.clone());
-        match api.patch(key.name(), &PatchParams::default(), &Patch::Strategic(patch)).await {
+        match api.patch(key.name(), &PatchParams::default(), &Patch::Merge(patch)).await {
             Ok(_) => Ok(Action::await_change()),
             Err(err) => {
                 // An answer that was lost may have been a yes: then the shares stay taken, and the node shows them.
@@ -116,6 +117,8 @@ impl Controller for NodeIpamController {
                 if is_no {
                     let mut sets = self.sets.lock();
                     sets.iter_mut().zip(&shares).for_each(|(set, share)| set.release(share));
+                }
+                if is_no && !matches!(&err, kube::Error::Api(status) if status.is_conflict()) {
                     self.tell(&node, "CIDRAssignmentFailed");
                 }
                 Err(err.into())

@@ -58,6 +58,11 @@ impl Layout {
         self.0.join("cni/net.d")
     }
 
+    /// Which pod holds which address.
+    pub(crate) fn ipam(&self) -> PathBuf {
+        self.0.join("cni/networks")
+    }
+
     /// Image archives that are imported at every start.
     pub(crate) fn images(&self) -> PathBuf {
         self.0.join("images")

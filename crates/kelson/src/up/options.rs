@@ -20,6 +20,10 @@ pub(crate) enum Part {
     PodNetwork,
 }
 
+/// What a machine that joins a cluster leaves to others.
+const CONTROL_PLANE: [Part; 4] =
+    [Part::KubeApiserver, Part::KubeControllerManager, Part::KubeScheduler, Part::ClusterDns];
+
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Options {
     /// Everything that the cluster keeps: state, keys, images, containers.
@@ -60,6 +64,10 @@ pub(crate) struct Options {
     bind_address: IpAddr,
     #[arg(long, default_value_t = 6443)]
     secure_port: u16,
+    /// The API server of a cluster that this machine joins as a node (https://host:port). No control plane runs here then;
+    /// the cluster's `pki` must be in the data directory.
+    #[arg(long)]
+    server: Option<String>,
     /// Where the administrator's kubeconfig is written too; it is always in the data directory.
     #[arg(long)]
     write_kubeconfig: Option<PathBuf>,
@@ -85,6 +93,8 @@ pub(crate) struct Settings {
     pub cluster_domain: String,
     pub api_address: SocketAddr,
     pub write_kubeconfig: Option<PathBuf>,
+    /// The API server of the cluster that this node joins.
+    server: Option<String>,
     disabled: Vec<Part>,
 }
 
@@ -124,6 +134,10 @@ impl Options {
                 bail!("--service-cidr {service} is too small");
             }
         }
+        let mut disabled = self.disable;
+        if self.server.is_some() {
+            disabled.extend(CONTROL_PLANE);
+        }
         let etcd = (!self.etcd_servers.is_empty()).then_some(Etcd {
             servers: self.etcd_servers,
             ca_file: self.etcd_cafile,
@@ -141,7 +155,8 @@ impl Options {
             cluster_domain: self.cluster_domain,
             api_address: SocketAddr::new(self.bind_address, self.secure_port),
             write_kubeconfig: self.write_kubeconfig,
-            disabled: self.disable,
+            server: self.server,
+            disabled,
         })
     }
 }
@@ -163,7 +178,8 @@ impl Settings {
 
     /// How everything outside this process reaches the API server.
     pub(crate) fn api_url(&self) -> String {
-        format!("https://{}", SocketAddr::new(self.node_ip, self.api_address.port()))
+        let own = || format!("https://{}", SocketAddr::new(self.node_ip, self.api_address.port()));
+        self.server.clone().unwrap_or_else(own)
     }
 }
 
@@ -258,5 +274,13 @@ mod tests {
         let settings = complete(&["--disable=kube-scheduler,cluster-dns"]).unwrap();
         assert!(!settings.runs(Part::KubeScheduler) && !settings.runs(Part::ClusterDns));
         assert!(settings.runs(Part::Kubelet));
+    }
+
+    #[test]
+    fn a_node_that_joins_runs_no_control_plane() {
+        let settings = complete(&["--server=https://192.0.2.1:6443"]).unwrap();
+        assert!(CONTROL_PLANE.iter().all(|part| !settings.runs(*part)));
+        assert!(settings.runs(Part::Kubelet) && settings.runs(Part::PodNetwork));
+        assert_eq!(settings.api_url(), "https://192.0.2.1:6443");
     }
 }

@@ -43,6 +43,10 @@ struct EtcdMember {
     client: SocketAddr,
     args: Vec<String>,
     log: PathBuf,
+    /// How much of the log was there when the process started.
+    logged: usize,
+    /// The network namespace that it runs in, if it is not ours.
+    namespace: Option<String>,
     process: Option<Child>,
 }
 
@@ -56,15 +60,21 @@ impl EtcdCluster {
     /// Starts a cluster and waits until every member serves.
     #[must_use]
     pub fn start(size: usize, options: ClusterOptions) -> Self {
-        let cluster = EtcdCluster::prepare(size, options);
-        let mut cluster = cluster;
-        for index in 0..size {
-            cluster.members[index].spawn();
-        }
-        for member in &mut cluster.members {
-            member.wait_until_it_listens();
-        }
-        cluster
+        EtcdCluster::prepare(size, options).started()
+    }
+
+    /// Starts a cluster in a network namespace.
+    #[must_use]
+    pub fn start_in(namespace: &str, size: usize, options: ClusterOptions) -> Self {
+        let mut cluster = EtcdCluster::prepare(size, options);
+        cluster.members.iter_mut().for_each(|member| member.namespace = Some(namespace.to_owned()));
+        cluster.started()
+    }
+
+    fn started(mut self) -> Self {
+        self.members.iter_mut().for_each(EtcdMember::spawn);
+        self.members.iter_mut().for_each(EtcdMember::wait_until_it_serves);
+        self
     }
 
     /// A cluster whose members are not started: its addresses are nobody's until [`EtcdCluster::restart`].
@@ -99,7 +109,14 @@ impl EtcdCluster {
                 args.push(format!("--key-file={}", file("tls.key")));
             }
             let log = dir.path().join(format!("m{i}.log"));
-            EtcdMember { client: SocketAddr::new(address, *client), args, log, process: None }
+            EtcdMember {
+                client: SocketAddr::new(address, *client),
+                args,
+                log,
+                logged: 0,
+                namespace: None,
+                process: None,
+            }
         });
         EtcdCluster { address, members: members.collect(), tls: options.tls, dir }
     }
@@ -154,7 +171,7 @@ impl EtcdCluster {
     /// Starts a member that does not run, with the data that it has.
     pub fn restart(&mut self, index: usize) {
         self.members[index].spawn();
-        self.members[index].wait_until_it_listens();
+        self.members[index].wait_until_it_serves();
     }
 
     /// Runs `etcdctl` on the cluster and gives what it prints.
@@ -179,21 +196,30 @@ impl EtcdCluster {
 impl EtcdMember {
     fn spawn(&mut self) {
         let log = std::fs::File::options().create(true).append(true).open(&self.log).unwrap();
-        let mut command = Command::new(PROGRAM);
+        self.logged = log.metadata().unwrap().len().try_into().unwrap();
+        let mut command = Command::new(if self.namespace.is_some() { "nsenter" } else { PROGRAM });
+        if let Some(namespace) = &self.namespace {
+            command.arg(format!("--net=/run/netns/{namespace}")).arg(PROGRAM);
+        }
         command.args(&self.args).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         let process = command.spawn().unwrap_or_else(|e| missing(PROGRAM, "etcd-server", &e));
         self.process = Some(process);
     }
 
     /// Etcd opens its client port only when it has joined its cluster.
-    fn wait_until_it_listens(&mut self) {
+    fn wait_until_it_serves(&mut self) {
         let started = Instant::now();
-        while std::net::TcpStream::connect(self.client).is_err() {
-            let ended = self.process.as_mut().and_then(|p| p.try_wait().unwrap());
-            if ended.is_some() || started.elapsed() > START_WITHIN {
-                let log = std::fs::read_to_string(&self.log).unwrap_or_default();
-                panic!("etcd does not serve on {}:\n{log}", self.client);
+        loop {
+            let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+            if log[self.logged..].contains("serving client traffic") {
+                return;
             }
+            let ended = self.process.as_mut().and_then(|p| p.try_wait().unwrap());
+            assert!(
+                ended.is_none() && started.elapsed() < START_WITHIN,
+                "etcd does not serve on {}:\n{log}",
+                self.client
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
     }
