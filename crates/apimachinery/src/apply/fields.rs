@@ -64,6 +64,22 @@ impl FieldSet {
         set
     }
 
+    /// The set of one field, given by the elements on its path.
+    pub(super) fn of_path(path: &[CompactString]) -> Self {
+        let mut set = FieldSet::default();
+        set.insert(path);
+        set
+    }
+
+    /// Whether a path itself is in the set.
+    pub(super) fn contains(&self, path: &[CompactString]) -> bool {
+        match path {
+            [] => false,
+            [last] => self.get(last).is_some_and(|node| node.member),
+            [first, rest @ ..] => self.get(first).is_some_and(|node| node.below.contains(rest)),
+        }
+    }
+
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

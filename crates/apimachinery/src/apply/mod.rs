@@ -10,6 +10,7 @@
 mod conflict;
 mod fields;
 mod managed;
+mod scale;
 mod walk;
 
 use compact_str::CompactString;
@@ -17,6 +18,7 @@ use compact_str::CompactString;
 pub use conflict::{Conflict, Conflicts};
 pub use fields::FieldSet;
 pub use managed::{ManagerId, Operation};
+pub use scale::ScaleMapping;
 
 use crate::schema::TypeRef;
 use crate::{Map, Value, codec};
@@ -33,7 +35,8 @@ const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 pub struct Context<'a> {
     /// The type of the object in the version of the request.
     pub ty: &'a TypeRef,
-    /// That version: `apps/v1`.
+    pub kind: &'a str,
+    /// The version of the request: `apps/v1`.
     pub api_version: &'a str,
     pub manager: &'a str,
     /// Empty for the object itself.
@@ -110,11 +113,13 @@ pub fn update_managers(old: Option<&Value>, new: &mut Value, ctx: &Context<'_>) 
 /// [`ApplyError::Conflicts`] if the object changes fields that others own, and `force` is not set; the other variants for
 /// objects that cannot be applied at all.
 pub fn apply(live: Option<&Value>, applied: &Value, force: bool, ctx: &Context<'_>) -> Result<Value, ApplyError> {
-    if applied.api_version() != ctx.api_version {
+    if applied.kind() != ctx.kind || applied.api_version() != ctx.api_version {
+        let gv = crate::meta::GroupVersion::parse(applied.api_version()).unwrap_or_default();
         return Err(ApplyError::BadRequest(format!(
-            "Incorrect version specified in apply patch. Specified patch version: {}, expected: {}",
-            applied.api_version(),
-            ctx.api_version
+            "invalid object type: {}/{}, Kind={}",
+            gv.group,
+            gv.version,
+            applied.kind()
         )));
     }
     if !applied.meta("managedFields").is_null() {
@@ -337,7 +342,7 @@ fn applied_to(
     let mut managers = reconciled(managers, base, ctx);
     let id = ManagerId::new(ctx.manager, Operation::Apply, "", ctx.subresource);
     let last = managers.get(&id).cloned();
-    // The name and its like count while the object is pruned, else nothing would hold its metadata.
+    // What is not tracked counts until the merge is done: an applied name keeps the metadata around it.
     let fields = walk::field_set(applied, ty).difference_below(ctx.reset);
     let entry = Entry {
         id: id.clone(),
@@ -352,14 +357,16 @@ fn applied_to(
         _ => merged,
     };
     let (mut managers, _, contested) = contested(base, &merged, managers, Some(&id), ctx);
+    if let Some(entry) = managers.0.iter_mut().find(|e| e.id == id) {
+        entry.fields = entry.fields.difference(untracked());
+    }
     if !force && !contested.0.is_empty() {
         return Err(contested);
     }
-    if let Some(entry) = managers.0.iter_mut().find(|e| e.id == id) {
-        entry.fields = entry.fields.difference(untracked());
-        if merged != *base {
-            entry.time = Some(ctx.time.into());
-        }
+    if merged != *base
+        && let Some(entry) = managers.0.iter_mut().find(|e| e.id == id)
+    {
+        entry.time = Some(ctx.time.into());
     }
     managers.drop_empty();
     Ok((merged, managers))

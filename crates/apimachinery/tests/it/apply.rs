@@ -32,8 +32,10 @@ impl Registry {
         self.clock += 1;
         let time = format!("2026-01-01T00:{:02}:{:02}Z", self.clock / 60, self.clock % 60);
         let (ty, api_version) = (self.ty.clone(), self.api_version.clone());
+        let kind = body.kind().to_owned();
         let ctx = Context {
             ty: &ty,
+            kind: &kind,
             api_version: &api_version,
             manager,
             subresource: "",
@@ -375,6 +377,7 @@ fn conflicts_become_a_status_with_causes() {
     registry.write(&Write::Create, "m1", &config("1")).unwrap();
     let ctx = Context {
         ty: &registry.ty,
+        kind: "ConfigMap",
         api_version: "v1",
         manager: "m2",
         subresource: "",

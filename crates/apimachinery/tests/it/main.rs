@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "tests fail by panicking and say what they skip")]
 
 mod apply;
+mod arbitrary;
+mod properties;
 mod recorded;
 mod strictness;
 mod yaml;

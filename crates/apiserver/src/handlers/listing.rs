@@ -47,7 +47,8 @@ pub(super) fn stream(
     }
     if accepted.encoding != Encoding::Json || accepted.pretty {
         let value = whole(call, accepted, &listing)?;
-        return Ok(respond::with_type(respond::encode(&value, accepted).into(), code, accepted.encoding.media_type()));
+        let body = respond::encode(&value, accepted);
+        return Ok(respond::compressed_if_long(call, body, code, accepted.encoding.media_type()));
     }
     let mut head = BytesMut::new();
     let write: WriteItem = match accepted.form {

@@ -147,7 +147,12 @@ pub(super) fn accepts_gzip(call: &Call) -> bool {
         .is_some_and(|v| v.split(',').any(|e| e.trim().split(';').next() == Some("gzip")))
 }
 
-fn compressed_if_long(call: &Call, body: Bytes, code: StatusCode, media_type: &'static str) -> Response<Body> {
+pub(super) fn compressed_if_long(
+    call: &Call,
+    body: Bytes,
+    code: StatusCode,
+    media_type: &'static str,
+) -> Response<Body> {
     if body.len() <= COMPRESS_FROM || !accepts_gzip(call) {
         return with_type(body.into(), code, media_type);
     }

@@ -3,6 +3,7 @@
 //! Version 3 has a document for each group and version, found through an index that names each one's hash, so that
 //! clients may keep them for ever; version 2 has one document of everything.
 
+mod gnostic;
 mod paths;
 mod schemas;
 
@@ -38,26 +39,51 @@ pub(crate) struct OpenApi {
 }
 
 struct Document {
+    dialect: Dialect,
     gzip: Bytes,
+    /// The same in protobuf, once somebody has asked for that.
+    protobuf: OnceLock<Bytes>,
     /// Of the JSON, in hexadecimal capitals.
     hash: String,
 }
 
+/// The encodings of a document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Representation {
+    Json,
+    Protobuf,
+}
+
+fn compressed(bytes: &[u8]) -> Bytes {
+    let mut gzip = Gzip::new();
+    gzip.write(bytes);
+    gzip.finish()
+}
+
+fn expanded(gzip: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut reader = flate2::read::GzDecoder::new(gzip);
+    // We compressed it ourselves.
+    let _ = std::io::Read::read_to_end(&mut reader, &mut out);
+    out
+}
+
 impl Document {
-    fn of(value: &Value) -> Self {
+    fn of(value: &Value, dialect: Dialect) -> Self {
         let text = value.to_string();
         let hash = Sha512::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02X}")).collect();
-        let mut gzip = Gzip::new();
-        gzip.write(text.as_bytes());
-        Document { gzip: gzip.finish(), hash }
+        Document { dialect, gzip: compressed(text.as_bytes()), protobuf: OnceLock::new(), hash }
     }
 
-    fn json(&self) -> Vec<u8> {
-        let mut out = Vec::new();
-        let mut reader = flate2::read::GzDecoder::new(&*self.gzip);
-        // We compressed it ourselves.
-        let _ = std::io::Read::read_to_end(&mut reader, &mut out);
-        out
+    /// Compressed.
+    fn bytes(&self, representation: Representation) -> &Bytes {
+        match representation {
+            Representation::Json => &self.gzip,
+            Representation::Protobuf => self.protobuf.get_or_init(|| {
+                let document = serde_json::from_slice(&expanded(&self.gzip)).unwrap_or_default();
+                compressed(&gnostic::encode(&document, self.dialect))
+            }),
+        }
     }
 }
 
@@ -80,7 +106,7 @@ impl OpenApi {
             let mut documents = BTreeMap::new();
             // One after the other: a tree is many times as large as what is kept of it.
             write_v3(&mut |path, document| {
-                documents.insert(path, Document::of(&document));
+                documents.insert(path, Document::of(&document, Dialect::V3));
             });
             documents
         })
@@ -104,9 +130,10 @@ impl OpenApi {
 }
 
 fn respond(call: &Call, document: &Document) -> Response<Body> {
-    if !accepts_json(call.accept()) {
+    let Some(representation) = representation(call.accept(), document.dialect) else {
         return bare(StatusCode::NOT_ACCEPTABLE);
-    }
+    };
+    let gzip = document.bytes(representation);
     let headers = &call.parts.headers;
     let etag = format!("\"{}\"", document.hash);
     let has = |name, wanted: &str| {
@@ -117,14 +144,15 @@ fn respond(call: &Call, document: &Document) -> Response<Body> {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         response
     } else if has(header::ACCEPT_ENCODING, "gzip") {
-        let mut response = Response::new(Body::from(document.gzip.clone()));
+        let mut response = Response::new(Body::from(gzip.clone()));
         response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         response
     } else {
-        Response::new(Body::from(document.json()))
+        Response::new(Body::from(expanded(gzip)))
     };
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let media_type = representation.media_type(document.dialect);
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
     headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding, Accept"));
     if let Ok(etag) = HeaderValue::from_str(&etag) {
         headers.insert(header::ETAG, etag);
@@ -144,11 +172,25 @@ fn bare(code: StatusCode) -> Response<Body> {
     response
 }
 
-fn accepts_json(accept: Option<&str>) -> bool {
-    let Some(accept) = accept.filter(|accept| !accept.trim().is_empty()) else { return true };
-    negotiation::clauses(accept)
-        .iter()
-        .any(|clause| matches!((clause.kind, clause.subtype), ("application", "json" | "*") | ("*", "*")))
+impl Representation {
+    fn media_type(self, dialect: Dialect) -> &'static str {
+        match (self, dialect) {
+            (Representation::Json, _) => "application/json",
+            (Representation::Protobuf, Dialect::V2) => "application/com.github.proto-openapi.spec.v2.v1.0+protobuf",
+            (Representation::Protobuf, Dialect::V3) => "application/com.github.proto-openapi.spec.v3.v1.0+protobuf",
+        }
+    }
+}
+
+/// What the client likes best of what there is. Clients still name protobuf with an `@`, which no media type may have.
+fn representation(accept: Option<&str>, dialect: Dialect) -> Option<Representation> {
+    let Some(accept) = accept.filter(|accept| !accept.trim().is_empty()) else { return Some(Representation::Json) };
+    let protobuf = Representation::Protobuf.media_type(dialect).trim_start_matches("application/");
+    negotiation::clauses(accept).iter().find_map(|clause| match (clause.kind, clause.subtype) {
+        ("application", "json" | "*") | ("*", "*") => Some(Representation::Json),
+        ("application", other) if other.replace('@', ".") == protobuf => Some(Representation::Protobuf),
+        _ => None,
+    })
 }
 
 /// An operation as every dialect has it.
@@ -322,14 +364,15 @@ fn v2_document() -> Document {
         versions.iter().for_each(|gv| write_version(&mut paths, gv));
     }
     let (paths, definitions) = paths.finish();
-    Document::of(&json!({
+    let document = json!({
         "swagger": "2.0",
         "info": { "title": "Kubernetes", "version": version::GIT_VERSION },
         "paths": paths,
         "definitions": definitions,
         "securityDefinitions": { "BearerToken": bearer_token() },
         "security": [{ "BearerToken": [] }],
-    }))
+    });
+    Document::of(&document, Dialect::V2)
 }
 
 fn bearer_token() -> Value {
@@ -369,6 +412,19 @@ mod tests {
         let proxy = "/api/v1/namespaces/{namespace}/pods/{name}/proxy/{path}";
         assert_eq!(id(proxy, "get"), "connectCoreV1GetNamespacedPodProxyWithPath");
         assert!(paths["/api/v1/pods"]["post"].is_null());
+    }
+
+    #[test]
+    fn protobuf_is_known_by_two_names() {
+        let of = |accept: &str, dialect| representation(Some(accept), dialect);
+        let old = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+        assert_eq!(of(old, Dialect::V2), Some(Representation::Protobuf));
+        assert_eq!(of(old, Dialect::V3), None);
+        assert_eq!(
+            of(&format!("{},application/json", old.replace('@', ".")), Dialect::V2),
+            Some(Representation::Protobuf)
+        );
+        assert_eq!(of("text/html", Dialect::V3), None);
     }
 
     #[test]

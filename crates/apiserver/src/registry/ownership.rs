@@ -1,53 +1,37 @@
-//! Who owns which field of an object: every write tells it to `apimachinery::apply`.
-
-use std::sync::OnceLock;
+//! Who owns which fields: what a write adds to `metadata.managedFields`.
 
 use apimachinery::Value;
 use apimachinery::apply::{self, ApplyError, Context, FieldSet, Versions};
-use apimachinery::meta::{GroupVersion, Gvr};
+use apimachinery::meta::{GroupVersion, Gvk, Gvr};
 use apimachinery::schema::TypeRef;
 use apimachinery::status::Status;
 
-use super::{Write, meta};
+use super::{Write, meta, status};
 use crate::encoding;
 use crate::resources::Resource;
 
-/// Fields of pods' metadata that belong to the object itself, not to its status (upstream resets just these).
-const POD_STATUS_RESETS: &[&str] = &["spec", "metadata.deletionTimestamp", "metadata.ownerReferences"];
+/// What a subresource does not change, whatever it is sent: group, resource (`*`: all of the group), subresource, fields.
+/// What is not here resets `status` of the object itself, if it has that as a subresource, and `spec` of its status.
+const RESETS: &[(&str, &str, &str, &[&str])] = &[
+    ("", "pods", "status", &["spec", "metadata.deletionTimestamp", "metadata.ownerReferences"]),
+    ("", "namespaces", "finalize", &["status"]),
+    ("admissionregistration.k8s.io", "*", "status", &["metadata", "spec"]),
+    ("apiextensions.k8s.io", "*", "status", &["metadata", "spec"]),
+    ("apiregistration.k8s.io", "*", "status", &["metadata", "spec"]),
+    ("apps", "deployments", "status", &["spec", "metadata.labels"]),
+    ("certificates.k8s.io", "certificatesigningrequests", "", &["spec", "status"]),
+    ("certificates.k8s.io", "certificatesigningrequests", "approval", &["spec", "status.certificate"]),
+    ("certificates.k8s.io", "certificatesigningrequests", "status", &["spec", "status.conditions"]),
+    ("flowcontrol.apiserver.k8s.io", "*", "status", &["metadata", "spec"]),
+    ("internal.apiserver.k8s.io", "*", "status", &["metadata", "spec"]),
+    ("resource.k8s.io", "*", "status", &["metadata", "spec"]),
+    ("storage.k8s.io", "*", "status", &["metadata", "spec"]),
+    ("storagemigration.k8s.io", "*", "status", &["metadata", "spec"]),
+];
 
-/// The versions of one kind.
-struct KindVersions<'a>(&'a Resource);
-
-impl Versions for KindVersions<'_> {
-    fn convert(&self, object: &Value, to: &str) -> Option<(Value, TypeRef)> {
-        let from = self.0.def;
-        let to = GroupVersion::parse(to)?;
-        if to == from.gvr.group_version() {
-            return Some((object.clone(), self.0.ty.clone()));
-        }
-        let other = api::resource(&Gvr::new(&to.group, &to.version, &from.gvr.resource))?;
-        let ty = encoding::type_of(&other.gvk())?;
-        let mut converted = object.clone();
-        from.strategy.to_storage(&mut converted);
-        other.strategy.to_served(&mut converted);
-        converted.set(&["apiVersion"], to.to_string());
-        Some((converted, ty))
-    }
-}
-
-/// What the endpoint that a write goes to does not change.
-fn reset_of(resource: &Resource, subresource: &str) -> &'static FieldSet {
-    static NOTHING: OnceLock<FieldSet> = OnceLock::new();
-    static MAIN: OnceLock<FieldSet> = OnceLock::new();
-    static STATUS: OnceLock<FieldSet> = OnceLock::new();
-    static POD_STATUS: OnceLock<FieldSet> = OnceLock::new();
-    match subresource {
-        "" if resource.def.subresource("status").is_some() => MAIN.get_or_init(|| FieldSet::of(&["status"])),
-        "status" if resource.def.gvr.resource == "pods" => POD_STATUS.get_or_init(|| FieldSet::of(POD_STATUS_RESETS)),
-        "status" => STATUS.get_or_init(|| FieldSet::of(&["spec"])),
-        _ => NOTHING.get_or_init(FieldSet::default),
-    }
-}
+/// Subresources of a pod whose one subject is all that they change.
+const ONLY: &[(&str, &[&str])] =
+    &[("ephemeralcontainers", &["ephemeralContainers"]), ("resize", &["containers", "initContainers", "resources"])];
 
 /// Somebody who writes fields through an endpoint.
 pub(crate) struct FieldManager<'a> {
@@ -61,39 +45,196 @@ impl<'a> FieldManager<'a> {
         FieldManager { resource: &write.resource, subresource: &write.subresource, name: &write.options.field_manager }
     }
 
-    fn with_context<T>(&self, run: impl FnOnce(&Context<'_>) -> T) -> T {
-        let api_version = self.resource.def.gvr.group_version().to_string();
-        run(&Context {
-            ty: &self.resource.ty,
-            api_version: &api_version,
+    /// Takes what a write changes. `old` is `None` for a new object.
+    pub(super) fn take_changes(&self, old: Option<&Value>, new: &mut Value) {
+        self.take(&self.own_kind(), old, new);
+    }
+
+    /// As [`Self::take_changes`], of something that is of another kind than the resource: a Scale, a token, a review.
+    pub(crate) fn take_changes_of(&self, gvk: &Gvk, old: Option<&Value>, new: &mut Value) {
+        self.take(&other_kind(gvk), old, new);
+    }
+
+    fn take(&self, kind: &Kind<'_>, old: Option<&Value>, new: &mut Value) {
+        fill_for_the_writer(new, kind.name);
+        encoding::normalize(new, &kind.ty);
+        self.with_context(kind, |context| apply::update_managers(old, new, context));
+    }
+
+    /// Merges an applied object into what is there (`Null`: nothing). What comes of it still has to go through the schema.
+    ///
+    /// # Errors
+    /// 409 for fields that others own, 400 and 500 for what cannot be applied.
+    pub(crate) fn apply(&self, live: &Value, applied: &Value, force: bool) -> Result<Value, Status> {
+        self.merge(&self.own_kind(), live, applied, force)
+    }
+
+    /// As [`Self::apply`], of something that is of another kind than the resource.
+    ///
+    /// # Errors
+    /// As for [`Self::apply`].
+    pub(crate) fn apply_of(&self, gvk: &Gvk, live: &Value, applied: &Value, force: bool) -> Result<Value, Status> {
+        self.merge(&other_kind(gvk), live, applied, force)
+    }
+
+    fn merge(&self, kind: &Kind<'_>, live: &Value, applied: &Value, force: bool) -> Result<Value, Status> {
+        let live = (!live.is_null()).then_some(live);
+        self.with_context(kind, |context| apply::apply(live, applied, force, context)).map_err(|error| match error {
+            ApplyError::Conflicts(conflicts) => conflicts.to_status(),
+            ApplyError::BadRequest(why) => Status::bad_request(why),
+            ApplyError::Untyped(why) => status::plain(why),
+        })
+    }
+
+    fn own_kind(&self) -> Kind<'a> {
+        let def = self.resource.def;
+        Kind {
+            name: &def.kind,
+            api_version: def.gvr.group_version().to_string(),
+            ty: self.resource.ty.clone(),
+            reset: reset_fields(self.resource, self.subresource),
+        }
+    }
+
+    fn with_context<T>(&self, kind: &Kind<'_>, f: impl FnOnce(&Context<'_>) -> T) -> T {
+        f(&Context {
+            ty: &kind.ty,
+            kind: kind.name,
+            api_version: &kind.api_version,
             manager: self.name,
             subresource: self.subresource,
             time: &meta::timestamp(),
-            reset: reset_of(self.resource, self.subresource),
-            versions: &KindVersions(self.resource),
+            reset: &kind.reset,
+            versions: &Converter { resource: self.resource },
         })
     }
+}
 
-    /// Takes what a write changes. `old` is `None` for a new object.
-    pub(super) fn take_changes(&self, old: Option<&Value>, new: &mut Value) {
-        self.with_context(|context| apply::update_managers(old, new, context));
+/// What a write is of.
+struct Kind<'a> {
+    name: &'a str,
+    api_version: String,
+    ty: TypeRef,
+    /// What the endpoint does not change.
+    reset: FieldSet,
+}
+
+fn other_kind(gvk: &Gvk) -> Kind<'_> {
+    Kind {
+        name: &gvk.kind,
+        api_version: gvk.group_version().to_string(),
+        ty: encoding::type_of(gvk).unwrap_or_else(TypeRef::any),
+        reset: FieldSet::default(),
     }
+}
 
-    /// Merges an applied object into what is there (`Null`: nothing).
-    ///
-    /// # Errors
-    /// 409 for fields that others own, and what is wrong with the applied object.
-    pub(crate) fn apply(&self, live: &Value, applied: &Value, force: bool) -> Result<Value, Status> {
-        if applied.kind().is_empty() || applied.api_version().is_empty() {
-            let gv = GroupVersion::parse(applied.api_version()).unwrap_or_default();
-            let why = format!("invalid object type: {}/{}, Kind={}", gv.group, gv.version, applied.kind());
-            return Err(Status::bad_request(why));
+/// What upstream's conversions and defaults say in the writer's name before anybody else does.
+fn fill_for_the_writer(object: &mut Value, kind: &str) {
+    match kind {
+        "DaemonSet" => {
+            object.set_default(&["metadata", "annotations", "deprecated.daemonset.template.generation"], "0");
         }
-        let live = (!live.is_null()).then_some(live);
-        self.with_context(|context| apply::apply(live, applied, force, context)).map_err(|error| match error {
-            ApplyError::Conflicts(conflicts) => conflicts.to_status(),
-            ApplyError::BadRequest(why) => Status::bad_request(why),
-            ApplyError::Untyped(why) => super::status::plain(why),
-        })
+        "TokenRequest" => object.set_default(&["spec", "expirationSeconds"], 3600),
+        _ => {}
+    }
+}
+
+/// Conversion between the versions of a built-in kind.
+struct Converter<'a> {
+    resource: &'a Resource,
+}
+
+impl Versions for Converter<'_> {
+    fn convert(&self, object: &Value, to: &str) -> Option<(Value, TypeRef)> {
+        let def = self.resource.def;
+        let gv = GroupVersion::parse(to)?;
+        let other = api::resource(&Gvr::new(&gv.group, &gv.version, &def.gvr.resource))?;
+        if other.storage != def.storage {
+            return None;
+        }
+        let mut object = object.clone();
+        def.strategy.to_storage(&mut object);
+        other.strategy.to_served(&mut object);
+        object.set(&["apiVersion"], to);
+        Some((object, encoding::type_of(&other.gvk())?))
+    }
+}
+
+fn reset_fields(resource: &Resource, subresource: &str) -> FieldSet {
+    let def = resource.def;
+    let (group, name) = (def.gvr.group.as_str(), def.gvr.resource.as_str());
+    let known = RESETS
+        .iter()
+        .find(|(g, r, s, _)| *g == group && (*r == "*" || *r == name) && *s == subresource)
+        .map(|(.., fields)| *fields);
+    if let Some(fields) = known {
+        return FieldSet::of(fields);
+    }
+    if group.is_empty()
+        && name == "pods"
+        && let Some((_, kept)) = ONLY.iter().find(|(s, _)| *s == subresource)
+    {
+        return all_but(&resource.ty, kept);
+    }
+    match subresource {
+        "" if def.subresource("status").is_some() => FieldSet::of(&["status"]),
+        "status" => FieldSet::of(&["spec"]),
+        _ => FieldSet::default(),
+    }
+}
+
+/// Every field of an object except these of its spec.
+fn all_but(ty: &TypeRef, kept: &[&str]) -> FieldSet {
+    let fields = |ty: Option<&TypeRef>| -> Vec<String> {
+        let shape = ty.and_then(TypeRef::as_struct);
+        shape.map(|s| s.fields().iter().map(|f| f.name.to_string()).collect()).unwrap_or_default()
+    };
+    let spec = fields(ty.field("spec").map(|f| &f.ty));
+    let spec = spec.into_iter().filter(|name| !kept.contains(&name.as_str())).map(|name| format!("spec.{name}"));
+    let rest = fields(Some(ty)).into_iter().filter(|name| name != "spec");
+    let all: Vec<String> = rest.chain(spec).collect();
+    FieldSet::of(&all.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resources::Resources;
+
+    fn resource(group: &str, name: &str) -> Resource {
+        Resources::builtin().get(&Gvr::new(group, "v1", name)).unwrap()
+    }
+
+    #[track_caller]
+    fn check(group: &str, name: &str, subresource: &str, want: &[&str]) {
+        assert_eq!(reset_fields(&resource(group, name), subresource).paths(), want);
+    }
+
+    #[test]
+    fn each_endpoint_resets_what_it_does_not_change() {
+        check("", "configmaps", "", &[]);
+        check("apps", "daemonsets", "", &[".status"]);
+        check("apps", "daemonsets", "status", &[".spec"]);
+        check("apps", "deployments", "status", &[".spec", ".metadata.labels"]);
+        check("storage.k8s.io", "volumeattachments", "status", &[".metadata", ".spec"]);
+        let of_debugging = reset_fields(&resource("", "pods"), "ephemeralcontainers").paths();
+        assert!(
+            of_debugging.contains(&".metadata".to_owned()) && of_debugging.contains(&".spec.containers".to_owned())
+        );
+        assert!(!of_debugging.contains(&".spec.ephemeralContainers".to_owned()));
+    }
+
+    #[test]
+    fn versions_of_one_object_are_converted_into_each_other() {
+        let own = Resources::builtin().get(&Gvr::new("events.k8s.io", "v1", "events")).unwrap();
+        let event = serde_json::from_str(
+            r#"{"apiVersion":"events.k8s.io/v1","kind":"Event","note":"n","regarding":{"name":"p"}}"#,
+        )
+        .unwrap();
+        let (core, ty) = Converter { resource: &own }.convert(&event, "v1").unwrap();
+        assert_eq!((core.str_at(&["message"]), core.at(&["involvedObject", "name"])), ("n", &Value::from("p")));
+        assert!(ty.field("message").is_some());
+        assert!(Converter { resource: &own }.convert(&event, "apps/v1").is_none());
+        assert!(Converter { resource: &own }.convert(&event, "events.k8s.io/v9").is_none());
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use apimachinery::Value;
 use apimachinery::apply;
 use apimachinery::field::{FieldErrors, Path};
+use apimachinery::meta::Gvk;
 use apimachinery::status::Status;
 use futures::future::BoxFuture;
 use storage::{Key, StorageError};
@@ -12,6 +13,7 @@ use storage::{Key, StorageError};
 use super::{Encoded, FieldManager, Preconditions, Registry, Stored, Write, meta, served, status};
 use crate::admission::{Operation, Request};
 use crate::cache::Object;
+use crate::encoding;
 
 /// From the object as it is (in the served version; `Null` when there is none) to what the client wants it to be. May be
 /// asked again when somebody else was faster.
@@ -30,6 +32,12 @@ pub enum Part<'a> {
 /// A kind that shows a part of an object, as `Scale` does.
 pub trait View: Send + Sync {
     fn show(&self, object: &Value) -> Value;
+
+    /// Of which kind that is.
+    fn kind(&self) -> Gvk;
+
+    /// The managed fields of the object, as far as they are of what the view shows.
+    fn managers(&self, object: &Value) -> Value;
 
     /// The object with what the view says of it.
     fn merge(&self, view: &Value, object: &Value) -> Result<Value, Status>;
@@ -147,12 +155,23 @@ impl Registry {
         change: Change<'_>,
     ) -> Result<Attempt, Status> {
         let mut old = served(&write.resource, current);
-        let shown = if let Part::View(view) = part { view.show(&old) } else { std::mem::take(&mut old) };
+        let shown = match part {
+            Part::View(view) => {
+                let mut shown = view.show(&old);
+                shown.set(&["metadata", "managedFields"], view.managers(&old));
+                shown
+            }
+            _ => std::mem::take(&mut old),
+        };
         let mut new = change(&shown)?;
         check_preconditions(write, &new, &shown, preconditions)?;
-        let is_view = matches!(part, Part::View(_));
-        if !write.applies && !is_view {
-            FieldManager::of(write).take_changes(Some(&shown), &mut new);
+        if !write.applies {
+            let manager = FieldManager::of(write);
+            match part {
+                Part::View(view) => manager.take_changes_of(&view.kind(), Some(&shown), &mut new),
+                Part::Other(rules) if !rules.is_admitted() => {}
+                _ => manager.take_changes(Some(&shown), &mut new),
+            }
         }
 
         let mut request = write.admission_request(Operation::Update, new, shown);
@@ -163,7 +182,6 @@ impl Registry {
         }
         if let Part::View(view) = part {
             request.object = view.merge(&request.object, &old)?;
-            FieldManager::of(write).take_changes(Some(&old), &mut request.object);
         } else {
             old = std::mem::take(&mut request.old_object);
         }
@@ -198,6 +216,7 @@ impl Registry {
         }
         write.warnings.extend(def.strategy.warnings(object, Some(&old)));
         def.strategy.canonicalize(object);
+        encoding::normalize(object, &write.resource.ty);
         apply::keep_times_if_unchanged(&old, object);
         let gone = is_finished(object, &old);
         if admitted {

@@ -15,10 +15,11 @@ use crate::authz::Decision;
 use crate::authz::rule::Rule;
 use crate::body::{Body, RequestBody};
 use crate::handlers::{Call, Target};
+use crate::registry::{FieldManager, Write, WriteKind, WriteOptions};
 
 /// `serviceaccounts/NAME/token`
 pub(super) async fn token(call: &mut Call, target: &Target, body: RequestBody) -> Result<Response<Body>, Status> {
-    let request = decoded_body(call, target, body).await?;
+    let mut request = decoded_body(call, target, body).await?;
     let (namespace, name) = (call.info.namespace.clone(), call.info.name.clone());
     let server = call.server.clone();
     let inner = server.inner();
@@ -26,9 +27,9 @@ pub(super) async fn token(call: &mut Call, target: &Target, body: RequestBody) -
     let account = inner.lister().get("serviceaccounts", &namespace, &name);
     let account = account.ok_or_else(|| Status::not_found(&gvr, &name))?;
     let Some(issuer) = &inner.security.issuer else { return Err(Status::no_such_path()) };
-    let options =
-        crate::registry::WriteOptions::parse(&call.query, crate::registry::WriteKind::Create, call.user_agent())?;
+    let options = WriteOptions::parse(&call.query, WriteKind::Create, call.user_agent())?;
     let write = crate::handlers::write_of(call, target, options);
+    track(&write, &mut request);
     let mut admitted = write.admission_request(crate::admission::Operation::Create, request, Value::Null);
     inner.registry.admission.admit(&mut admitted).await?;
     inner.registry.admission.validate(&mut admitted).await?;
@@ -39,6 +40,8 @@ pub(super) async fn token(call: &mut Call, target: &Target, body: RequestBody) -
 /// The reviews, which are resources that are never stored.
 pub(super) async fn review(call: &mut Call, target: &Target, body: RequestBody) -> Result<Response<Body>, Status> {
     let mut review = decoded_body(call, target, body).await?;
+    let options = WriteOptions::parse(&call.query, WriteKind::Create, call.user_agent())?;
+    track(&crate::handlers::write_of(call, target, options), &mut review);
     let user = Arc::clone(&call.user);
     match target.resource.def.gvr.resource.as_str() {
         "tokenreviews" => token_review(call, &mut review).await?,
@@ -59,6 +62,12 @@ pub(super) async fn review(call: &mut Call, target: &Target, body: RequestBody) 
     }
     review.entry(&["metadata"]).make_object();
     answer_value(call, review, StatusCode::CREATED)
+}
+
+/// They are never stored, but are created: whoever asks owns what it says.
+fn track(write: &Write, object: &mut Value) {
+    let kind = crate::encoding::gvk_of(object.api_version(), object.kind());
+    FieldManager::of(write).take_changes_of(&kind, None, object);
 }
 
 fn check_namespace(call: &Call, review: &Value) -> Result<(), Status> {

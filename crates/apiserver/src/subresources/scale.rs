@@ -3,8 +3,11 @@
 use std::sync::Arc;
 
 use apimachinery::Value;
+use apimachinery::apply::ScaleMapping;
+use apimachinery::codec::{self, Options};
 use apimachinery::field::{Cursor, FieldErrors};
 use apimachinery::meta::Gvk;
+use apimachinery::schema::TypeRef;
 use apimachinery::status::Status;
 use http::{Response, StatusCode, header};
 
@@ -12,7 +15,7 @@ use super::{answer_value, decoded_body};
 use crate::body::{Body, RequestBody};
 use crate::handlers::patch::{self, PatchKind};
 use crate::handlers::{Call, Target, check_name, fit_namespace, patch_part, read_body, value_of, write_of};
-use crate::registry::{FieldManager, Part, Preconditions, Updated, View, WriteKind, WriteOptions};
+use crate::registry::{FieldManager, Part, Preconditions, Updated, View, WriteKind, WriteOptions, status};
 
 pub(super) async fn handle(
     call: &mut Call,
@@ -48,38 +51,33 @@ fn is_apply(call: &Call) -> bool {
     patch::kind_of(call.header(header::CONTENT_TYPE)) == Ok(PatchKind::Apply)
 }
 
-/// Applies a Scale: what it says is the object's own, owned through this subresource.
+fn scale_kind() -> Gvk {
+    Gvk::new("autoscaling", "v1", "Scale")
+}
+
+/// Applies a Scale: whoever does owns the object's replicas through this subresource.
 async fn apply(call: &mut Call, target: &Target, body: RequestBody) -> Result<Updated, Status> {
     let bytes = read_body(body).await?;
     let options = WriteOptions::parse(&call.query, WriteKind::Apply, call.user_agent())?;
-    let scale = apimachinery::codec::yaml::parse(&bytes)
+    let applied = apimachinery::codec::yaml::parse(&bytes)
         .map_err(|e| Status::bad_request(format!("error decoding YAML: {e}")))?
         .value;
-    if (scale.api_version(), scale.kind()) != ("autoscaling/v1", "Scale") {
-        return Err(Status::bad_request(format!(
-            "Incorrect version specified in apply patch. Specified patch version: {}, expected: autoscaling/v1",
-            scale.api_version()
-        )));
-    }
-    check_name(&scale, &call.info.name)?;
-    let def = target.resource.def;
-    let mut applied = Value::from([
-        ("apiVersion", def.gvr.group_version().to_string().into()),
-        ("kind", def.kind.as_str().into()),
-        ("metadata", scale["metadata"].clone()),
-    ]);
-    if let Some(replicas) = scale["spec"].get("replicas") {
-        applied.set(&["spec", "replicas"], replicas.clone());
-    }
     let mut write = write_of(call, target, options);
     write.applies = true;
-    let (resource, subresource) = (target.resource.clone(), write.subresource.clone());
+    let kind = scale_kind();
+    let ty = crate::encoding::type_of(&kind).unwrap_or_else(TypeRef::any);
+    let (resource, subresource, url_name) = (target.resource.clone(), write.subresource.clone(), write.name.clone());
     let (name, force) = (write.options.field_manager.clone(), write.options.force);
     let change = move |old: &Value| {
-        FieldManager { resource: &resource, subresource: &subresource, name: &name }.apply(old, &applied, force)
+        let manager = FieldManager { resource: &resource, subresource: &subresource, name: &name };
+        let merged = manager.apply_of(&kind, old, &applied, force)?;
+        let decoded = codec::from_value(merged, &ty, Options::default());
+        let scale = decoded.map_err(|e| status::plain(e.to_string()))?.value;
+        check_name(&scale, &url_name)?;
+        Ok(scale)
     };
     let registry = Arc::clone(call.server.registry());
-    let updated = registry.update(&mut write, Part::Main, &Preconditions::default(), false, &change).await;
+    let updated = registry.update(&mut write, Part::View(&Scale), &Preconditions::default(), false, &change).await;
     call.warnings.append(&mut write.warnings);
     updated
 }
@@ -115,6 +113,14 @@ impl View for Scale {
         ])
     }
 
+    fn kind(&self) -> Gvk {
+        scale_kind()
+    }
+
+    fn managers(&self, object: &Value) -> Value {
+        mapped(object, |mapping| mapping.of_scale(object.meta("managedFields")))
+    }
+
     fn merge(&self, scale: &Value, object: &Value) -> Result<Value, Status> {
         let replicas = Cursor::root(scale).fields(&["spec", "replicas"]);
         if replicas.as_i64().is_some_and(|n| n < 0) {
@@ -125,8 +131,20 @@ impl View for Scale {
         let mut object = object.clone();
         object.set(&["spec", "replicas"], replicas.as_i64().unwrap_or(0));
         object.set(&["metadata", "resourceVersion"], scale.resource_version());
+        let managers = mapped(&object, |m| m.of_object(object.meta("managedFields"), scale.meta("managedFields")));
+        if managers.items().is_empty() {
+            object.remove(&["metadata", "managedFields"]);
+        } else {
+            object.set(&["metadata", "managedFields"], managers);
+        }
         Ok(object)
     }
+}
+
+/// Every built-in kind that scales has its replicas in the same place, in its one version.
+fn mapped(object: &Value, f: impl FnOnce(&ScaleMapping<'_>) -> Value) -> Value {
+    let path = Some(vec!["spec".into(), "replicas".into()]);
+    f(&ScaleMapping { paths: &[(object.api_version().into(), path)], api_version: object.api_version() })
 }
 
 /// A selector as a query would have it: `a=b,c in (d,e)`. Of a plain map as of a `LabelSelector`.

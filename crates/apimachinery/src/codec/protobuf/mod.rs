@@ -11,7 +11,8 @@ mod write;
 use super::{DecodeError, json::TypeMeta};
 use crate::Value;
 use crate::schema::TypeRef;
-use wire::{Reader, put_bytes, put_tag, put_varint};
+use wire::{Reader, put_tag, put_varint};
+pub use wire::{nested, put_bytes, put_double, put_int};
 
 /// What every document begins with.
 pub const MAGIC: &[u8; 4] = b"k8s\0";

@@ -23,25 +23,27 @@ pub(super) fn put_tag(out: &mut Vec<u8>, number: u32, wire_type: u32) {
     put_varint(out, u64::from(number << 3 | wire_type));
 }
 
-pub(super) fn put_bytes(out: &mut Vec<u8>, number: u32, bytes: &[u8]) {
+/// A field of bytes or text.
+pub fn put_bytes(out: &mut Vec<u8>, number: u32, bytes: &[u8]) {
     put_tag(out, number, LENGTH_DELIMITED);
     put_varint(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
 }
 
-/// Negative numbers take ten bytes, as in Go.
-pub(super) fn put_int(out: &mut Vec<u8>, number: u32, n: i64) {
+/// A field that is a number; negative ones take ten bytes, as in Go.
+pub fn put_int(out: &mut Vec<u8>, number: u32, n: i64) {
     put_tag(out, number, VARINT);
     put_varint(out, n.cast_unsigned());
 }
 
-pub(super) fn put_double(out: &mut Vec<u8>, number: u32, n: f64) {
+/// A field that is a floating-point number.
+pub fn put_double(out: &mut Vec<u8>, number: u32, n: f64) {
     put_tag(out, number, FIXED64);
     out.extend_from_slice(&n.to_le_bytes());
 }
 
 /// A message within a message. Its length is put in front once it is known: most need one byte, which is reserved.
-pub(super) fn nested(out: &mut Vec<u8>, number: u32, write: impl FnOnce(&mut Vec<u8>)) {
+pub fn nested(out: &mut Vec<u8>, number: u32, write: impl FnOnce(&mut Vec<u8>)) {
     put_tag(out, number, LENGTH_DELIMITED);
     let at = out.len();
     out.push(0);
