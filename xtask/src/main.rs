@@ -3,6 +3,7 @@
 #![expect(clippy::print_stdout, reason = "a command-line tool talks to its user")]
 
 mod debian;
+mod descriptions;
 mod down;
 mod golden;
 mod layers;
@@ -43,6 +44,8 @@ enum Command {
     },
     /// Checks that no crate imports another one that it must not know (the table is in ARCHITECTURE.md).
     CheckLayers,
+    /// Writes `crates/apiserver/data/descriptions.txt` anew, for another release of the k8s-openapi crate.
+    Descriptions,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -51,5 +54,6 @@ fn main() -> anyhow::Result<()> {
         Command::Down => down::run(),
         Command::Test { args } => test::run(&args),
         Command::CheckLayers => layers::run(),
+        Command::Descriptions => descriptions::run(),
     }
 }

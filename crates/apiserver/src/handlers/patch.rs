@@ -166,8 +166,9 @@ impl<'a> Patch<'a> {
             errs.invalid_value(&Path::new("patch"), String::from_utf8_lossy(&shown).into_owned(), why);
             Status::invalid(&Gvk::default(), "", &errs)
         };
-        let mut decoded =
-            codec::from_value(object, self.ty, Options::default()).map_err(|e| invalid(&e.to_string()))?;
+        let converter_words = matches!(self.operations, Operations::Strategic(_));
+        let options = Options { converter_words, ..Options::default() };
+        let mut decoded = codec::from_value(object, self.ty, options).map_err(|e| invalid(&e.to_string()))?;
         decoded.strict.splice(0..0, self.strict.iter().cloned());
         match self.validation {
             FieldValidation::Ignore => {}

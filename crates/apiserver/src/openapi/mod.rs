@@ -3,6 +3,7 @@
 //! Version 3 has a document for each group and version, found through an index that names each one's hash, so that
 //! clients may keep them for ever; version 2 has one document of everything.
 
+mod descriptions;
 mod gnostic;
 mod paths;
 mod schemas;
@@ -412,6 +413,19 @@ mod tests {
         let proxy = "/api/v1/namespaces/{namespace}/pods/{name}/proxy/{path}";
         assert_eq!(id(proxy, "get"), "connectCoreV1GetNamespacedPodProxyWithPath");
         assert!(paths["/api/v1/pods"]["post"].is_null());
+    }
+
+    #[test]
+    fn types_and_fields_are_described() {
+        let documents = v3_documents();
+        let schemas = &documents["api/v1"]["components"]["schemas"];
+        let text = |path: &str| schemas.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let pod = "/io.k8s.api.core.v1.Pod";
+        assert!(text(&format!("{pod}/description")).starts_with("Pod is a collection of containers"));
+        assert!(
+            text(&format!("{pod}/properties/spec/description")).starts_with("Specification of the desired behavior")
+        );
+        assert!(text(&format!("{pod}/properties/kind/description")).starts_with("Kind is a string value"));
     }
 
     #[test]

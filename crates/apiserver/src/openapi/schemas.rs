@@ -1,4 +1,4 @@
-//! Types of the schema table as OpenAPI schemas. Only names and facts: descriptions are not served.
+//! Types of the schema table as OpenAPI schemas.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -7,6 +7,7 @@ use apimachinery::schema::{Field, ListKind, Schema, SchemaOr, Shape, TypeRef};
 use serde_json::{Map, Value, json};
 
 use super::Dialect;
+use super::descriptions::{self, Described};
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
 
@@ -63,21 +64,26 @@ impl Definitions {
         if !self.wanted.contains_key(name) {
             // The name first: types may refer to themselves.
             self.wanted.insert(name.to_owned(), Value::Null);
-            let definition = self.definition(ty);
+            let definition = self.definition(name, ty);
             self.wanted.insert(name.to_owned(), definition);
         }
         self.dialect.reference(name)
     }
 
-    fn definition(&mut self, ty: &TypeRef) -> Value {
+    fn definition(&mut self, name: &str, ty: &TypeRef) -> Value {
         let mut schema = self.shape(ty);
+        let described = descriptions::of(name);
+        describe(&mut schema, described.own());
         let gvks = self.kinds.get(ty.name.as_str()).into_iter().flatten();
         let gvks: Vec<Value> =
             gvks.map(|(group, version, kind)| json!({ "group": group, "kind": kind, "version": version })).collect();
         if !gvks.is_empty() {
             if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {
                 for field in ["apiVersion", "kind"] {
-                    properties.entry(field).or_insert_with(|| json!({ "type": "string" }));
+                    let property = properties.entry(field).or_insert_with(|| json!({ "type": "string" }));
+                    if let Some(property) = property.as_object_mut() {
+                        describe(property, descriptions::of_type_meta(field));
+                    }
                 }
             }
             schema.insert("x-kubernetes-group-version-kind".to_owned(), gvks.into());
@@ -102,8 +108,9 @@ impl Definitions {
         let schema = match &ty.shape {
             Shape::Struct(shape) => {
                 let mut properties = Map::new();
+                let described = descriptions::of(&ty.name);
                 for field in shape.fields() {
-                    properties.insert(field.name.to_string(), self.property(field));
+                    properties.insert(field.name.to_string(), self.property(field, described));
                 }
                 let mut required: Vec<&str> =
                     shape.fields().iter().filter(|f| f.required).map(|f| f.name.as_str()).collect();
@@ -154,7 +161,7 @@ impl Definitions {
         }
     }
 
-    fn property(&mut self, field: &Field) -> Value {
+    fn property(&mut self, field: &Field, described: Described) -> Value {
         // The one field whose type says nothing and still has a name of its own.
         let mut schema = if field.name == "fieldsV1" && matches!(field.ty.shape, Shape::Any) {
             let fields = self.reference_as(&format!("{META}.FieldsV1"), &field.ty);
@@ -168,6 +175,7 @@ impl Definitions {
             // A reference that has company stands in a list of its own.
             schema = Map::from_iter([("allOf".to_owned(), json!([schema]))]);
         }
+        describe(&mut schema, described.field(&field.name));
         if self.dialect == Dialect::V3 {
             let default = field.default.as_ref().and_then(|default| serde_json::to_value(default).ok());
             let empty = || {
@@ -207,6 +215,12 @@ impl Definitions {
             schema.insert("x-kubernetes-patch-merge-key".to_owned(), patch.merge_key.as_str().into());
         }
         schema.into()
+    }
+}
+
+fn describe(schema: &mut Map<String, Value>, description: Option<String>) {
+    if let Some(description) = description {
+        schema.insert("description".to_owned(), description.into());
     }
 }
 
