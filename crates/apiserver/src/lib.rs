@@ -13,6 +13,7 @@ pub mod authz;
 mod body;
 pub mod bootstrap;
 mod cache;
+mod cel;
 mod config;
 mod discovery;
 mod encoding;
