@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 pub(crate) const WAIT: Duration = Duration::from_secs(60);
-const TOKEN: &str = "test-token";
+pub(crate) const TOKEN: &str = "test-token";
 
 /// A server. Killed when dropped.
 pub(crate) struct ApiServer {
@@ -49,6 +49,9 @@ impl ApiServer {
             "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
             "--authorization-mode=RBAC".to_owned(),
         ]);
+        if !flags.iter().any(|flag| flag.starts_with("--etcd-servers=")) {
+            command.arg(format!("--data-dir={}", dir.path().join("store").display()));
+        }
         let command = command.args(flags).stdin(Stdio::null()).stdout(output.try_clone().unwrap()).stderr(output);
         ApiServer { process: command.spawn().unwrap(), url: format!("https://{address}:{port}"), log, dir }
     }

@@ -56,8 +56,9 @@ fn a_workload_runs_and_kubectl_does_what_users_know() {
     host.kubectl_ok(&["cp", &there, host.dir.join("back").to_str().unwrap()], "");
     assert_eq!(std::fs::read_to_string(host.dir.join("back")).unwrap(), "copied there and back");
     let mut forward = host.kubectl_command(&["port-forward", "deploy/hello", "18080:8080"]).spawn().unwrap();
-    let first = BufReader::new(forward.stdout.take().unwrap()).lines().next();
-    assert!(first.is_some_and(|line| line.is_ok_and(|line| line.contains("Forwarding from"))));
+    // Read on until the end: kubectl ends when nobody listens to it.
+    let mut lines = BufReader::new(forward.stdout.take().unwrap()).lines();
+    assert!(lines.next().is_some_and(|line| line.is_ok_and(|line| line.contains("Forwarding from"))));
     host.wait_for_page("http://127.0.0.1:18080/", "Hello from Kelson");
     forward.kill().unwrap();
     forward.wait().unwrap();
