@@ -3,6 +3,8 @@
 mod attempt;
 mod class;
 mod diagnosis;
+#[cfg(test)]
+mod oracle;
 mod trial;
 
 use std::collections::HashMap;

@@ -2,6 +2,7 @@
 
 mod default_binder;
 mod default_preemption;
+mod dynamic_resources;
 mod image_locality;
 mod inter_pod_affinity;
 mod node_affinity;
@@ -39,6 +40,7 @@ pub(crate) const DEFAULTS: &[(&str, i32)] = &[
     ("VolumeZone", 0),
     ("PodTopologySpread", 2),
     ("InterPodAffinity", 2),
+    ("DynamicResources", 0),
     ("DefaultPreemption", 0),
     ("NodeResourcesBalancedAllocation", 1),
     ("ImageLocality", 1),
@@ -100,6 +102,10 @@ pub fn in_tree() -> Registry {
                     .map(|affinity| PointsOf::new(affinity).filter().score().points())
             }),
         )
+        .with("DynamicResources", |_, context| {
+            let plugin = dynamic_resources::DynamicResources::new(context.client.clone(), &context.listers);
+            Ok(PointsOf::new(plugin).pre_enqueue().filter().post_filter().reserve().pre_bind().points())
+        })
         .with(
             "DefaultPreemption",
             with_args("DefaultPreemptionArgs", |args, context| {

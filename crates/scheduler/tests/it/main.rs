@@ -1,0 +1,3 @@
+//! The scheduler as a whole, without an API server.
+
+mod decisions;
