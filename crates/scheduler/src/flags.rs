@@ -154,6 +154,11 @@ impl Flags {
         config.master = self.master;
         config.queue.max_in_unschedulable = self.pod_max_in_unschedulable_pods_duration;
         config.feature_gates = self.feature_gates.iter().fold(FeatureGates::default(), FeatureGates::overridden_by);
+        if config.feature_gates.enabled(crate::plugins::GANG_SCHEDULING) {
+            for profile in &mut config.profiles {
+                profile.multi_point.enabled.push(("GangScheduling".to_owned(), 0));
+            }
+        }
         config.serving = (self.secure_port != 0).then_some(Serving {
             address: (self.bind_address, self.secure_port).into(),
             certificate,

@@ -20,6 +20,7 @@ pub mod config;
 pub mod cycle;
 mod flags;
 pub mod framework;
+pub mod gangs;
 pub mod listers;
 mod metrics;
 pub mod plugins;

@@ -52,6 +52,11 @@ impl Reporter {
                 if let Err(error) = tell(&client, &report).await {
                     tracing::warn!(pod = %report.pod.key, %error, "a pod's status could not be written");
                 }
+                for other in &report.displaced {
+                    if let Err(error) = clear_nomination(&client, other).await {
+                        tracing::warn!(pod = %other.key, %error, "a pod's nomination could not be cleared");
+                    }
+                }
                 let Nomination::Node { node, victims } = &report.nomination else { return };
                 for victim in victims {
                     if let Err(error) = evict(&client, &report.pod, victim).await {
@@ -99,6 +104,15 @@ async fn tell(client: &Client, report: &Report) -> kube::Result<()> {
     let api: Api<Pod> = Api::namespaced(client.clone(), report.pod.namespace());
     match api.patch_status(report.pod.name(), &PatchParams::default(), &Patch::Strategic(patch)).await {
         // Gone, or another pod by now.
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+async fn clear_nomination(client: &Client, pod: &PodInfo) -> kube::Result<()> {
+    let api: Api<Pod> = Api::namespaced(client.clone(), pod.namespace());
+    let patch = json!({ "metadata": { "uid": pod.uid.as_str() }, "status": { "nominatedNodeName": null } });
+    match api.patch_status(pod.name(), &PatchParams::default(), &Patch::Strategic(patch)).await {
         Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
         other => other.map(drop),
     }
@@ -175,7 +189,13 @@ mod tests {
     fn report(status: Value, nomination: Nomination) -> Report {
         let pod = json!({ "metadata": { "name": "a", "uid": "u", "generation": 2 }, "status": status });
         let pod = PodInfo::new(Arc::new(serde_json::from_value(pod).unwrap()), &mut ScalarNames::default());
-        Report { pod: Arc::new(pod), reason: "Unschedulable", message: "0/1 nodes".to_owned(), nomination }
+        Report {
+            pod: Arc::new(pod),
+            reason: "Unschedulable",
+            message: "0/1 nodes".to_owned(),
+            nomination,
+            displaced: Vec::new(),
+        }
     }
 
     #[test]

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Serving};
 use crate::framework::{PluginContext, WaitingPods};
+use crate::gangs::Gangs;
 use crate::listers::Listers;
 use crate::metrics::Metrics;
 use crate::plugins::GANG_SCHEDULING;
@@ -97,6 +98,7 @@ async fn schedule(
         client: Some(client.clone()),
         listers: Listers::watch(&informers, config.feature_gates.enabled(GANG_SCHEDULING), notify),
         waiting_pods: WaitingPods::default(),
+        gangs: Gangs::default(),
         feature_gates: config.feature_gates.clone(),
     };
     let mut scheduler = Scheduler::new(config, context, metrics.clone(), Instant::now()).map_err(Error::Plugins)?;

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::framework::{PluginContext, WaitingPods};
+use crate::gangs::Gangs;
 use crate::listers::Listers;
 use crate::metrics::Metrics;
 use crate::pod::Uid;
@@ -55,6 +56,7 @@ impl Simulation {
             client: None,
             listers,
             waiting_pods: WaitingPods::default(),
+            gangs: Gangs::default(),
             feature_gates: config.feature_gates.clone(),
         };
         let scheduler = Scheduler::new(config, context, Arc::new(Metrics::default()), now)?;

@@ -13,6 +13,7 @@ use super::points::{
     Bind, Filter, Permit, Plugin, PostBind, PostFilter, PreBind, PreEnqueue, QueueSort, Reserve, Score,
 };
 use super::waiting::WaitingPods;
+use crate::gangs::Gangs;
 use crate::listers::Listers;
 
 /// What a plugin is made from besides its arguments.
@@ -22,6 +23,8 @@ pub struct PluginContext {
     pub client: Option<kube::Client>,
     pub listers: Listers,
     pub waiting_pods: WaitingPods,
+    /// The pods of groups.
+    pub gangs: Gangs,
     pub feature_gates: FeatureGates,
 }
 

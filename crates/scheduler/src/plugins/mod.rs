@@ -3,6 +3,7 @@
 mod default_binder;
 mod default_preemption;
 mod dynamic_resources;
+mod gang_scheduling;
 mod image_locality;
 mod inter_pod_affinity;
 mod node_affinity;
@@ -102,6 +103,10 @@ pub fn in_tree() -> Registry {
                     .map(|affinity| PointsOf::new(affinity).filter().score().points())
             }),
         )
+        .with("GangScheduling", |_, context| {
+            let gangs = gang_scheduling::GangScheduling::new(context);
+            Ok(PointsOf::new(gangs).pre_enqueue().reserve().permit().points())
+        })
         .with("DynamicResources", |_, context| {
             let plugin = dynamic_resources::DynamicResources::new(context.client.clone(), &context.listers);
             Ok(PointsOf::new(plugin).pre_enqueue().filter().post_filter().reserve().pre_bind().points())

@@ -198,6 +198,6 @@ impl Scheduler {
         tracing::warn!(pod = %queued.pod.key, node = &*job.node, error = unbound.message, "a pod could not be bound");
         let (pod, message) = (queued.pod.clone(), unbound.message);
         self.queue.put_failed(queued, now);
-        Some(Report { pod, reason: SCHEDULER_ERROR, message, nomination: Nomination::Keep })
+        Some(Report { pod, reason: SCHEDULER_ERROR, message, nomination: Nomination::Keep, displaced: Vec::new() })
     }
 }

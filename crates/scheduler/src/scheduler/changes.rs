@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::Scheduler;
 use crate::framework::{Actions, Change, ClusterEvent, EventResource, Rejection};
+use crate::gangs::group_of;
 use crate::listers::ObjectChange;
 use crate::pod::{PodInfo, Uid, is_terminal, node_name_of};
 use crate::queue::is_scaled_down;
@@ -26,23 +27,29 @@ impl Scheduler {
         let Some(new) = new else { return };
         if node_name_of(&new).is_some() {
             let pod = self.cluster.pod_info(new);
+            self.context.gangs.add(&pod);
             self.pod_is_on_a_node(&pod, now);
         } else {
             let scheduler = new.spec.as_ref().and_then(|spec| spec.scheduler_name.as_deref());
             if self.profiles.find(scheduler.unwrap_or("default-scheduler")).is_some() {
                 let pod = self.cluster.pod_info(new);
+                self.context.gangs.add(&pod);
                 self.pod_waits(pod, now);
             }
         }
     }
 
     fn pod_is_gone(&mut self, uid: &Uid, now: Instant) {
-        if self.pending.remove(uid).is_some() {
+        if let Some(pod) = self.pending.remove(uid) {
             self.queue.remove(uid);
+            self.context.gangs.remove(&pod);
         }
         self.context.waiting_pods.reject(uid, "", Rejection::unschedulable("pod has been deleted"));
         let nominated = self.cluster.nominations.remove(uid).is_some();
         let gone = self.cluster.remove_pod(uid);
+        if let Some(gone) = &gone {
+            self.context.gangs.remove(gone);
+        }
         if gone.is_some() || nominated {
             let event = ClusterEvent::new(EventResource::AssignedPod, Actions::DELETE);
             self.queue.move_on(event, &Change::AssignedPod { old: gone.as_deref(), new: None }, now);
@@ -68,7 +75,12 @@ impl Scheduler {
     }
 
     fn pod_waits(&mut self, pod: Arc<PodInfo>, now: Instant) {
-        self.pending.insert(pod.uid.clone(), pod.clone());
+        let new = self.pending.insert(pod.uid.clone(), pod.clone()).is_none();
+        if new && group_of(&pod).is_some() {
+            // It may be the one that others of its group wait for.
+            let event = ClusterEvent::new(EventResource::UnscheduledPod, Actions::ADD);
+            self.queue.move_on(event, &Change::AssignedPod { old: None, new: Some(&pod) }, now);
+        }
         if self.cluster.is_assumed(&pod.uid) {
             // It is being bound; if that fails it goes on from what is pending.
             return;

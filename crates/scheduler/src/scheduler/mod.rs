@@ -19,7 +19,7 @@ pub(crate) use changes::Changed;
 use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::cycle::{Attempt, Choice, Classes, Cycle, Diagnosis, Failure, PostFilterOutcome};
-use crate::framework::{PluginContext, Profile};
+use crate::framework::{PluginContext, Profile, Rejection};
 use crate::metrics::{AttemptResult, Metrics};
 use crate::pod::{PodInfo, Uid};
 use crate::profiles::Profiles;
@@ -45,6 +45,8 @@ pub(crate) struct Report {
     pub(crate) reason: &'static str,
     pub(crate) message: String,
     pub(crate) nomination: Nomination,
+    /// Less important pods whose nomination for the same node is void now.
+    pub(crate) displaced: Vec<Arc<PodInfo>>,
 }
 
 /// What becomes of the pod's nominated node.
@@ -156,7 +158,13 @@ impl Scheduler {
                 let pod = queued.pod.clone();
                 self.queue.put_failed(queued, now);
                 let nomination = Nomination::Keep;
-                Step::Failed(Box::new(Report { pod, reason: SCHEDULER_ERROR, message: error, nomination }))
+                Step::Failed(Box::new(Report {
+                    pod,
+                    reason: SCHEDULER_ERROR,
+                    message: error,
+                    nomination,
+                    displaced: Vec::new(),
+                }))
             }
             Err(Undecided::Unfit(diagnosis, nomination)) => {
                 tracing::debug!(pod = %queued.pod.key, %diagnosis, "no node can take a pod");
@@ -218,13 +226,25 @@ impl Scheduler {
         now: Instant,
     ) -> Report {
         let pod = queued.pod.clone();
-        match &nomination {
+        let (mut nomination, mut displaced) = (nomination, Vec::new());
+        match &mut nomination {
             Nomination::Keep => {}
             Nomination::Clear => drop(self.cluster.nominations.remove(&pod.uid)),
-            Nomination::Node { node, .. } => self.cluster.nominate(pod.clone(), node),
+            Nomination::Node { node, victims } => {
+                let others = self.cluster.nominations.on(node).iter();
+                displaced.extend(others.filter(|other| other.priority < pod.priority).cloned());
+                for other in &displaced {
+                    self.cluster.nominations.remove(&other.uid);
+                }
+                // A pod that only waits for its binding is turned away; nothing of it runs yet.
+                let preempted = || Rejection::unschedulable("preempted");
+                let waiting = &self.context.waiting_pods;
+                victims.retain(|victim| !waiting.reject(&victim.uid, "DefaultPreemption", preempted()));
+                self.cluster.nominate(pod.clone(), node);
+            }
         }
         self.queue.put_unschedulable(queued, plugins, now);
-        Report { pod, reason: UNSCHEDULABLE, message, nomination }
+        Report { pod, reason: UNSCHEDULABLE, message, nomination, displaced }
     }
 
     /// Takes over the sizes of queue and cache into the metrics.

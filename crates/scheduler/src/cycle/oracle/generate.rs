@@ -66,7 +66,7 @@ fn node(tape: &mut Tape, at: usize) -> Node {
         taints.push(json!({"key": tape.pick(&["k", "l"]), "value": "v", "effect": effect}));
     }
     let images: Vec<Value> = (0..tape.below(3))
-        .map(|_| json!({"names": [tape.pick(&["app:1", "side:1"])], "sizeBytes": 100_000_000 * (1 + tape.below(9))}))
+        .map(|_| json!({"names": [tape.pick(&["app:1", "side:1"])], "sizeBytes": 700_000_000}))
         .collect();
     typed(json!({
         "metadata": {"name": format!("n{at}"), "labels": labels},

@@ -13,6 +13,7 @@ use super::{Classes, Cycle, Feasible};
 use crate::cluster::{Cluster, NodeRef};
 use crate::config::Config;
 use crate::framework::{PluginContext, WaitingPods};
+use crate::gangs::Gangs;
 use crate::listers::{Listers, fixed};
 use crate::profiles::Profiles;
 use generate::{Tape, World};
@@ -23,6 +24,7 @@ fn profiles(world: &World) -> Profiles {
         client: None,
         listers: Listers { services: fixed(world.services.clone()), ..Listers::empty() },
         waiting_pods: WaitingPods::default(),
+        gangs: Gangs::default(),
         feature_gates: config.feature_gates.clone(),
     };
     Profiles::build(&config.profiles, &config.registry, &context).unwrap_or_else(|wrong| panic!("{wrong:?}"))
