@@ -18,6 +18,7 @@
 pub mod cluster;
 pub mod config;
 pub mod cycle;
+mod extender;
 mod flags;
 pub mod framework;
 pub mod gangs;

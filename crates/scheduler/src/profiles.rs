@@ -56,10 +56,12 @@ impl Profiles {
 
     /// Whether a pod that the plugin turned down may be helped by such an event.
     pub(crate) fn may_help(&self, plugin: &str, event: ClusterEvent) -> bool {
-        let mut events = self.list.iter().filter_map(|profile| profile.plugins.get(plugin));
-        events.any(|plugin| {
-            let events = plugin.requeue_on();
-            events.is_empty() || events.iter().any(|own| own.meets(event))
-        })
+        let mut plugins = self.list.iter().filter_map(|profile| profile.plugins.get(plugin)).peekable();
+        // Who is no plugin says nothing of what may help.
+        plugins.peek().is_none()
+            || plugins.any(|plugin| {
+                let events = plugin.requeue_on();
+                events.is_empty() || events.iter().any(|own| own.meets(event))
+            })
     }
 }

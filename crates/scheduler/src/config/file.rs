@@ -252,8 +252,9 @@ impl FileConfig {
         if self.profiles.is_empty() {
             self.profiles.push(FileProfile::default());
         }
-        let profiles = profiles_of(&self.profiles, &registry, all, &mut mistakes);
+        let mut profiles = profiles_of(&self.profiles, &registry, all, &mut mistakes);
         let extenders = extenders_of(&self.extenders, &mut mistakes);
+        leave_to_extenders(&mut profiles, &extenders);
         if !mistakes.is_empty() {
             return Err(mistakes);
         }
@@ -380,6 +381,27 @@ fn args_of(
         }
     }
     args
+}
+
+/// NodeResourcesFit ignores the resources that extenders see to.
+fn leave_to_extenders(profiles: &mut [ProfileConfig], extenders: &[ExtenderConfig]) {
+    let managed = extenders.iter().flat_map(|extender| &extender.managed_resources);
+    let names: Vec<&String> = managed.filter(|own| own.ignored_by_scheduler).map(|own| &own.name).collect();
+    if names.is_empty() {
+        return;
+    }
+    for profile in profiles {
+        let args = profile.args.entry("NodeResourcesFit".to_owned()).or_default();
+        if args.is_null() {
+            *args = serde_json::json!({});
+        }
+        if let Some(args) = args.as_object_mut() {
+            let ignored = args.entry("ignoredResources").or_insert_with(|| serde_json::json!([]));
+            if let Some(ignored) = ignored.as_array_mut() {
+                ignored.extend(names.iter().map(|name| serde_json::json!(name)));
+            }
+        }
+    }
 }
 
 fn set_of(set: &FilePluginSet) -> PluginSet {

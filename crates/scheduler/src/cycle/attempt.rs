@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::trial::Trial;
 use super::{Cycle, Diagnosis};
 use crate::cluster::{Cluster, NodeIdx, NodeRef};
+use crate::extender::{Extender, Room};
 use crate::framework::FilterStatus;
 use crate::framework::erased::RunningFilter;
 use crate::pod::PodInfo;
@@ -27,11 +28,12 @@ pub enum PostFilterOutcome {
 /// A pod that no node can take.
 pub struct Attempt<'a> {
     cycle: Cycle<'a>,
+    extenders: &'a [Extender],
 }
 
 impl<'a> Attempt<'a> {
-    pub(crate) fn new(cycle: Cycle<'a>) -> Self {
-        Self { cycle }
+    pub(crate) fn new(cycle: Cycle<'a>, extenders: &'a [Extender]) -> Self {
+        Self { cycle, extenders }
     }
 
     #[must_use]
@@ -67,6 +69,17 @@ impl<'a> Attempt<'a> {
     #[must_use]
     pub fn new_diagnosis(&self) -> Diagnosis {
         Diagnosis { nodes: self.cycle.cluster.nodes().len(), ..Diagnosis::default() }
+    }
+
+    /// Which of the rooms can be made, as far as extenders know.
+    ///
+    /// # Errors
+    /// When one of them cannot be asked.
+    pub(crate) fn ask_extenders(&self, mut rooms: Vec<Room>) -> Result<Vec<Room>, String> {
+        for extender in self.extenders {
+            rooms = extender.preempt(self.cycle.pod, rooms)?;
+        }
+        Ok(rooms)
     }
 
     /// Tries changes on one node; nothing of it lasts.

@@ -15,6 +15,7 @@ pub(crate) use class::Classes;
 pub use diagnosis::Diagnosis;
 
 use crate::cluster::{Cluster, NodeIdx, NodeRef};
+use crate::extender::{self, Extender};
 use crate::framework::erased::RunningFilter;
 use crate::framework::{FilterStatus, Normalize, PreFilter, PreScore, Profile, Rejection};
 use crate::pod::PodInfo;
@@ -191,6 +192,44 @@ impl<'a> Cycle<'a> {
             *rotation = start + looked_at;
         }
         Ok(Feasible::These(feasible))
+    }
+
+    /// What extenders leave of the feasible nodes.
+    pub(crate) fn filter_by(&mut self, extenders: &[Extender], feasible: Feasible) -> Result<Feasible, Failure> {
+        let mut nodes: Vec<NodeIdx> = match feasible {
+            Feasible::Class => self.class.verdicts.feasible().collect(),
+            Feasible::These(nodes) => nodes,
+        };
+        for extender in extenders {
+            if nodes.is_empty() {
+                break;
+            }
+            match extender.filter(self.pod, self.cluster, &nodes) {
+                Ok(filtered) => {
+                    nodes = filtered.nodes;
+                    let turned_down = filtered.turned_down.into_iter();
+                    self.turned_down.extend(turned_down.map(|(at, status)| (at, (extender::NAME, status))));
+                }
+                Err(error) if extender.is_ignorable() => {
+                    tracing::warn!(pod = %self.pod.key, error, "an extender that may be ignored was");
+                }
+                Err(error) => return Err(Failure::Error(error)),
+            }
+        }
+        Ok(Feasible::These(nodes))
+    }
+
+    /// What extenders think of the feasible nodes.
+    pub(crate) fn scores_of(&self, extenders: &[Extender], feasible: &Feasible) -> Option<Vec<i64>> {
+        let Feasible::These(nodes) = feasible else { return None };
+        if extenders.is_empty() || nodes.len() < 2 {
+            return None;
+        }
+        let mut scores = vec![0; nodes.len()];
+        for extender in extenders {
+            extender.prioritize(self.pod, self.cluster, nodes, &mut scores);
+        }
+        Some(scores)
     }
 
     /// How many feasible nodes are enough; `None`: all are wanted.

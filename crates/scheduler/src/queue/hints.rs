@@ -47,7 +47,8 @@ pub(super) fn helps(profiles: &Profiles, queued: &QueuedPod, event: ClusterEvent
     }
     let Some(profile) = profiles.of(&queued.pod) else { return false };
     queued.turned_down_by.iter().any(|name| {
-        let Some(plugin) = profile.plugins.get(name) else { return false };
+        // Who is no plugin says nothing of what may help.
+        let Some(plugin) = profile.plugins.get(name) else { return true };
         let events = plugin.requeue_on();
         events.is_empty()
             || (events.iter().any(|own| own.meets(event)) && plugin.hint(&queued.pod, event, change) == Hint::Queue)

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::{Nomination, Report, SCHEDULER_ERROR, Scheduler, Step};
 use crate::cycle::Choice;
+use crate::extender::Extender;
 use crate::framework::erased::{AnyBind, AnyPostBind, AnyPreBind, AnyReserve, Held};
 use crate::framework::waiting::Wait;
 use crate::framework::{
@@ -28,6 +29,8 @@ pub(crate) struct BindJob {
     pre_binds: Vec<Arc<dyn AnyPreBind>>,
     binds: Vec<Arc<dyn AnyBind>>,
     post_binds: Vec<Arc<dyn AnyPostBind>>,
+    /// Binds instead of the plugins.
+    extender: Option<Extender>,
     waiting_pods: WaitingPods,
     began: Instant,
 }
@@ -75,6 +78,9 @@ impl BindJob {
         // The semaphore is never closed.
         let _slot = slots.acquire().await;
         let began = Instant::now();
+        if let Some(extender) = &self.extender {
+            return extender.bind(pod, &self.node).await.map_err(|message| Unbound { plugin: None, message });
+        }
         for plugin in &self.binds {
             match plugin.bind(pod, &self.node).await {
                 BindStatus::Skip => {}
@@ -132,6 +138,7 @@ impl Scheduler {
             pre_binds: profile.pre_binds.clone(),
             binds: profile.binds.clone(),
             post_binds: profile.post_binds.clone(),
+            extender: self.extenders.iter().find(|own| own.binds() && own.is_interested(&pod)).cloned(),
             waiting_pods: self.context.waiting_pods.clone(),
             began,
         });

@@ -19,6 +19,7 @@ pub(crate) use changes::Changed;
 use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::cycle::{Attempt, Choice, Classes, Cycle, Diagnosis, Failure, PostFilterOutcome};
+use crate::extender::Extender;
 use crate::framework::{PluginContext, Profile, Rejection};
 use crate::metrics::{AttemptResult, Metrics};
 use crate::pod::{PodInfo, Uid};
@@ -84,6 +85,7 @@ pub(crate) struct Scheduler {
     cluster: Cluster,
     queue: Queue,
     profiles: Arc<Profiles>,
+    extenders: Vec<Extender>,
     classes: Classes,
     /// Unscheduled pods that we are responsible for, as they are now.
     pending: HashMap<Uid, Arc<PodInfo>>,
@@ -105,11 +107,14 @@ impl Scheduler {
         now: Instant,
     ) -> Result<Self, Vec<String>> {
         let profiles = Arc::new(Profiles::build(&config.profiles, &config.registry, &context)?);
+        let extenders = config.extenders.iter().map(Extender::start).collect::<Result<Vec<_>, _>>();
+        let extenders = extenders.map_err(|error| vec![format!("an extender cannot be asked: {error}")])?;
         let queue = Queue::new(config.queue.clone(), profiles.clone(), metrics.clone(), now);
         Ok(Self {
             cluster: Cluster::default(),
             queue,
             profiles,
+            extenders,
             classes: Classes::default(),
             pending: HashMap::new(),
             context,
@@ -178,14 +183,20 @@ impl Scheduler {
     /// Which node the pod is to go to.
     fn decide(&mut self, profile_at: usize, profile: &Profile, pod: &Arc<PodInfo>) -> Result<Choice, Undecided> {
         let mut cycle = Cycle::start(profile_at, profile, pod, &mut self.cluster, &mut self.classes)?;
-        let feasible = cycle.filter(&mut self.rotation)?;
+        let mut feasible = cycle.filter(&mut self.rotation)?;
+        let extenders = self.extenders.iter().filter(|extender| extender.is_interested(pod));
+        let extenders: Vec<Extender> = extenders.cloned().collect();
+        if !cycle.is_empty(&feasible) && !extenders.is_empty() {
+            feasible = cycle.filter_by(&extenders, feasible)?;
+        }
         if !cycle.is_empty(&feasible) {
             let mut random = |bound: usize| rand::random_range(0..bound);
-            let choice = cycle.choose(&feasible, None, &mut random)?;
+            let extra = cycle.scores_of(&extenders, &feasible);
+            let choice = cycle.choose(&feasible, extra.as_deref(), &mut random)?;
             return choice.ok_or_else(|| Undecided::Error("none of the nodes that can do was chosen".to_owned()));
         }
         let mut diagnosis = cycle.diagnose();
-        let mut attempt = Attempt::new(cycle);
+        let mut attempt = Attempt::new(cycle, &self.extenders);
         let mut nomination = Nomination::Keep;
         if !profile.post_filters.is_empty() {
             self.metrics.preemption_tried();

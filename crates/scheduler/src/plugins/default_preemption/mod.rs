@@ -176,6 +176,13 @@ impl PostFilter for DefaultPreemption {
                 }
             }
         }
+        let rooms = candidates.into_iter().map(|own| (own.node, own.victims, own.violations)).collect();
+        let candidates = match attempt.ask_extenders(rooms) {
+            Ok(rooms) => {
+                rooms.into_iter().map(|(node, victims, violations)| Candidate { node, victims, violations }).collect()
+            }
+            Err(error) => return PostFilterOutcome::Error(error),
+        };
         match choose(candidates) {
             Some(best) => PostFilterOutcome::Nominate { node: best.node.to_string(), victims: best.victims },
             None => {
