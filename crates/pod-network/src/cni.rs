@@ -59,6 +59,7 @@ mod tests {
             node_name: "a".into(),
             cni_conf_dir: "/x".into(),
             ipam_dir: "/y".into(),
+            cluster_cidrs: Vec::new(),
             bridge: "cni0".into(),
             mtu: None,
         };

@@ -1,4 +1,5 @@
-//! How pods reach each other: the CNI configuration of this node, and routes to the pods of the others.
+//! How pods reach each other and the world: the CNI configuration of this node, routes to the pods of the others, and the
+//! node's address on packets that leave the cluster.
 //!
 //! It knows Nodes and their pod CIDRs, and nothing of Services (kube-proxy's business) or of pods (the runtime calls the
 //! CNI plugins). Entry points: [`Config`], [`run`].
@@ -10,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod cni;
+mod masquerade;
 mod plan;
 mod routes;
 
@@ -17,6 +19,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use futures::StreamExt;
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
 use kube::Api;
 use kube::runtime::{WatchStreamExt, watcher};
@@ -30,6 +33,8 @@ pub struct Config {
     pub cni_conf_dir: PathBuf,
     /// Where the addresses that pods hold are kept.
     pub ipam_dir: PathBuf,
+    /// The networks of all pods of the cluster.
+    pub cluster_cidrs: Vec<IpNet>,
     /// The name of the bridge that the pods of this node are attached to.
     pub bridge: String,
     pub mtu: Option<u32>,
@@ -83,6 +88,10 @@ async fn sync(config: &Config, nodes: &BTreeMap<String, plan::NodeNetwork>, hand
         && let Err(error) = cni::write_conflist(&config.cni_conf_dir, &cni::conflist(config, &own.pod_cidrs))
     {
         tracing::error!(%error, dir = %config.cni_conf_dir.display(), "cannot write the CNI configuration");
+    }
+    let rules = masquerade::ruleset(&config.node_name, nodes, &config.cluster_cidrs);
+    if let Err(error) = masquerade::write(&rules).await {
+        tracing::error!(%error, "cannot write the rules for packets that leave the cluster");
     }
     if let Err(error) = routes::sync(handle, &plan::plan_routes(&config.node_name, nodes)).await {
         tracing::error!(%error, "cannot bring the routes up to date");

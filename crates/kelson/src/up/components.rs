@@ -169,6 +169,7 @@ pub(crate) fn pod_network(settings: &Settings) -> pod_network::Config {
         node_name: settings.node_name.clone(),
         cni_conf_dir: settings.layout.cni_conf(),
         ipam_dir: settings.layout.ipam(),
+        cluster_cidrs: settings.cluster_cidrs.clone(),
         bridge: "cni0".to_owned(),
         mtu: None,
     }

@@ -1,0 +1,88 @@
+//! Packets that pods of this node send out of the cluster leave with the node's address, because nobody out there knows
+//! the way to a pod. Between pods and nodes, addresses stay as they are.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::IpAddr;
+use std::process::Stdio;
+
+use ipnet::IpNet;
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+
+use crate::plan::NodeNetwork;
+
+/// A table of our own, so that nobody else's rules are touched.
+const TABLE: &str = "inet kelson-pod-network";
+
+/// The rules as one transaction for `nft -f`, which replaces those of before.
+pub(crate) fn ruleset(own: &str, nodes: &BTreeMap<String, NodeNetwork>, cluster_cidrs: &[IpNet]) -> String {
+    let mut text = format!("add table {TABLE}\nflush table {TABLE}\ntable {TABLE} {{\n  chain postrouting {{\n");
+    text.push_str("    type nat hook postrouting priority srcnat; policy accept;\n");
+    for pods in nodes.get(own).into_iter().flat_map(|node| &node.pod_cidrs) {
+        let is_v4 = pods.addr().is_ipv4();
+        let family = if is_v4 { "ip" } else { "ip6" };
+        let inside =
+            cluster_cidrs.iter().filter(|cidr| cidr.addr().is_ipv4() == is_v4).map(|cidr| cidr.trunc().to_string());
+        let nodes = nodes.values().flat_map(|node| &node.addresses).filter(|ip: &&IpAddr| ip.is_ipv4() == is_v4);
+        let mut known: Vec<String> = inside.chain(nodes.map(ToString::to_string)).collect();
+        known.push(if is_v4 { "224.0.0.0/4" } else { "ff00::/8" }.to_owned());
+        text.push_str(&format!(
+            "    {family} saddr {} {family} daddr != {{ {} }} masquerade\n",
+            pods.trunc(),
+            known.join(", ")
+        ));
+    }
+    text.push_str("  }\n}\n");
+    text
+}
+
+/// Writes the rules.
+pub(crate) async fn write(ruleset: &str) -> io::Result<()> {
+    let mut nft = Command::new("nft")
+        .args(["-f", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    if let Some(mut stdin) = nft.stdin.take() {
+        stdin.write_all(ruleset.as_bytes()).await?;
+    }
+    let done = nft.wait_with_output().await?;
+    if done.status.success() {
+        return Ok(());
+    }
+    Err(io::Error::other(String::from_utf8_lossy(&done.stderr).trim().to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_leaves_the_cluster_gets_the_nodes_address() {
+        let node = |cidrs: &[&str], addresses: &[&str]| NodeNetwork {
+            pod_cidrs: cidrs.iter().map(|c| c.parse().unwrap()).collect(),
+            addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
+        };
+        let nodes = BTreeMap::from([
+            ("a".to_owned(), node(&["10.244.0.0/24", "fd00::/64"], &["192.0.2.1"])),
+            ("b".to_owned(), node(&["10.244.1.0/24"], &["192.0.2.2", "2001:db8::2"])),
+        ]);
+        let cluster = ["10.244.0.0/16", "fd00::/48"].map(|cidr| cidr.parse().unwrap());
+        let rules: Vec<String> = ruleset("a", &nodes, &cluster)
+            .lines()
+            .filter(|line| line.ends_with("masquerade"))
+            .map(|line| line.trim().to_owned())
+            .collect();
+        assert_eq!(
+            rules,
+            [
+                "ip saddr 10.244.0.0/24 ip daddr != { 10.244.0.0/16, 192.0.2.1, 192.0.2.2, 224.0.0.0/4 } masquerade",
+                "ip6 saddr fd00::/64 ip6 daddr != { fd00::/48, 2001:db8::2, ff00::/8 } masquerade",
+            ]
+        );
+        assert!(!ruleset("c", &nodes, &cluster).contains("masquerade"), "a node without pods has no rules");
+    }
+}
