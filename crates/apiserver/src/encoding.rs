@@ -1,7 +1,7 @@
 //! How objects are written and read: through the codecs, by the schema of their kind.
 
 use apimachinery::Value;
-use apimachinery::codec::{self, DecodeError, json, protobuf};
+use apimachinery::codec::{self, DecodeError, cbor, json, protobuf};
 use apimachinery::meta::{GroupVersion, Gvk};
 use apimachinery::schema::{Schema, TypeRef};
 use bytes::Bytes;
@@ -51,6 +51,12 @@ pub(crate) fn to_protobuf(object: &Value) -> Option<Vec<u8>> {
     Some(protobuf::encode(object, &ty))
 }
 
+/// An object in CBOR, which every kind has.
+#[must_use]
+pub(crate) fn to_cbor(object: &Value) -> Vec<u8> {
+    cbor::encode(object, &type_of(&gvk_of(object.api_version(), object.kind())).unwrap_or_else(TypeRef::any))
+}
+
 /// How the store holds an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StoredForm {
@@ -79,6 +85,9 @@ pub(crate) fn form_of(gvk: &Gvk, wanted: StorageEncoding) -> StoredForm {
 /// Why it is no object.
 pub(crate) fn decode_stored(value: &[u8]) -> Result<Value, String> {
     let text = |e: DecodeError| e.to_string();
+    if value.starts_with(cbor::MAGIC) {
+        return cbor::parse(value).map_err(text);
+    }
     if !value.starts_with(protobuf::MAGIC) {
         return json::value(value).map_err(text);
     }

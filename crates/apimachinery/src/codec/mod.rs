@@ -5,6 +5,7 @@
 //! Type errors are worded as Go's decoder words them; unknown and duplicate fields are listed for the caller, who makes
 //! them errors, warnings or nothing.
 
+pub mod cbor;
 pub mod json;
 pub mod protobuf;
 pub mod yaml;

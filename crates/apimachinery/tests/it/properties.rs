@@ -1,7 +1,7 @@
 //! What must hold for every object of every type, whatever is in it.
 
 use apimachinery::apply::{self, Context, FieldSet, OneVersion};
-use apimachinery::codec::{Options, from_value, json, protobuf, yaml};
+use apimachinery::codec::{Options, cbor, from_value, json, protobuf, yaml};
 use apimachinery::patch::{merge, strategic_merge};
 use apimachinery::schema::{PatchStrategy, Shape, TypeRef};
 use apimachinery::{Map, Value};
@@ -41,6 +41,8 @@ proptest! {
         prop_assert_eq!(&through_protobuf(&json, ty), &json);
         let yaml = yaml::decode(&yaml::encode(&value), ty, Options::default()).unwrap();
         prop_assert_eq!(&yaml.value, &value);
+        let cbor = cbor::decode(&cbor::encode(&value, ty), ty, Options::default()).unwrap();
+        prop_assert_eq!(&cbor.value, &value);
         // What was written once is written the same again.
         let bytes = protobuf::encode(&value, ty);
         prop_assert_eq!(protobuf::encode(&protobuf::decode(&bytes, ty).unwrap(), ty), bytes);

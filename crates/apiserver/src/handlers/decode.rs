@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use apimachinery::Value;
 use apimachinery::codec::json::TypeMeta;
-use apimachinery::codec::{self, DecodeError, Options, json, protobuf, yaml};
+use apimachinery::codec::{self, DecodeError, Options, cbor, json, protobuf, yaml};
 use apimachinery::meta::Gvk;
 use apimachinery::schema::TypeRef;
 use apimachinery::status::Status;
@@ -61,10 +61,14 @@ pub(crate) fn body_encoding(call: &Call) -> Result<Encoding, Status> {
         "" | "application/json" => Ok(Encoding::Json),
         "application/yaml" => Ok(Encoding::Yaml),
         "application/vnd.kubernetes.protobuf" => Ok(Encoding::Protobuf),
-        _ => Err(Status::unsupported_media_type(
-            "the body of the request was in an unknown format - accepted media types include: application/json, \
-             application/yaml, application/vnd.kubernetes.protobuf",
-        )),
+        "application/cbor" if call.speaks_cbor() => Ok(Encoding::Cbor),
+        _ => {
+            let cbor = if call.speaks_cbor() { ", application/cbor" } else { "" };
+            Err(Status::unsupported_media_type(format!(
+                "the body of the request was in an unknown format - accepted media types include: application/json, \
+                 application/yaml, application/vnd.kubernetes.protobuf{cbor}"
+            )))
+        }
     }
 }
 
@@ -95,6 +99,10 @@ pub(crate) fn decode(
         Encoding::Yaml => {
             let document = yaml::parse(bytes).map_err(|e| unreadable(&e.to_string()))?;
             (document.type_meta(), document.decode(&ty, Options::default()))
+        }
+        Encoding::Cbor => {
+            let tree = cbor::parse(bytes).map_err(|e| unreadable(&e.to_string()))?;
+            (cbor::type_meta(&tree), codec::from_value(tree, &ty, Options::default()))
         }
         Encoding::Protobuf => {
             let envelope = protobuf::unknown(bytes).map_err(|e| unreadable(&e.to_string()))?;
@@ -187,6 +195,7 @@ pub(crate) fn decode_options(bytes: &Bytes, encoding: Encoding, kind: &str) -> R
         Encoding::Json => json::decode(bytes, &ty, Options::default()).map(|d| d.value),
         Encoding::Yaml => yaml::decode(bytes, &ty, Options::default()).map(|d| d.value),
         Encoding::Protobuf => protobuf::decode(bytes, &ty),
+        Encoding::Cbor => cbor::decode(bytes, &ty, Options::default()).map(|d| d.value),
     };
     let mut options = decoded.map_err(|e| unrecognized(&expected, &e.to_string(), bytes))?;
     options.set(&["kind"], kind);

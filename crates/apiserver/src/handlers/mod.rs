@@ -23,6 +23,7 @@ use http::{Response, header};
 
 use crate::attributes::{RequestInfo, UserInfo};
 use crate::body::{Body, RequestBody};
+use crate::gates;
 use crate::query::Query;
 use crate::registry::Part;
 use crate::server::ApiServer;
@@ -58,6 +59,17 @@ impl Call {
         self.header(header::ACCEPT)
     }
 
+    /// What the client accepts of what this server has.
+    #[must_use]
+    pub(crate) fn accepts(&self) -> negotiation::Accept<'_> {
+        negotiation::Accept { header: self.accept(), cbor: self.speaks_cbor() }
+    }
+
+    #[must_use]
+    pub(crate) fn speaks_cbor(&self) -> bool {
+        self.server.inner().config.feature_gates.enabled(gates::CBOR)
+    }
+
     #[must_use]
     pub(crate) fn user_agent(&self) -> &str {
         self.header(header::USER_AGENT).unwrap_or_default()
@@ -74,7 +86,7 @@ pub(crate) async fn handle(mut call: Call, body: RequestBody) -> Response<Body> 
     let answered = answer(&mut call, body).await;
     let mut response = match answered {
         Ok(response) => response,
-        Err(status) => error_response(&status, call.accept()),
+        Err(status) => error_response(&status, call.accepts()),
     };
     respond::add_warnings(&mut response, &call.warnings);
     response

@@ -8,6 +8,7 @@ pub(crate) enum Encoding {
     Json,
     Yaml,
     Protobuf,
+    Cbor,
 }
 
 impl Encoding {
@@ -17,6 +18,7 @@ impl Encoding {
             Encoding::Json => "application/json",
             Encoding::Yaml => "application/yaml",
             Encoding::Protobuf => "application/vnd.kubernetes.protobuf",
+            Encoding::Cbor => "application/cbor",
         }
     }
 
@@ -25,6 +27,37 @@ impl Encoding {
             "json" => Some(Encoding::Json),
             "yaml" => Some(Encoding::Yaml),
             "vnd.kubernetes.protobuf" => Some(Encoding::Protobuf),
+            "cbor" | "cbor-seq" => Some(Encoding::Cbor),
+            _ => None,
+        }
+    }
+}
+
+/// What a client accepts, and what the server has.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Accept<'a> {
+    pub header: Option<&'a str>,
+    /// The server speaks CBOR.
+    pub cbor: bool,
+}
+
+impl<'a> From<Option<&'a str>> for Accept<'a> {
+    fn from(header: Option<&'a str>) -> Self {
+        Accept { header, cbor: false }
+    }
+}
+
+impl Accept<'_> {
+    /// The encodings that there are, as upstream lists them.
+    fn offered(self) -> Vec<&'static str> {
+        let all = [Encoding::Json, Encoding::Yaml, Encoding::Protobuf, Encoding::Cbor];
+        all.iter().filter(|e| self.cbor || **e != Encoding::Cbor).map(|e| e.media_type()).collect()
+    }
+
+    fn encoding_of(self, clause: &Clause<'_>) -> Option<Encoding> {
+        match (clause.kind, clause.subtype) {
+            ("*" | "application", "*") => Some(Encoding::Json),
+            ("application", subtype) => Encoding::of_subtype(subtype).filter(|e| self.cbor || *e != Encoding::Cbor),
             _ => None,
         }
     }
@@ -95,38 +128,41 @@ fn clause(text: &str) -> Option<Clause<'_>> {
 ///
 /// # Errors
 /// 406 with the encodings that there are.
-pub(crate) fn negotiate(accept: Option<&str>, pretty: bool) -> Result<Accepted, Status> {
-    let accept = accept.map_or("*/*", |a| if a.trim().is_empty() { "*/*" } else { a });
+pub(crate) fn negotiate<'a>(accept: impl Into<Accept<'a>>, pretty: bool) -> Result<Accepted, Status> {
+    let offer: Accept<'a> = accept.into();
+    let accept = offer.header.map_or("*/*", |a| if a.trim().is_empty() { "*/*" } else { a });
     if accept == "application/json" {
         return Ok(Accepted { pretty, ..Accepted::JSON });
     }
     let clauses = clauses(accept);
     // The router of upstream looks first, and knows no partial wildcards.
     let known = |c: &Clause<'_>| {
-        (c.kind == "*" && c.subtype == "*") || (c.kind == "application" && Encoding::of_subtype(c.subtype).is_some())
+        (c.kind == "*" && c.subtype == "*")
+            || (c.kind == "application" && c.subtype != "*" && offer.encoding_of(c).is_some())
     };
     if !clauses.iter().any(known) {
-        let message = "406: Not Acceptable\n\nAvailable representations: application/json, application/yaml, application/vnd.kubernetes.protobuf";
+        let message = format!("406: Not Acceptable\n\nAvailable representations: {}", offer.offered().join(", "));
         return Err(Status::not_acceptable(message).with_details(Details::default()));
     }
     for clause in &clauses {
-        let Some(encoding) = encoding_of(clause) else { continue };
+        let Some(encoding) = offer.encoding_of(clause) else { continue };
         let pretty = pretty || clause.param("pretty") == Some("1");
         if let Some(form) = form_of(clause) {
             return Ok(Accepted { encoding, form, pretty });
         }
     }
-    Err(unacceptable(&["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"]))
+    Err(unacceptable(&offer.offered()))
 }
 
 /// What a watch gets: only what can be framed.
 ///
 /// # Errors
 /// 406 with the encodings that there are.
-pub(crate) fn negotiate_stream(accept: Option<&str>) -> Result<Accepted, Status> {
-    let accepted = negotiate(accept, false);
-    let framed = clauses(accept.unwrap_or("*/*")).into_iter().find_map(|clause| {
-        let encoding = encoding_of(&clause).filter(|e| *e != Encoding::Yaml)?;
+pub(crate) fn negotiate_stream<'a>(accept: impl Into<Accept<'a>>) -> Result<Accepted, Status> {
+    let offer: Accept<'a> = accept.into();
+    let accepted = negotiate(offer, false);
+    let framed = clauses(offer.header.unwrap_or("*/*")).into_iter().find_map(|clause| {
+        let encoding = offer.encoding_of(&clause).filter(|e| *e != Encoding::Yaml)?;
         Some(Accepted { encoding, form: form_of(&clause)?, pretty: false })
     });
     match (framed, accepted) {
@@ -135,14 +171,6 @@ pub(crate) fn negotiate_stream(accept: Option<&str>) -> Result<Accepted, Status>
         (None, _) => {
             Err(unacceptable(&["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"]))
         }
-    }
-}
-
-fn encoding_of(clause: &Clause<'_>) -> Option<Encoding> {
-    match (clause.kind, clause.subtype) {
-        ("*" | "application", "*") => Some(Encoding::Json),
-        ("application", subtype) => Encoding::of_subtype(subtype),
-        _ => None,
     }
 }
 
@@ -171,7 +199,7 @@ pub(crate) fn unacceptable(types: &[&str]) -> Status {
 
 /// The encoding of an error: what the client accepts if that can be said, else JSON.
 #[must_use]
-pub(crate) fn encoding_of_error(accept: Option<&str>) -> Encoding {
+pub(crate) fn encoding_of_error<'a>(accept: impl Into<Accept<'a>>) -> Encoding {
     negotiate(accept, false).map_or(Encoding::Json, |accepted| accepted.encoding)
 }
 
@@ -202,6 +230,15 @@ mod tests {
             "application/json;as=Unknown;v=v1;g=meta.k8s.io",
             "406 only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf",
         );
+    }
+
+    #[test]
+    fn cbor_is_spoken_where_it_is_switched_on() {
+        let accept = |cbor| Accept { header: Some("application/cbor"), cbor };
+        assert_eq!(negotiate(accept(true), false).unwrap().encoding, Encoding::Cbor);
+        assert_eq!(negotiate(accept(false), false).unwrap_err().code, 406);
+        let none = Accept { header: Some("text/html"), cbor: true };
+        assert!(negotiate(none, false).unwrap_err().message.ends_with("protobuf, application/cbor"));
     }
 
     #[test]

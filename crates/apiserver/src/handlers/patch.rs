@@ -1,7 +1,7 @@
 //! Patches: from what is there and what the client sent to what is to be there.
 
 use apimachinery::Value;
-use apimachinery::codec::{self, DecodeError, Options, json, yaml};
+use apimachinery::codec::{self, DecodeError, Options, cbor, json, yaml};
 use apimachinery::field::{FieldErrors, Path};
 use apimachinery::meta::Gvk;
 use apimachinery::patch::{JsonPatch, PatchError, merge, strategic_merge};
@@ -18,12 +18,19 @@ pub(crate) enum PatchKind {
     Merge,
     Strategic,
     Apply,
+    /// An apply whose object is in CBOR.
+    ApplyCbor,
 }
 
 impl PatchKind {
     #[must_use]
     pub(crate) fn options_kind(self) -> WriteKind {
-        if self == PatchKind::Apply { WriteKind::Apply } else { WriteKind::Patch }
+        if self.applies() { WriteKind::Apply } else { WriteKind::Patch }
+    }
+
+    #[must_use]
+    pub(crate) fn applies(self) -> bool {
+        matches!(self, PatchKind::Apply | PatchKind::ApplyCbor)
     }
 }
 
@@ -31,13 +38,14 @@ impl PatchKind {
 ///
 /// # Errors
 /// 415 for any other.
-pub(crate) fn kind_of(content_type: Option<&str>) -> Result<PatchKind, Status> {
+pub(crate) fn kind_of(content_type: Option<&str>, cbor: bool) -> Result<PatchKind, Status> {
     let media_type = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
     match media_type {
         "application/json-patch+json" => Ok(PatchKind::Json),
         "application/merge-patch+json" => Ok(PatchKind::Merge),
         "application/strategic-merge-patch+json" => Ok(PatchKind::Strategic),
         "application/apply-patch+yaml" => Ok(PatchKind::Apply),
+        "application/apply-patch+cbor" if cbor => Ok(PatchKind::ApplyCbor),
         _ => Err(Status::unsupported_media_type("415: Unsupported Media Type").with_details(Details::default())),
     }
 }
@@ -98,10 +106,9 @@ impl<'a> Patch<'a> {
                 let decoded = untyped()?;
                 (Operations::Strategic(decoded.value), decoded.strict)
             }
-            PatchKind::Apply => {
-                let document =
-                    yaml::parse(bytes).map_err(|e| Status::bad_request(format!("error decoding YAML: {e}")))?;
-                (Operations::Apply(document.value), document.duplicates)
+            PatchKind::Apply | PatchKind::ApplyCbor => {
+                let (applied, duplicates) = parse_applied(kind, bytes)?;
+                (Operations::Apply(applied), duplicates)
             }
         };
         Ok(Patch {
@@ -194,6 +201,20 @@ impl<'a> Patch<'a> {
     pub(crate) fn take_warnings(&self) -> Vec<String> {
         std::mem::take(&mut self.warnings.lock())
     }
+}
+
+/// An object to apply, and what comes twice in it.
+///
+/// # Errors
+/// 400 for what cannot be read.
+pub(crate) fn parse_applied(kind: PatchKind, bytes: &[u8]) -> Result<(Value, Vec<String>), Status> {
+    if kind == PatchKind::ApplyCbor {
+        let bad = |e: DecodeError| Status::bad_request(format!("error decoding CBOR: {e}"));
+        return Ok((cbor::parse(bytes).map_err(bad)?, Vec::new()));
+    }
+    let bad = |e: DecodeError| Status::bad_request(format!("error decoding YAML: {e}"));
+    let document = yaml::parse(bytes).map_err(bad)?;
+    Ok((document.value, document.duplicates))
 }
 
 fn patch_error(error: &PatchError) -> Status {

@@ -11,7 +11,7 @@ use crate::cache::selection::Selection;
 use crate::registry::{ListOptions, Stored};
 
 pub(crate) async fn get(call: &mut Call, target: &Target) -> Result<Response<Body>, Status> {
-    let accepted = negotiation::negotiate(call.accept(), call.is_pretty())?;
+    let accepted = negotiation::negotiate(call.accepts(), call.is_pretty())?;
     let version = call.query.get("resourceVersion").unwrap_or_default();
     let registry = call.server.registry();
     let object = registry.get(&target.resource, &call.info.namespace, &call.info.name, version).await?;
@@ -21,7 +21,7 @@ pub(crate) async fn get(call: &mut Call, target: &Target) -> Result<Response<Bod
 }
 
 pub(super) async fn list(call: &mut Call, target: &Target) -> Result<Response<Body>, Status> {
-    let accepted = negotiation::negotiate(call.accept(), call.is_pretty())?;
+    let accepted = negotiation::negotiate(call.accepts(), call.is_pretty())?;
     let options = ListOptions::parse(&call.query, false)?;
     let selection = selection(call, target, &options)?;
     match call.server.registry().list(&target.resource, &selection, &options).await {

@@ -7,7 +7,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderValue, Response, StatusCode, header};
 
 use super::Call;
-use super::negotiation::{Accepted, Encoding, Form, encoding_of_error};
+use super::negotiation::{Accept, Accepted, Encoding, Form, encoding_of_error};
 use super::reply::{Coded, Listing, Reply};
 use super::{listing, table};
 use crate::body::Body;
@@ -113,6 +113,7 @@ pub(super) fn encode(value: &Value, accepted: Accepted) -> Bytes {
         }
         Encoding::Yaml => yaml::encode(value).into(),
         Encoding::Protobuf => encoding::to_protobuf(value).map(Bytes::from).unwrap_or_default(),
+        Encoding::Cbor => encoding::to_cbor(value).into(),
     }
 }
 
@@ -123,7 +124,7 @@ pub(crate) fn plain_value(value: &Value, code: StatusCode, encoding: Encoding) -
 }
 
 /// An error as an answer.
-pub(crate) fn error_response(status: &Status, accept: Option<&str>) -> Response<Body> {
+pub(crate) fn error_response<'a>(status: &Status, accept: impl Into<Accept<'a>>) -> Response<Body> {
     let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = plain_value(&status.to_value(), code, encoding_of_error(accept));
     let retry = status.details.as_ref().map_or(0, |d| d.retry_after_seconds);

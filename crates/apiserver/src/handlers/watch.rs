@@ -29,7 +29,7 @@ const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 const BATCH: usize = 64 << 10;
 
 pub(super) async fn watch(call: &mut Call, target: &Target) -> Result<Response<Body>, Status> {
-    let accepted = negotiation::negotiate_stream(call.accept())?;
+    let accepted = negotiation::negotiate_stream(call.accepts())?;
     let options = ListOptions::parse(&call.query, true)?;
     let selection = Arc::new(selection(call, target, &options)?);
     let framer = Framer::new(&target.resource, accepted, table::Options::parse(&call.query)?);

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use apimachinery::Value;
-use apimachinery::codec::protobuf;
+use apimachinery::codec::{cbor, protobuf};
+use apimachinery::schema::TypeRef;
 use apimachinery::status::Status;
 use bytes::{BufMut, Bytes, BytesMut};
 use parking_lot::Mutex;
@@ -64,6 +65,7 @@ impl Framer {
     pub(super) fn media_type(&self) -> &'static str {
         match self.accepted.encoding {
             Encoding::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
+            Encoding::Cbor => "application/cbor-seq",
             Encoding::Json | Encoding::Yaml => "application/json",
         }
     }
@@ -85,7 +87,12 @@ impl Framer {
         if self.resource.converts() {
             return self.event(kind, object, change.revision);
         }
-        let form = form * 2 + u64::from(self.accepted.encoding == Encoding::Protobuf);
+        let form = form * 3
+            + match self.accepted.encoding {
+                Encoding::Json | Encoding::Yaml => 0,
+                Encoding::Protobuf => 1,
+                Encoding::Cbor => 2,
+            };
         delivery.frame(FrameKey { event: kind, form }, || self.event(kind, object, change.revision))
     }
 
@@ -164,6 +171,11 @@ impl Framer {
                 encoding::write_json(&mut out, &Value::from([("type", kind.into()), ("object", object.clone())]));
                 out.push(b'\n');
                 out.into()
+            }
+            Encoding::Cbor => {
+                let gvk = encoding::gvk_of(object.api_version(), object.kind());
+                let ty = encoding::type_of(&gvk).unwrap_or_else(TypeRef::any);
+                cbor::watch_event(kind, object, &ty).into()
             }
             Encoding::Protobuf => {
                 let document = encoding::to_protobuf(object).unwrap_or_default();

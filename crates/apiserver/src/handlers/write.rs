@@ -7,7 +7,6 @@ use apimachinery::status::Status;
 use http::{Response, StatusCode, header};
 
 use super::decode::{self, Decoded};
-use super::patch::PatchKind;
 use super::read::selection;
 use super::reply::{Coded, Listing, Reply};
 use super::{Call, Target, negotiation, respond};
@@ -47,7 +46,7 @@ pub(crate) fn write_of(call: &Call, target: &Target, options: WriteOptions) -> W
 }
 
 pub(super) async fn create(call: &mut Call, target: &Target, body: RequestBody) -> Result<Response<Body>, Status> {
-    let accepted = negotiation::negotiate(call.accept(), call.is_pretty())?;
+    let accepted = negotiation::negotiate(call.accepts(), call.is_pretty())?;
     let encoding = decode::body_encoding(call)?;
     let bytes = decode::read_body(body).await?;
     let options = WriteOptions::parse(&call.query, WriteKind::Create, call.user_agent())?;
@@ -98,7 +97,7 @@ pub(crate) async fn update(
     part: Part<'_>,
     body: RequestBody,
 ) -> Result<Response<Body>, Status> {
-    let accepted = negotiation::negotiate(call.accept(), call.is_pretty())?;
+    let accepted = negotiation::negotiate(call.accepts(), call.is_pretty())?;
     let encoding = decode::body_encoding(call)?;
     let bytes = decode::read_body(body).await?;
     let options = WriteOptions::parse(&call.query, WriteKind::Update, call.user_agent())?;
@@ -134,7 +133,7 @@ pub(crate) async fn patch(
     part: Part<'_>,
     body: RequestBody,
 ) -> Result<Response<Body>, Status> {
-    let accepted = negotiation::negotiate(call.accept(), call.is_pretty())?;
+    let accepted = negotiation::negotiate(call.accepts(), call.is_pretty())?;
     let updated = patch_part(call, target, part, body).await?;
     respond_updated(call, target, accepted, updated)
 }
@@ -146,11 +145,11 @@ pub(crate) async fn patch_part(
     part: Part<'_>,
     body: RequestBody,
 ) -> Result<Updated, Status> {
-    let kind = super::patch::kind_of(call.header(header::CONTENT_TYPE))?;
+    let kind = super::patch::kind_of(call.header(header::CONTENT_TYPE), call.speaks_cbor())?;
     let bytes = decode::read_body(body).await?;
     let options = WriteOptions::parse(&call.query, kind.options_kind(), call.user_agent())?;
     let mut write = write_of(call, target, options);
-    write.applies = kind == PatchKind::Apply;
+    write.applies = kind.applies();
     // A view is patched as the kind that it is.
     let def = target.resource.def;
     let view = matches!(part, Part::View(_)).then(|| target.subresource.map(|s| s.gvk.clone())).flatten();
@@ -169,7 +168,7 @@ pub(crate) async fn patch_part(
 }
 
 pub(super) async fn delete(call: &mut Call, target: &Target, body: RequestBody) -> Result<Response<Body>, Status> {
-    let accepted = negotiation::negotiate(call.accept(), call.is_pretty())?;
+    let accepted = negotiation::negotiate(call.accepts(), call.is_pretty())?;
     let options = delete_options(call, body).await?;
     let mut write = write_of(call, target, write_options(&options));
     let registry = Arc::clone(call.server.registry());
@@ -214,7 +213,7 @@ pub(super) async fn delete_collection(
     target: &Target,
     body: RequestBody,
 ) -> Result<Response<Body>, Status> {
-    let accepted = negotiation::negotiate(call.accept(), call.is_pretty())?;
+    let accepted = negotiation::negotiate(call.accepts(), call.is_pretty())?;
     let list_options = ListOptions::parse(&call.query, false)?;
     let selection = selection(call, target, &list_options)?;
     let options = delete_options(call, body).await?;

@@ -69,7 +69,7 @@ async fn decoded_body(call: &mut Call, target: &Target, body: RequestBody) -> Re
 }
 
 fn answer_value(call: &Call, value: Value, code: StatusCode) -> Result<Response<Body>, Status> {
-    let accepted = negotiation::negotiate(call.accept(), call.is_pretty())?;
+    let accepted = negotiation::negotiate(call.accepts(), call.is_pretty())?;
     respond(call, accepted, Coded { code, reply: Reply::Value(value) })
 }
 

@@ -29,10 +29,11 @@ pub(super) async fn handle(
         let object = registry.get(&target.resource, &call.info.namespace, &call.info.name, version).await?;
         return answer_value(call, Scale.show(&object.decoded()), StatusCode::OK);
     }
-    let updated = if verb == "patch" && is_apply(call) {
-        apply(call, target, body).await?
-    } else if verb == "patch" {
-        patch_part(call, target, Part::View(&Scale), body).await?
+    let updated = if verb == "patch" {
+        match patch::kind_of(call.header(header::CONTENT_TYPE), call.speaks_cbor())? {
+            kind if kind.applies() => apply(call, target, kind, body).await?,
+            _ => patch_part(call, target, Part::View(&Scale), body).await?,
+        }
     } else {
         let mut scale = decoded_body(call, target, body).await?;
         let options = WriteOptions::parse(&call.query, WriteKind::Update, call.user_agent())?;
@@ -47,21 +48,15 @@ pub(super) async fn handle(
     answer_value(call, Scale.show(&value_of(&target.resource, &updated.stored)), StatusCode::OK)
 }
 
-fn is_apply(call: &Call) -> bool {
-    patch::kind_of(call.header(header::CONTENT_TYPE)) == Ok(PatchKind::Apply)
-}
-
 fn scale_kind() -> Gvk {
     Gvk::new("autoscaling", "v1", "Scale")
 }
 
 /// Applies a Scale: whoever does owns the object's replicas through this subresource.
-async fn apply(call: &mut Call, target: &Target, body: RequestBody) -> Result<Updated, Status> {
+async fn apply(call: &mut Call, target: &Target, patch_kind: PatchKind, body: RequestBody) -> Result<Updated, Status> {
     let bytes = read_body(body).await?;
     let options = WriteOptions::parse(&call.query, WriteKind::Apply, call.user_agent())?;
-    let applied = apimachinery::codec::yaml::parse(&bytes)
-        .map_err(|e| Status::bad_request(format!("error decoding YAML: {e}")))?
-        .value;
+    let (applied, _) = patch::parse_applied(patch_kind, &bytes)?;
     let mut write = write_of(call, target, options);
     write.applies = true;
     let kind = scale_kind();
