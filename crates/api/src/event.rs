@@ -1,9 +1,12 @@
 //! Events: one kind in two groups. It is stored as core/v1 has it; events.k8s.io/v1 calls the same fields by other names.
 
 use apimachinery::Value;
+use apimachinery::field::{Cursor, FieldErrors, Path};
 
 use crate::strategy::{Cell, Now, Strategy};
 use crate::table_cells;
+use crate::validation::names::{dns_subdomain, or_prefix, path_segment, qualified_name};
+use crate::validation::{Checks, int, same, text};
 
 pub(crate) struct CoreEventStrategy;
 pub(crate) struct EventStrategy;
@@ -25,9 +28,113 @@ fn rename(event: &mut Value, from: &str, to: &str) {
     }
 }
 
+const MAX_NAME: usize = 128;
+const MAX_NOTE: usize = 1024;
+
+/// What every event must be like, old or new: it is what it was stored as that counts.
+fn validate_any(event: &Value) -> FieldErrors {
+    let mut errs = FieldErrors::new();
+    let root = Cursor::root(event);
+    let (namespace, about) = (event.namespace(), root.fields(&["involvedObject", "namespace"]));
+    let mismatch = "does not match event.namespace";
+    if event["eventTime"].is_null() {
+        let fits = match text(&about) {
+            "" => matches!(namespace, "" | "default"),
+            other => other == namespace,
+        };
+        if !fits {
+            errs.invalid_text(&about, mismatch);
+        }
+    } else {
+        if text(&about).is_empty() && !matches!(namespace, "default" | "kube-system") {
+            errs.invalid_text(&about, mismatch);
+        }
+        let controller = Cursor::new(Path::new("reportingController"), &event["reportingComponent"]);
+        errs.present(&controller, "");
+        errs.each(&controller, qualified_name(text(&controller)));
+        for (field, max, required) in [
+            ("reportingInstance", MAX_NAME, true),
+            ("action", MAX_NAME, true),
+            ("reason", MAX_NAME, true),
+            ("message", MAX_NOTE, false),
+        ] {
+            let at = root.field(field);
+            if required {
+                errs.present(&at, "");
+            }
+            if text(&at).len() > max {
+                errs.invalid_value(&at.path, "", format!("can have at most {max} characters"));
+            }
+        }
+    }
+    for message in dns_subdomain(namespace) {
+        errs.invalid_value(&Path::new("namespace"), namespace, message);
+    }
+    errs
+}
+
+fn validate_series(event: &Value, errs: &mut FieldErrors) {
+    let series = &event["series"];
+    if series.is_null() {
+        return;
+    }
+    if int(&series["count"]) < 2 {
+        errs.invalid_value(&Path::new("series.count"), "", "should be at least 2");
+    }
+    if series["lastObservedTime"].is_null() {
+        errs.required(&Path::new("series.lastObservedTime"), "");
+    }
+}
+
+/// What only events of events.k8s.io must be like, when they are new.
+fn validate_new(event: &Value, errs: &mut FieldErrors) {
+    validate_series(event, errs);
+    let root = Cursor::root(event);
+    errs.present(&root.field("eventTime"), "");
+    let kind = event.str_at(&["type"]);
+    if !matches!(kind, "Normal" | "Warning") {
+        errs.invalid_value(&Path::new("type"), "", format!("has invalid value: {kind}"));
+    }
+    for field in ["firstTimestamp", "lastTimestamp", "count", "source"] {
+        let set = match field {
+            "source" => event[field].entries().values().any(|v| !v.is_empty_value()),
+            _ => !event[field].is_empty_value(),
+        };
+        if set {
+            errs.invalid_value(&Path::new(field), "", "needs to be unset");
+        }
+    }
+}
+
+/// What stays of an event of events.k8s.io, by the names that upstream's messages use.
+const STAYS: &[(&str, &str)] = &[
+    ("involvedObject", "involvedObject"),
+    ("reason", "reason"),
+    ("message", "message"),
+    ("source", "source"),
+    ("firstTimestamp", "firstTimestamp"),
+    ("lastTimestamp", "lastTimestamp"),
+    ("count", "count"),
+    ("reason", "reason"),
+    ("type", "type"),
+    ("eventTime", "eventTime"),
+    ("action", "action"),
+    ("related", "related"),
+    ("reportingComponent", "reportingController"),
+    ("reportingInstance", "reportingInstance"),
+];
+
 impl Strategy for CoreEventStrategy {
     fn validate_name(&self, name: &str, prefix: bool) -> Vec<String> {
-        crate::strategy::dns_subdomain(name, prefix)
+        if prefix { Vec::new() } else { path_segment(name) }
+    }
+
+    fn validate(&self, event: &Value) -> FieldErrors {
+        validate_any(event)
+    }
+
+    fn allow_create_on_update(&self) -> bool {
+        true
     }
 
     fn selectable_fields(&self) -> &'static [(&'static str, &'static [&'static str])] {
@@ -53,7 +160,40 @@ impl Strategy for CoreEventStrategy {
 
 impl Strategy for EventStrategy {
     fn validate_name(&self, name: &str, prefix: bool) -> Vec<String> {
-        crate::strategy::dns_subdomain(name, prefix)
+        or_prefix(dns_subdomain, name, prefix)
+    }
+
+    fn validate(&self, event: &Value) -> FieldErrors {
+        let mut core = event.clone();
+        self.to_storage(&mut core);
+        let mut errs = validate_any(&core);
+        validate_new(&core, &mut errs);
+        errs
+    }
+
+    fn validate_update(&self, event: &Value, old: &Value) -> FieldErrors {
+        let (mut core, mut was) = (event.clone(), old.clone());
+        self.to_storage(&mut core);
+        self.to_storage(&mut was);
+        let mut errs = validate_any(&core);
+        if !same(&core["series"], &was["series"]) {
+            validate_series(&core, &mut errs);
+        }
+        for (field, shown) in STAYS {
+            let new = Cursor::new(Path::new(shown), &core[*field]);
+            if !same(new.value, &was[*field]) {
+                match new.value {
+                    Value::Object(_) => errs.invalid_struct(&new, "field is immutable"),
+                    Value::Int(_) => errs.invalid_int(&new, "field is immutable"),
+                    _ => errs.invalid_text(&new, "field is immutable"),
+                }
+            }
+        }
+        errs
+    }
+
+    fn allow_create_on_update(&self) -> bool {
+        true
     }
 
     fn selectable_fields(&self) -> &'static [(&'static str, &'static [&'static str])] {
@@ -77,6 +217,12 @@ impl Strategy for EventStrategy {
 
     fn to_served(&self, event: &mut Value) {
         NAMES.iter().for_each(|(core, own)| rename(event, core, own));
+        // Written always in core/v1, and here only when there is something.
+        for field in ["reportingController", "reportingInstance"] {
+            if event.str_at(&[field]).is_empty() {
+                event.remove(&[field]);
+            }
+        }
     }
 
     fn row(&self, event: &Value, now: Now) -> Option<Vec<Cell>> {

@@ -10,17 +10,29 @@
 
 #![forbid(unsafe_code)]
 
+mod admissionregistration;
+mod apiregistration;
+mod certificates;
 mod core;
+mod discovery;
 mod event;
+mod flowcontrol;
 mod named_by_path;
+mod networking;
+mod node;
 mod pod_template;
+mod rbac;
 pub mod resource;
+mod storage;
 mod strategies;
 pub mod strategy;
 pub mod table;
 mod table_cells;
+mod validation;
 mod workloads;
 
+pub use certificates::validate_conditions as validate_signing_conditions;
+pub use crate::core::validate_service_addresses;
 pub use resource::{ResourceDef, Scope, Subresource};
 pub use strategy::{Cell, Column, Strategy};
 pub use table::{resource, resource_of_kind, resources};

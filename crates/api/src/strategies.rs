@@ -1,10 +1,26 @@
 //! Which kind has rules of its own: one explicit list.
 
-use crate::core::{namespace, node, pod, secret, service, volumes};
+use crate::admissionregistration::{binding as policy_binding, policy, webhooks};
+use crate::apiregistration::api_service;
+use crate::certificates::signing_request;
+use crate::core::{
+    config_map, endpoints, limit_range, namespace, node, persistent_volume, persistent_volume_claim, pod,
+    resource_quota, secret, service, service_account,
+};
+use crate::discovery::endpoint_slice;
 use crate::event;
+use crate::flowcontrol::{flow_schema, priority_level};
 use crate::named_by_path as small;
+use crate::networking::{ingress, ingress_class, ip_address, network_policy, service_cidr};
+use crate::node::runtime_class;
+use crate::rbac::{binding, role};
+use crate::storage::{
+    csi_driver, csi_node, csi_storage_capacity, storage_class, volume_attachment, volume_attributes_class,
+};
 use crate::strategy::{Plain, Strategy};
 use crate::workloads;
+
+const ADMISSION: &str = "admissionregistration.k8s.io";
 
 /// Group, version (`*`: all), resource, and where its rules stand.
 const STRATEGIES: &[(&str, &str, &str, &dyn Strategy)] = &[
@@ -13,13 +29,13 @@ const STRATEGIES: &[(&str, &str, &str, &dyn Strategy)] = &[
     ("", "*", "namespaces", &namespace::NamespaceStrategy),
     ("", "*", "nodes", &node::NodeStrategy),
     ("", "*", "secrets", &secret::SecretStrategy),
-    ("", "*", "configmaps", &secret::ConfigMapStrategy),
-    ("", "*", "serviceaccounts", &secret::ServiceAccountStrategy),
-    ("", "*", "persistentvolumes", &volumes::VolumeStrategy),
-    ("", "*", "persistentvolumeclaims", &volumes::ClaimStrategy),
+    ("", "*", "configmaps", &config_map::ConfigMapStrategy),
+    ("", "*", "serviceaccounts", &service_account::ServiceAccountStrategy),
+    ("", "*", "persistentvolumes", &persistent_volume::VolumeStrategy),
+    ("", "*", "persistentvolumeclaims", &persistent_volume_claim::ClaimStrategy),
     ("", "*", "events", &event::CoreEventStrategy),
     ("events.k8s.io", "*", "events", &event::EventStrategy),
-    ("", "*", "endpoints", &small::EndpointsStrategy),
+    ("", "*", "endpoints", &endpoints::EndpointsStrategy),
     ("", "*", "replicationcontrollers", &workloads::ReplicationControllerStrategy),
     ("", "*", "podtemplates", &workloads::PodTemplateStrategy),
     ("apps", "*", "deployments", &workloads::DeploymentStrategy),
@@ -28,17 +44,42 @@ const STRATEGIES: &[(&str, &str, &str, &dyn Strategy)] = &[
     ("apps", "*", "daemonsets", &workloads::DaemonSetStrategy),
     ("batch", "*", "jobs", &workloads::JobStrategy),
     ("batch", "*", "cronjobs", &workloads::CronJobStrategy),
-    ("discovery.k8s.io", "*", "endpointslices", &small::EndpointSliceStrategy),
+    ("discovery.k8s.io", "*", "endpointslices", &endpoint_slice::EndpointSliceStrategy),
     ("coordination.k8s.io", "*", "leases", &small::LeaseStrategy),
     ("scheduling.k8s.io", "*", "priorityclasses", &small::PriorityClassStrategy),
-    ("certificates.k8s.io", "*", "certificatesigningrequests", &small::CertificateSigningRequestStrategy),
-    ("flowcontrol.apiserver.k8s.io", "*", "flowschemas", &small::FlowControlStrategy),
-    ("flowcontrol.apiserver.k8s.io", "*", "prioritylevelconfigurations", &small::FlowControlStrategy),
-    ("rbac.authorization.k8s.io", "*", "roles", &small::RbacStrategy),
-    ("rbac.authorization.k8s.io", "*", "clusterroles", &small::RbacStrategy),
-    ("rbac.authorization.k8s.io", "*", "rolebindings", &small::BindingStrategy),
-    ("rbac.authorization.k8s.io", "*", "clusterrolebindings", &small::BindingStrategy),
-    ("storage.k8s.io", "*", "storageclasses", &small::StorageClassStrategy),
+    ("certificates.k8s.io", "*", "certificatesigningrequests", &signing_request::CertificateSigningRequestStrategy),
+    ("flowcontrol.apiserver.k8s.io", "*", "flowschemas", &flow_schema::FlowSchemaStrategy),
+    ("flowcontrol.apiserver.k8s.io", "*", "prioritylevelconfigurations", &priority_level::PriorityLevelStrategy),
+    ("rbac.authorization.k8s.io", "*", "roles", &role::RoleStrategy { namespaced: true }),
+    ("rbac.authorization.k8s.io", "*", "clusterroles", &role::RoleStrategy { namespaced: false }),
+    ("rbac.authorization.k8s.io", "*", "rolebindings", &binding::BindingStrategy { namespaced: true }),
+    ("rbac.authorization.k8s.io", "*", "clusterrolebindings", &binding::BindingStrategy { namespaced: false }),
+    ("storage.k8s.io", "*", "storageclasses", &storage_class::StorageClassStrategy),
+    ("", "*", "limitranges", &limit_range::LimitRangeStrategy),
+    ("", "*", "resourcequotas", &resource_quota::ResourceQuotaStrategy),
+    ("storage.k8s.io", "*", "csidrivers", &csi_driver::CsiDriverStrategy),
+    ("storage.k8s.io", "*", "csinodes", &csi_node::CsiNodeStrategy),
+    ("storage.k8s.io", "*", "csistoragecapacities", &csi_storage_capacity::CsiStorageCapacityStrategy),
+    ("storage.k8s.io", "*", "volumeattachments", &volume_attachment::VolumeAttachmentStrategy),
+    ("storage.k8s.io", "*", "volumeattributesclasses", &volume_attributes_class::VolumeAttributesClassStrategy),
+    ("networking.k8s.io", "*", "ingresses", &ingress::IngressStrategy),
+    ("networking.k8s.io", "*", "ingressclasses", &ingress_class::IngressClassStrategy),
+    ("networking.k8s.io", "*", "networkpolicies", &network_policy::NetworkPolicyStrategy),
+    ("networking.k8s.io", "*", "ipaddresses", &ip_address::IpAddressStrategy),
+    ("networking.k8s.io", "*", "servicecidrs", &service_cidr::ServiceCidrStrategy),
+    ("node.k8s.io", "*", "runtimeclasses", &runtime_class::RuntimeClassStrategy),
+    ("apiregistration.k8s.io", "*", "apiservices", &api_service::ApiServiceStrategy),
+    (ADMISSION, "*", "validatingwebhookconfigurations", &webhooks::WebhookConfigurationStrategy { mutating: false }),
+    (ADMISSION, "*", "mutatingwebhookconfigurations", &webhooks::WebhookConfigurationStrategy { mutating: true }),
+    (ADMISSION, "*", "validatingadmissionpolicies", &policy::PolicyStrategy { mutating: false }),
+    (ADMISSION, "*", "mutatingadmissionpolicies", &policy::PolicyStrategy { mutating: true }),
+    (
+        ADMISSION,
+        "*",
+        "validatingadmissionpolicybindings",
+        &policy_binding::PolicyBindingStrategy { mutating: false },
+    ),
+    (ADMISSION, "*", "mutatingadmissionpolicybindings", &policy_binding::PolicyBindingStrategy { mutating: true }),
 ];
 
 pub(crate) fn of(group: &str, version: &str, resource: &str) -> &'static dyn Strategy {

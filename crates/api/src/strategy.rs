@@ -54,6 +54,10 @@ pub trait Strategy: Send + Sync {
     /// `metadata` that upstream lets through.
     fn prepare_for_status_update(&self, _obj: &mut Value, _old: &Value) {}
 
+    /// Writes the time (RFC 3339, seconds) where a kind records when something changed. Called after the hooks that
+    /// prepare, for every write; `old` is `None` at creation.
+    fn stamp(&self, _obj: &mut Value, _old: Option<&Value>, _now: &str) {}
+
     fn validate(&self, _obj: &Value) -> FieldErrors {
         FieldErrors::new()
     }

@@ -75,6 +75,15 @@ pub(crate) fn selector(s: &Value) -> String {
     if parts.is_empty() { "<none>".to_owned() } else { parts.join(",") }
 }
 
+/// The first few, and how many more there are.
+pub(crate) fn few(all: &[String], max: usize, none: &str) -> String {
+    match all.len() {
+        0 => none.to_owned(),
+        count if count > max => format!("{} + {} more...", all[..max].join(","), count - max),
+        _ => all.join(","),
+    }
+}
+
 /// Names and images of a template's containers, comma-separated.
 pub(crate) fn containers(spec: &Value) -> (String, String) {
     let of = |field: &str| {

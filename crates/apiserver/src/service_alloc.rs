@@ -164,7 +164,10 @@ impl ServiceAddresses {
         carry_over(&mut request.object, &old);
         let name = if request.name.is_empty() { request.object.name() } else { &request.name }.to_owned();
         let invalid = |errs: &FieldErrors| Status::invalid(&Gvk::new("", "v1", "Service"), &name, errs);
-        let mut errs = FieldErrors::new();
+        let mut errs = api::validate_service_addresses(&request.object, &old);
+        if !errs.is_empty() {
+            return Err(invalid(&errs));
+        }
         self.families(&mut request.object, &mut errs);
         if !errs.is_empty() {
             return Err(invalid(&errs));

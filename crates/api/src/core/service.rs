@@ -1,26 +1,38 @@
 //! Service. Addresses and node ports are allocated by the apiserver.
 
 use apimachinery::Value;
-use apimachinery::field::{Cursor, FieldErrors};
+use apimachinery::field::FieldErrors;
 
+use super::service_rules as rules;
+use super::service_update as transitions;
 use crate::strategy::{Cell, Now, Strategy};
 use crate::table_cells;
+use crate::validation::names::{dns_label, or_prefix};
+use crate::validation::net::{cidr_warnings, ip_warning};
+use apimachinery::field::{Cursor, Path};
 
 pub(crate) struct ServiceStrategy;
+
+/// Affinity to a client lasts three hours unless told otherwise.
+const AFFINITY_SECONDS: i64 = 10800;
 
 impl Strategy for ServiceStrategy {
     fn default(&self, service: &mut Value) {
         let spec = service.entry(&["spec"]);
         spec.set_default(&["type"], "ClusterIP");
         spec.set_default(&["sessionAffinity"], "None");
-        if spec.str_at(&["sessionAffinity"]) == "ClientIP" {
-            spec.set_default(&["sessionAffinityConfig", "clientIP", "timeoutSeconds"], 10800i64);
+        match spec.str_at(&["sessionAffinity"]) {
+            "None" => {
+                spec.remove(&["sessionAffinityConfig"]);
+            }
+            "ClientIP" => spec.set_default(&["sessionAffinityConfig", "clientIP", "timeoutSeconds"], AFFINITY_SECONDS),
+            _ => {}
+        }
+        if rules::is_reached_from_outside(spec) && spec.str_at(&["externalTrafficPolicy"]).is_empty() {
+            spec.set(&["externalTrafficPolicy"], "Cluster");
         }
         let kind = spec.str_at(&["type"]).to_owned();
-        if matches!(kind.as_str(), "NodePort" | "LoadBalancer") {
-            spec.set_default(&["externalTrafficPolicy"], "Cluster");
-        }
-        if kind != "ExternalName" {
+        if matches!(kind.as_str(), "NodePort" | "LoadBalancer" | "ClusterIP") {
             spec.set_default(&["internalTrafficPolicy"], "Cluster");
         }
         if kind == "LoadBalancer" {
@@ -36,54 +48,69 @@ impl Strategy for ServiceStrategy {
                 }
             }
         }
+        if kind == "LoadBalancer"
+            && !service.at(&["status", "loadBalancer", "ingress"]).items().is_empty()
+        {
+            for ingress in service.entry(&["status", "loadBalancer", "ingress"]).items_mut() {
+                if !ingress.str_at(&["ip"]).is_empty() {
+                    ingress.set_default(&["ipMode"], "VIP");
+                }
+            }
+        }
     }
 
     fn prepare_for_create(&self, service: &mut Value) {
         service.set(&["status"], Value::from([("loadBalancer", Value::object())]));
     }
 
+    fn prepare_for_update(&self, service: &mut Value, old: &Value) {
+        transitions::drop_what_no_longer_applies(service, old);
+    }
+
+    fn validate_name(&self, name: &str, prefix: bool) -> Vec<String> {
+        or_prefix(dns_label, name, prefix)
+    }
+
     fn validate(&self, service: &Value) -> FieldErrors {
-        let mut errs = FieldErrors::new();
-        let spec = Cursor::root(service).field("spec");
-        let ports = spec.field("ports");
-        let headless = spec.str_at(&["clusterIP"]) == "None";
-        if ports.items().is_empty() && !headless && spec.str_at(&["type"]) != "ExternalName" {
-            errs.required(&ports.path, "");
-        }
-        let several = ports.items().len() > 1;
-        for port in ports.elements() {
-            if several && port.str_at(&["name"]).is_empty() {
-                errs.required(&port.path.child("name"), "");
-            }
-            let number = port.field("port");
-            if !(1..=65535).contains(&number.as_i64().unwrap_or_default()) {
-                errs.invalid(&number, "must be between 1 and 65535, inclusive");
-            }
-            let protocol = port.field("protocol");
-            if !["TCP", "UDP", "SCTP"].contains(&protocol.as_str().unwrap_or_default()) {
-                errs.not_supported(&protocol, &["SCTP", "TCP", "UDP"]);
-            }
-        }
-        if spec.str_at(&["type"]) == "ExternalName" && spec.str_at(&["externalName"]).is_empty() {
-            errs.required(&spec.path.child("externalName"), "");
-        }
-        errs
+        rules::validate(service, &Value::Null)
     }
 
     fn validate_update(&self, service: &Value, old: &Value) -> FieldErrors {
-        let mut errs = self.validate(service);
-        let (spec, was) = (Cursor::root(service).field("spec"), &old["spec"]);
-        let external = |s: &Value| s.str_at(&["type"]) == "ExternalName";
-        let (new_ips, old_ips) = (spec["clusterIPs"].items(), was["clusterIPs"].items());
-        if !external(spec.value)
-            && !external(was)
-            && let (Some(new), Some(old)) = (new_ips.first(), old_ips.first())
-            && new != old
-        {
-            let path = spec.field("clusterIPs").path.index(0);
-            errs.invalid_value(&path, new_ips.to_vec(), "may not change once set");
-        }
+        let mut errs = transitions::validate(service, old);
+        errs.extend(rules::validate(service, old));
         errs
+    }
+
+    fn validate_status_update(&self, service: &Value, old: &Value) -> FieldErrors {
+        rules::validate_status(service, old)
+    }
+
+    fn warnings(&self, service: &Value, old: Option<&Value>) -> Vec<String> {
+        let mut warnings = Vec::new();
+        let spec = &service["spec"];
+        if old.is_some_and(|old| old["spec"] == *spec) {
+            return warnings;
+        }
+        let path = Path::new("spec");
+        let list = |field: &'static str| Cursor::new(path.child(field), &spec[field]);
+        for ip in list("clusterIPs").elements().chain(list("externalIPs").elements()) {
+            warnings.extend(ip_warning(&ip.path, ip.as_str().unwrap_or_default()));
+        }
+        let balancer = spec.str_at(&["loadBalancerIP"]);
+        if !balancer.is_empty() {
+            warnings.extend(ip_warning(&path.child("loadBalancerIP"), balancer));
+        }
+        for cidr in list("loadBalancerSourceRanges").elements() {
+            warnings.extend(cidr_warnings(&cidr.path, cidr.as_str().unwrap_or_default()));
+        }
+        let external = spec.str_at(&["type"]) == "ExternalName";
+        if external && !spec["externalIPs"].items().is_empty() {
+            warnings.push("spec.externalIPs is ignored when spec.type is \"ExternalName\"".to_owned());
+        }
+        if !external && !spec.str_at(&["externalName"]).is_empty() {
+            warnings.push("spec.externalName is ignored when spec.type is not \"ExternalName\"".to_owned());
+        }
+        warnings
     }
 
     fn selectable_fields(&self) -> &'static [(&'static str, &'static [&'static str])] {

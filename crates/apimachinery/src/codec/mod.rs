@@ -19,6 +19,15 @@ pub use typed::from_value;
 
 use crate::Value;
 
+/// What Go says of bytes that are no well-formed JSON document.
+#[must_use]
+pub fn json_syntax_error(bytes: &[u8]) -> Option<String> {
+    match go_syntax::check(bytes) {
+        Err(DecodeError::Syntax(message)) => Some(message),
+        _ => None,
+    }
+}
+
 /// A decoded object.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Decoded {

@@ -7,6 +7,7 @@ use storage::Ttl;
 
 use super::{Encoded, FieldManager, Registry, Stored, Write, meta, status};
 use crate::admission::{Operation, Request};
+use crate::attributes::UserInfo;
 
 /// What generated names end with: no vowels, so that no words appear, and no characters that look alike.
 const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
@@ -62,7 +63,10 @@ impl Registry {
             object.remove(&["status"]);
         }
         def.strategy.prepare_for_create(object);
+        name_requester(object, &write.user);
+        def.strategy.stamp(object, None, &meta::timestamp());
         let mut errs = meta::validate(object, def);
+        errs.extend(meta::validate_finalizer_names(object, def));
         errs.extend(def.strategy.validate(object));
         if !errs.is_empty() {
             return Err(Status::invalid(&def.gvk(), object.name(), &errs));
@@ -94,6 +98,28 @@ impl Registry {
     /// Events are forgotten after a while; nothing else is.
     pub(super) fn ttl(&self, write: &Write) -> Option<Ttl> {
         (write.resource.def.storage_prefix == "events").then_some(Ttl(self.event_ttl))
+    }
+}
+
+/// A request for a certificate carries who made it, whatever it says itself: signers trust that.
+fn name_requester(object: &mut Value, user: &UserInfo) {
+    if object.kind() != "CertificateSigningRequest" || !object.api_version().starts_with("certificates.k8s.io/") {
+        return;
+    }
+    let texts = |list: &[String]| list.iter().map(|text| Value::from(text.as_str())).collect::<Vec<_>>();
+    let spec = object.entry(&["spec"]);
+    for field in ["username", "uid", "groups", "extra"] {
+        spec.remove(&[field]);
+    }
+    spec.set(&["username"], user.name.as_str());
+    if !user.uid.is_empty() {
+        spec.set(&["uid"], user.uid.as_str());
+    }
+    if !user.groups.is_empty() {
+        spec.set(&["groups"], texts(&user.groups));
+    }
+    for (key, values) in &user.extra {
+        spec.set(&["extra", key], texts(values));
     }
 }
 

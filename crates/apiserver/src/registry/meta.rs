@@ -10,6 +10,12 @@ use jiff::Timestamp;
 /// All annotations of an object together, in bytes.
 const MAX_ANNOTATIONS: usize = 256 << 10;
 
+const ORPHAN: &str = "orphan";
+const FOREGROUND: &str = "foregroundDeletion";
+/// Groups whose kinds have the generic rules of metadata only.
+const WITHOUT_FINALIZER_RULES: &[&str] =
+    &["apiregistration.k8s.io", "apiextensions.k8s.io", "admissionregistration.k8s.io"];
+
 /// Seconds precision, as `metav1.Time` has it.
 #[must_use]
 pub(crate) fn timestamp() -> String {
@@ -126,6 +132,21 @@ fn validate_namespace(namespace: &Cursor<'_>, def: &ResourceDef, errs: &mut Fiel
     }
 }
 
+/// Finalizers of built-in kinds without a domain are those that Kubernetes itself knows.
+pub(super) fn validate_finalizer_names(object: &Value, def: &ResourceDef) -> FieldErrors {
+    let mut errs = FieldErrors::new();
+    if WITHOUT_FINALIZER_RULES.contains(&def.gvr.group.as_str()) || api::resource(&def.gvr).is_none() {
+        return errs;
+    }
+    for finalizer in Cursor::root(object).fields(&["metadata", "finalizers"]).elements() {
+        let name = finalizer.as_str().unwrap_or_default();
+        if !name.contains('/') && !["kubernetes", ORPHAN, FOREGROUND].contains(&name) {
+            errs.invalid(&finalizer, "name is neither a standard finalizer name nor is it fully qualified");
+        }
+    }
+    errs
+}
+
 fn validate_common(meta: &Cursor<'_>, errs: &mut FieldErrors) {
     validate_labels(&meta.field("labels"), errs);
     validate_annotations(&meta.field("annotations"), errs);
@@ -135,6 +156,10 @@ fn validate_common(meta: &Cursor<'_>, errs: &mut FieldErrors) {
         for message in qualified_name(finalizer.as_str().unwrap_or_default()) {
             errs.invalid(&Cursor::new(finalizers.path.clone(), finalizer.value), message);
         }
+    }
+    let has = |name: &str| finalizers.items().iter().any(|f| f.as_str() == Some(name));
+    if has(ORPHAN) && has(FOREGROUND) {
+        errs.invalid(&finalizers, format!("finalizer {ORPHAN} and {FOREGROUND} cannot be both set"));
     }
 }
 

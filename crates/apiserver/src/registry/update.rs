@@ -336,6 +336,7 @@ fn prepare(write: &Write, part: Part<'_>, object: &mut Value, old: &Value) {
             }
         }
     }
+    strategy.stamp(object, Some(old), &meta::timestamp());
 }
 
 /// Makes a field what it was.
@@ -357,6 +358,7 @@ fn validate(write: &Write, part: Part<'_>, object: &Value, old: &Value) -> Field
         Part::Main | Part::View(_) => {
             // Upstream's kinds check their metadata once more, so that each finding comes twice.
             errs.extend(errs.clone());
+            errs.extend(meta::validate_finalizer_names(object, write.resource.def));
             errs.extend(strategy.validate_update(object, old));
         }
         Part::Status => {

@@ -1,7 +1,7 @@
 //! Subresources that change one part of their object, beside `status`.
 
 use apimachinery::Value;
-use apimachinery::field::{Cursor, FieldErrors, shown};
+use apimachinery::field::{Cursor, FieldErrors};
 
 use crate::registry::{Part, Rules};
 
@@ -38,20 +38,14 @@ impl Rules for Approval {
     }
 
     fn validate(&self, object: &Value, old: &Value) -> FieldErrors {
-        let mut errs = FieldErrors::new();
+        let mut errs = api::validate_signing_conditions(object, old);
         let conditions = Cursor::root(object).fields(&["status", "conditions"]);
         let held =
             |v: &Value, kind: &str| v.at(&["status", "conditions"]).items().iter().any(|c| c.str_at(&["type"]) == kind);
-        for kind in ["Approved", "Denied"] {
+        for kind in ["Approved", "Denied", "Failed"] {
             if held(old, kind) && !held(object, kind) {
-                errs.forbidden(
-                    &conditions.path,
-                    format!("updates may not remove a condition of type {:?}", shown(&kind.into()).trim_matches('"')),
-                );
+                errs.forbidden(&conditions.path, format!("updates may not remove a condition of type {kind:?}"));
             }
-        }
-        if held(object, "Approved") && held(object, "Denied") {
-            errs.invalid(&conditions, "Approved and Denied conditions are mutually exclusive");
         }
         errs
     }
