@@ -31,8 +31,8 @@ mod table_cells;
 mod validation;
 mod workloads;
 
-pub use certificates::validate_conditions as validate_signing_conditions;
 pub use crate::core::validate_service_addresses;
+pub use certificates::validate_conditions as validate_signing_conditions;
 pub use resource::{ResourceDef, Scope, Subresource};
 pub use strategy::{Cell, Column, Strategy};
 pub use table::{resource, resource_of_kind, resources};

@@ -73,12 +73,7 @@ const STRATEGIES: &[(&str, &str, &str, &dyn Strategy)] = &[
     (ADMISSION, "*", "mutatingwebhookconfigurations", &webhooks::WebhookConfigurationStrategy { mutating: true }),
     (ADMISSION, "*", "validatingadmissionpolicies", &policy::PolicyStrategy { mutating: false }),
     (ADMISSION, "*", "mutatingadmissionpolicies", &policy::PolicyStrategy { mutating: true }),
-    (
-        ADMISSION,
-        "*",
-        "validatingadmissionpolicybindings",
-        &policy_binding::PolicyBindingStrategy { mutating: false },
-    ),
+    (ADMISSION, "*", "validatingadmissionpolicybindings", &policy_binding::PolicyBindingStrategy { mutating: false }),
     (ADMISSION, "*", "mutatingadmissionpolicybindings", &policy_binding::PolicyBindingStrategy { mutating: true }),
 ];
 

@@ -39,9 +39,9 @@ impl Strict {
             effects: hooks.iter().all(|h| NO_EFFECTS.contains(&h.str_at(&["sideEffects"]))),
             versions: hooks.iter().all(known),
             names: names.iter().enumerate().all(|(i, name)| !names[..i].contains(name)),
-            labels: hooks.iter().all(|h| {
-                ["namespaceSelector", "objectSelector"].iter().all(|f| selector_is_valid(&h.field(f)))
-            }),
+            labels: hooks
+                .iter()
+                .all(|h| ["namespaceSelector", "objectSelector"].iter().all(|f| selector_is_valid(&h.field(f)))),
         }
     }
 }

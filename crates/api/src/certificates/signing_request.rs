@@ -91,8 +91,7 @@ fn bad_request(bytes: &[u8]) -> Option<String> {
 #[must_use]
 pub fn validate_conditions(request: &Value, old: &Value) -> FieldErrors {
     let mut errs = FieldErrors::new();
-    let held: Vec<&str> =
-        old.at(&["status", "conditions"]).items().iter().map(|c| c.str_at(&["type"])).collect();
+    let held: Vec<&str> = old.at(&["status", "conditions"]).items().iter().map(|c| c.str_at(&["type"])).collect();
     let both = VERDICTS.iter().all(|v| held.contains(v));
     let mut seen: Vec<&str> = Vec::new();
     for condition in Cursor::root(request).fields(&["status", "conditions"]).elements() {
@@ -212,7 +211,11 @@ impl Strategy for CertificateSigningRequestStrategy {
             let bytes = STANDARD.decode(new).unwrap_or_default();
             let mut blocks = x509_parser::pem::Pem::iter_from_buffer(&bytes);
             if !blocks.any(|b| b.is_ok_and(|b| b.label == "CERTIFICATE")) {
-                errs.invalid_value(&path, "<certificate data>", "must contain at least one PEM block of type \"CERTIFICATE\"");
+                errs.invalid_value(
+                    &path,
+                    "<certificate data>",
+                    "must contain at least one PEM block of type \"CERTIFICATE\"",
+                );
             }
         }
         errs

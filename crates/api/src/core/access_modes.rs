@@ -48,19 +48,17 @@ pub(super) fn basic_resource(amount: &Cursor<'_>, errs: &mut FieldErrors) {
 /// `RWO,ROX`: as kubectl prints access modes, each once.
 pub(super) fn short_modes(modes: &Value) -> String {
     let has = |mode: &str| modes.items().iter().any(|m| m.as_str() == Some(mode));
-    let short = [
-        ("ReadWriteOnce", "RWO"),
-        ("ReadOnlyMany", "ROX"),
-        ("ReadWriteMany", "RWX"),
-        ("ReadWriteOncePod", "RWOP"),
-    ];
+    let short =
+        [("ReadWriteOnce", "RWO"), ("ReadOnlyMany", "ROX"), ("ReadWriteMany", "RWX"), ("ReadWriteOncePod", "RWOP")];
     let all: Vec<&str> = short.into_iter().filter(|(mode, _)| has(mode)).map(|(_, short)| short).collect();
     all.join(",")
 }
 
 /// The class of a volume or a claim, by field or by the old annotation.
 pub(super) fn class_of(object: &Value) -> &str {
-    object.annotation("volume.beta.kubernetes.io/storage-class").unwrap_or_else(|| object.str_at(&["spec", "storageClassName"]))
+    object
+        .annotation("volume.beta.kubernetes.io/storage-class")
+        .unwrap_or_else(|| object.str_at(&["spec", "storageClassName"]))
 }
 
 /// `<unset>` where nothing is said.

@@ -79,15 +79,16 @@ fn validate_amounts(item: &Cursor<'_>, resource: &str, with_defaults: bool, errs
     let (min, max, ratio) = (amount("min"), amount("max"), amount("maxLimitRequestRatio"));
     let limit = amount("default").filter(|_| with_defaults);
     let request = amount("defaultRequest").filter(|_| with_defaults);
-    let mut ordered = |low: Option<Quantity>, high: Option<Quantity>, field: &str, shown: Option<Quantity>, words: [&str; 2]| {
-        if let (Some(low), Some(high)) = (low, high)
-            && low > high
-        {
-            let shown = shown.unwrap_or(low).to_string();
-            let why = format!("{} {low} is greater than {} {high}", words[0], words[1]);
-            errs.invalid_value(&item.path.child(field).key(resource), shown, why);
-        }
-    };
+    let mut ordered =
+        |low: Option<Quantity>, high: Option<Quantity>, field: &str, shown: Option<Quantity>, words: [&str; 2]| {
+            if let (Some(low), Some(high)) = (low, high)
+                && low > high
+            {
+                let shown = shown.unwrap_or(low).to_string();
+                let why = format!("{} {low} is greater than {} {high}", words[0], words[1]);
+                errs.invalid_value(&item.path.child(field).key(resource), shown, why);
+            }
+        };
     ordered(min, max, "min", min, ["min value", "max value"]);
     ordered(min, request, "defaultRequest", request, ["min value", "default request value"]);
     ordered(request, max, "defaultRequest", request, ["default request value", "max value"]);

@@ -12,9 +12,9 @@ pub(crate) mod pod;
 pub(crate) mod resource_quota;
 pub(crate) mod secret;
 pub(crate) mod service;
+pub(crate) mod service_account;
 mod service_rules;
 mod service_update;
-pub(crate) mod service_account;
 pub(crate) mod volume_sources;
 
 /// The rules of a Service's addresses, which the allocator checks before it gives any out.

@@ -55,11 +55,7 @@ fn validate_source(source: &Cursor<'_>, errs: &mut FieldErrors) {
     errs.present(&source.field("kind"), "");
     let (group, kind) = (source.str_at(&["apiGroup"]), source.str_at(&["kind"]));
     if group.is_empty() && kind != "PersistentVolumeClaim" {
-        errs.invalid_value(
-            &source.path,
-            kind,
-            "must be 'PersistentVolumeClaim' when referencing the default apiGroup",
-        );
+        errs.invalid_value(&source.path, kind, "must be 'PersistentVolumeClaim' when referencing the default apiGroup");
     }
     if !group.is_empty() {
         let at = source.field("apiGroup");

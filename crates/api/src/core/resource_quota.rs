@@ -145,7 +145,8 @@ impl Strategy for ResourceQuotaStrategy {
     fn validate_update(&self, quota: &Value, old: &Value) -> FieldErrors {
         let mut errs = validate_spec(quota);
         let scopes = Cursor::root(quota).fields(&["spec", "scopes"]);
-        let set = |list: &Value| list.items().iter().filter_map(Value::as_str).map(str::to_owned).collect::<BTreeSet<_>>();
+        let set =
+            |list: &Value| list.items().iter().filter_map(Value::as_str).map(str::to_owned).collect::<BTreeSet<_>>();
         if set(scopes.value) != set(old.at(&["spec", "scopes"])) {
             errs.invalid(&scopes, "field is immutable");
         }

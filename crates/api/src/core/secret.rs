@@ -116,9 +116,11 @@ fn pair_warning(certificate: &str, key: &str) -> Option<String> {
     if !certificates.iter().any(|kind| kind == "CERTIFICATE") {
         return Some(match certificates.as_slice() {
             [] => "tls: failed to find any PEM data in certificate input".to_owned(),
-            [one] if is_key(one) => "tls: failed to find certificate PEM data in certificate input, but did find a private key; \
+            [one] if is_key(one) => {
+                "tls: failed to find certificate PEM data in certificate input, but did find a private key; \
                                      PEM inputs may have been switched"
-                .to_owned(),
+                    .to_owned()
+            }
             all => format!(
                 "tls: failed to find \"CERTIFICATE\" PEM block in certificate input after skipping PEM blocks of the following \
                  types: [{}]",
@@ -191,7 +193,12 @@ impl Strategy for SecretStrategy {
 
     fn row(&self, secret: &Value, now: Now) -> Option<Vec<Cell>> {
         let kind = secret.str_at(&["type"]);
-        Some(vec![secret.name().into(), kind.into(), entries(&secret["data"]).into(), table_cells::created(secret, now)])
+        Some(vec![
+            secret.name().into(),
+            kind.into(),
+            entries(&secret["data"]).into(),
+            table_cells::created(secret, now),
+        ])
     }
 }
 
@@ -228,7 +235,9 @@ mod tests {
         check(r#"{"type":"kubernetes.io/ssh-auth"}"#, &["data[ssh-privatekey]: Required value"]);
         check(
             r#"{"type":"kubernetes.io/dockerconfigjson","data":{".dockerconfigjson":"W10="}}"#,
-            &[r#"data[.dockerconfigjson]: Invalid value: "<secret contents redacted>": json: cannot unmarshal array into Go value of type map[string]interface {}"#],
+            &[
+                r#"data[.dockerconfigjson]: Invalid value: "<secret contents redacted>": json: cannot unmarshal array into Go value of type map[string]interface {}"#,
+            ],
         );
         check(
             r#"{"type":"kubernetes.io/service-account-token"}"#,

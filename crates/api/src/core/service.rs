@@ -48,9 +48,7 @@ impl Strategy for ServiceStrategy {
                 }
             }
         }
-        if kind == "LoadBalancer"
-            && !service.at(&["status", "loadBalancer", "ingress"]).items().is_empty()
-        {
+        if kind == "LoadBalancer" && !service.at(&["status", "loadBalancer", "ingress"]).items().is_empty() {
             for ingress in service.entry(&["status", "loadBalancer", "ingress"]).items_mut() {
                 if !ingress.str_at(&["ip"]).is_empty() {
                     ingress.set_default(&["ipMode"], "VIP");

@@ -375,11 +375,15 @@ mod tests {
         check(&spec(r#"["10.0.0.1"]"#, r#"["IPv4"]"#), &[]);
         check(
             &spec(r#"["10.0.0.1"]"#, r#"["IPv6"]"#),
-            &[r#"spec.clusterIPs[0]: Invalid value: "10.0.0.1": expected an IPv6 value as indicated by `ipFamilies[0]`"#],
+            &[
+                r#"spec.clusterIPs[0]: Invalid value: "10.0.0.1": expected an IPv6 value as indicated by `ipFamilies[0]`"#,
+            ],
         );
         check(
             &spec(r#"["10.0.0.1","10.0.0.2"]"#, "[]"),
-            &[r#"spec.clusterIPs: Invalid value: ["10.0.0.1","10.0.0.2"]: may specify no more than one IP for each IP family"#],
+            &[
+                r#"spec.clusterIPs: Invalid value: ["10.0.0.1","10.0.0.2"]: may specify no more than one IP for each IP family"#,
+            ],
         );
     }
 

@@ -135,7 +135,9 @@ mod tests {
         check(r#"["x","b"]"#, &[r#"spec.clusterIPs[0]: Invalid value: ["x","b"]: may not change once set"#]);
         check(
             r#"["a"]"#,
-            &["spec.ipFamilyPolicy: Invalid value: null: must be set to 'SingleStack' when releasing the secondary clusterIP"],
+            &[
+                "spec.ipFamilyPolicy: Invalid value: null: must be set to 'SingleStack' when releasing the secondary clusterIP",
+            ],
         );
     }
 
@@ -147,6 +149,9 @@ mod tests {
         let mut new = old.clone();
         new.set(&["spec", "type"], "ClusterIP");
         drop_what_no_longer_applies(&mut new, &old);
-        assert_eq!(new, json(r#"{"spec":{"type":"ClusterIP","clusterIP":"a","clusterIPs":["a"],"ports":[{"port":1}]}}"#));
+        assert_eq!(
+            new,
+            json(r#"{"spec":{"type":"ClusterIP","clusterIP":"a","clusterIPs":["a"],"ports":[{"port":1}]}}"#)
+        );
     }
 }

@@ -174,7 +174,10 @@ fn azure_disk(source: &Cursor<'_>, errs: &mut FieldErrors) {
     }
     let uri = source.field("diskURI");
     if text(&kind) == "Managed" && !text(&uri).starts_with("/subscriptions/") {
-        errs.not_supported(&uri, &["/subscriptions/{sub-id}/resourcegroups/{group-name}/providers/microsoft.compute/disks/{disk-id}"]);
+        errs.not_supported(
+            &uri,
+            &["/subscriptions/{sub-id}/resourcegroups/{group-name}/providers/microsoft.compute/disks/{disk-id}"],
+        );
     }
     if text(&kind) != "Managed" && !text(&uri).starts_with("https://") {
         errs.not_supported(&uri, &["https://{account-name}.blob.core.windows.net/{container-name}/{disk-name}.vhd"]);

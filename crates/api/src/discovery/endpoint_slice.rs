@@ -136,11 +136,8 @@ fn validate(slice: &Value, old: &Value) -> FieldErrors {
         let known: &[&str] = if old.is_null() { &["FQDN", "IPv4", "IPv6"] } else { &["FQDN", "IP", "IPv4", "IPv6"] };
         errs.one_of(&kind, known);
     }
-    let known: Vec<&str> = old["endpoints"]
-        .items()
-        .iter()
-        .flat_map(|e| e["addresses"].items().iter().filter_map(Value::as_str))
-        .collect();
+    let known: Vec<&str> =
+        old["endpoints"].items().iter().flat_map(|e| e["addresses"].items().iter().filter_map(Value::as_str)).collect();
     let endpoints = root.field("endpoints");
     if endpoints.items().len() > MAX_ENDPOINTS {
         errs.too_many(&endpoints.path, endpoints.items().len(), MAX_ENDPOINTS);
@@ -230,16 +227,20 @@ mod tests {
 
     #[test]
     fn addresses_are_of_the_slices_type() {
-        check(r#"{"endpoints":[{"addresses":[]}]}"#, &[
-            "addressType: Required value",
-            "endpoints[0].addresses: Required value: must contain at least 1 address",
-        ]);
-        check(r#"{"addressType":"IPv4","endpoints":[{"addresses":["2001:db8::1"]}]}"#, &[
-            r#"endpoints[0].addresses[0]: Invalid value: "2001:db8::1": must be an IPv4 address"#,
-        ]);
-        check(r#"{"addressType":"FQDN","endpoints":[{"addresses":["a"]}],"ports":[{"name":"x","protocol":"TCP"},{"name":"x","protocol":"TCP"}]}"#, &[
-            r#"endpoints[0].addresses[0]: Invalid value: "a": should be a domain with at least two segments separated by dots"#,
-            r#"ports[1].name: Duplicate value: "x""#,
-        ]);
+        check(
+            r#"{"endpoints":[{"addresses":[]}]}"#,
+            &["addressType: Required value", "endpoints[0].addresses: Required value: must contain at least 1 address"],
+        );
+        check(
+            r#"{"addressType":"IPv4","endpoints":[{"addresses":["2001:db8::1"]}]}"#,
+            &[r#"endpoints[0].addresses[0]: Invalid value: "2001:db8::1": must be an IPv4 address"#],
+        );
+        check(
+            r#"{"addressType":"FQDN","endpoints":[{"addresses":["a"]}],"ports":[{"name":"x","protocol":"TCP"},{"name":"x","protocol":"TCP"}]}"#,
+            &[
+                r#"endpoints[0].addresses[0]: Invalid value: "a": should be a domain with at least two segments separated by dots"#,
+                r#"ports[1].name: Duplicate value: "x""#,
+            ],
+        );
     }
 }

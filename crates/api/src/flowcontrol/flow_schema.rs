@@ -13,8 +13,7 @@ pub(crate) struct FlowSchemaStrategy;
 
 const DEFAULT_PRECEDENCE: i64 = 1000;
 const MAX_PRECEDENCE: i64 = 10_000;
-const VERBS: &[&str] =
-    &["create", "delete", "deletecollection", "get", "list", "patch", "proxy", "update", "watch"];
+const VERBS: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "proxy", "update", "watch"];
 const NAMESPACE_INTRO: &str = "each member of this list must be '*' or a DNS-1123 label; ";
 
 /// What each kind of subject is described by, in upstream's order.
@@ -201,9 +200,7 @@ fn mandatory(name: &str) -> Option<Value> {
     };
     let (level, precedence, method, groups): (_, i64, _, &[&str]) = match name {
         "exempt" => ("exempt", 1, None, &["system:masters"]),
-        "catch-all" => {
-            ("catch-all", 10_000, Some("ByUser"), &["system:unauthenticated", "system:authenticated"])
-        }
+        "catch-all" => ("catch-all", 10_000, Some("ByUser"), &["system:unauthenticated", "system:authenticated"]),
         _ => return None,
     };
     let mut spec = Value::from([

@@ -25,8 +25,7 @@ fn entropy_bits(deck: i64, hand: i64) -> i64 {
 }
 
 fn validate_queuing(queuing: &Cursor<'_>, errs: &mut FieldErrors) {
-    let (limit, queues, hand) =
-        (queuing.field("queueLengthLimit"), queuing.field("queues"), queuing.field("handSize"));
+    let (limit, queues, hand) = (queuing.field("queueLengthLimit"), queuing.field("queues"), queuing.field("handSize"));
     if int(&limit) <= 0 {
         errs.invalid_int(&limit, "must be positive");
     }
@@ -43,7 +42,9 @@ fn validate_queuing(queuing: &Cursor<'_>, errs: &mut FieldErrors) {
     } else if entropy_bits(deck, dealt) > HASH_BITS {
         errs.invalid(
             &hand,
-            format!("required entropy bits of deckSize {deck} and handSize {dealt} should not be greater than {HASH_BITS}"),
+            format!(
+                "required entropy bits of deckSize {deck} and handSize {dealt} should not be greater than {HASH_BITS}"
+            ),
         );
     }
 }
@@ -145,7 +146,10 @@ impl Strategy for PriorityLevelStrategy {
                 if !exempt.is_absent() {
                     validate_shares(&exempt, &mut errs);
                     if !exempt["borrowingLimitPercent"].is_null() {
-                        errs.forbidden(&exempt.path.child("borrowingLimitPercent"), "must be nil if the type is Exempt");
+                        errs.forbidden(
+                            &exempt.path.child("borrowingLimitPercent"),
+                            "must be nil if the type is Exempt",
+                        );
                     }
                 }
             }

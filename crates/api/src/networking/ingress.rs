@@ -209,13 +209,10 @@ impl Strategy for IngressStrategy {
 
     fn row(&self, ingress: &Value, now: Now) -> Option<Vec<Cell>> {
         let spec = &ingress["spec"];
-        let class = spec["ingressClassName"].as_str().or_else(|| ingress.annotation(CLASS_ANNOTATION)).unwrap_or("<none>");
-        let hosts: Vec<String> = spec["rules"]
-            .items()
-            .iter()
-            .map(|r| r.str_at(&["host"]).to_owned())
-            .filter(|h| !h.is_empty())
-            .collect();
+        let class =
+            spec["ingressClassName"].as_str().or_else(|| ingress.annotation(CLASS_ANNOTATION)).unwrap_or("<none>");
+        let hosts: Vec<String> =
+            spec["rules"].items().iter().map(|r| r.str_at(&["host"]).to_owned()).filter(|h| !h.is_empty()).collect();
         let hosts = table_cells::few(&hosts, 3, "*");
         let points = ingress.at(&["status", "loadBalancer", "ingress"]).items();
         let address: Vec<&str> = points

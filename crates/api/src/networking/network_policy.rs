@@ -96,12 +96,13 @@ fn blocks<'a>(policy: &'a Value) -> impl Iterator<Item = Cursor<'a>> {
 fn validate(policy: &Value, old: &Value) -> FieldErrors {
     let mut errs = FieldErrors::new();
     let spec = Cursor::root(policy).field("spec");
-    let check_values =
-        old.is_null() || selector_is_valid(&Cursor::root(old).fields(&["spec", "podSelector"]));
+    let check_values = old.is_null() || selector_is_valid(&Cursor::root(old).fields(&["spec", "podSelector"]));
     let held: Vec<Cursor<'_>> = blocks(old).collect();
     let known: Vec<&str> = held
         .iter()
-        .flat_map(|b| b.value["cidr"].as_str().into_iter().chain(b.value["except"].items().iter().filter_map(Value::as_str)))
+        .flat_map(|b| {
+            b.value["cidr"].as_str().into_iter().chain(b.value["except"].items().iter().filter_map(Value::as_str))
+        })
         .collect();
     label_selector(&mut errs, &spec.field("podSelector"), check_values);
     for (direction, peers) in DIRECTIONS {

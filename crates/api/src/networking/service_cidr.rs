@@ -78,7 +78,8 @@ mod tests {
 
     #[test]
     fn a_second_family_may_be_added() {
-        let ranges = |list: &str| -> Value { serde_json::from_str(&format!(r#"{{"spec":{{"cidrs":{list}}}}}"#)).unwrap() };
+        let ranges =
+            |list: &str| -> Value { serde_json::from_str(&format!(r#"{{"spec":{{"cidrs":{list}}}}}"#)).unwrap() };
         let check = |new: &str, old: &str, findings: usize| {
             assert_eq!(ServiceCidrStrategy.validate_update(&ranges(new), &ranges(old)).0.len(), findings, "{new}");
         };

@@ -4,9 +4,9 @@ use apimachinery::Value;
 use apimachinery::field::{Cursor, FieldErrors};
 
 use crate::strategy::{Cell, Now, Strategy};
+use crate::validation::Checks;
 use crate::validation::labels::label_selector;
 use crate::validation::names::path_segment;
-use crate::validation::Checks;
 
 pub(crate) struct RoleStrategy {
     pub namespaced: bool,

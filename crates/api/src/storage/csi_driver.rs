@@ -71,7 +71,8 @@ impl Strategy for CsiDriverStrategy {
     fn validate_update(&self, driver: &Value, old: &Value) -> FieldErrors {
         let mut errs = self.validate(driver);
         // `attachedRequired` is upstream's word in this message.
-        for (field, shown) in [("attachRequired", "attachedRequired"), ("volumeLifecycleModes", "volumeLifecycleModes")] {
+        for (field, shown) in [("attachRequired", "attachedRequired"), ("volumeLifecycleModes", "volumeLifecycleModes")]
+        {
             let value = &driver["spec"][field];
             if !same(value, &old["spec"][field]) {
                 errs.invalid(&Cursor::new(Path::new("spec").child(shown), value), "field is immutable");
@@ -79,7 +80,6 @@ impl Strategy for CsiDriverStrategy {
         }
         errs
     }
-
 
     fn row(&self, driver: &Value, now: Now) -> Option<Vec<Cell>> {
         let spec = &driver["spec"];

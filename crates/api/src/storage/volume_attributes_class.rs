@@ -28,7 +28,10 @@ impl Strategy for VolumeAttributesClassStrategy {
     fn validate_update(&self, class: &Value, old: &Value) -> FieldErrors {
         let mut errs = FieldErrors::new();
         let root = Cursor::root(class);
-        for (field, why) in [("driverName", "updates to driverName are forbidden."), ("parameters", "updates to parameters are forbidden.")] {
+        for (field, why) in [
+            ("driverName", "updates to driverName are forbidden."),
+            ("parameters", "updates to parameters are forbidden."),
+        ] {
             if !same(&root[field], &old[field]) {
                 errs.forbidden(&root.path.child(field), why);
             }

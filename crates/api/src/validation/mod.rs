@@ -179,7 +179,11 @@ mod tests {
         errs.one_of(&at, &["C"]);
         assert_findings(
             &errs,
-            &[r#"x: Invalid value: "": a"#, "x: Invalid value: 0: b", r#"x: Unsupported value: "": supported values: "C""#],
+            &[
+                r#"x: Invalid value: "": a"#,
+                "x: Invalid value: 0: b",
+                r#"x: Unsupported value: "": supported values: "C""#,
+            ],
         );
     }
 }

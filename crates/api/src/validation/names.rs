@@ -30,7 +30,8 @@ pub(crate) fn wildcard_subdomain(text: &str) -> Vec<String> {
     if text.len() > 253 {
         wrong.push("must be no more than 253 characters".to_owned());
     }
-    if !text.strip_prefix("*.").is_some_and(|rest| dns_subdomain(rest).iter().all(|m| m.starts_with("must be no more"))) {
+    if !text.strip_prefix("*.").is_some_and(|rest| dns_subdomain(rest).iter().all(|m| m.starts_with("must be no more")))
+    {
         wrong.push(
             "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which must consist of \
              lower case alphanumeric characters, '-' or '.' and end with an alphanumeric character (e.g. '*.example.com', \

@@ -26,7 +26,11 @@ pub(crate) fn parse_ip_sloppy(text: &str) -> Option<IpAddr> {
     let mut parts = v4.split('.');
     for octet in &mut octets {
         let part = parts.next().filter(|p| !p.is_empty() && p.bytes().all(|b| b.is_ascii_digit()))?;
-        *octet = part.trim_start_matches('0').parse().or_else(|_| if part.bytes().all(|b| b == b'0') { Ok(0) } else { Err(()) }).ok()?;
+        *octet = part
+            .trim_start_matches('0')
+            .parse()
+            .or_else(|_| if part.bytes().all(|b| b == b'0') { Ok(0) } else { Err(()) })
+            .ok()?;
     }
     if parts.next().is_some() {
         return None;
