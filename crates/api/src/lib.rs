@@ -23,6 +23,7 @@ mod node;
 mod pod_template;
 mod rbac;
 pub mod resource;
+mod resource_api;
 mod storage;
 mod strategies;
 pub mod strategy;

@@ -14,6 +14,7 @@ use crate::named_by_path as small;
 use crate::networking::{ingress, ingress_class, ip_address, network_policy, service_cidr};
 use crate::node::runtime_class;
 use crate::rbac::{binding, role};
+use crate::resource_api::{device_class, resource_claim, resource_slice};
 use crate::storage::{
     csi_driver, csi_node, csi_storage_capacity, storage_class, volume_attachment, volume_attributes_class,
 };
@@ -67,6 +68,10 @@ const STRATEGIES: &[(&str, &str, &str, &dyn Strategy)] = &[
     ("networking.k8s.io", "*", "networkpolicies", &network_policy::NetworkPolicyStrategy),
     ("networking.k8s.io", "*", "ipaddresses", &ip_address::IpAddressStrategy),
     ("networking.k8s.io", "*", "servicecidrs", &service_cidr::ServiceCidrStrategy),
+    ("resource.k8s.io", "*", "deviceclasses", &device_class::DeviceClassStrategy),
+    ("resource.k8s.io", "*", "resourceclaims", &resource_claim::ResourceClaimStrategy),
+    ("resource.k8s.io", "*", "resourceclaimtemplates", &resource_claim::ResourceClaimTemplateStrategy),
+    ("resource.k8s.io", "*", "resourceslices", &resource_slice::ResourceSliceStrategy),
     ("node.k8s.io", "*", "runtimeclasses", &runtime_class::RuntimeClassStrategy),
     ("apiregistration.k8s.io", "*", "apiservices", &api_service::ApiServiceStrategy),
     (ADMISSION, "*", "validatingwebhookconfigurations", &webhooks::WebhookConfigurationStrategy { mutating: false }),

@@ -3,7 +3,8 @@
 use apimachinery::Value;
 use apimachinery::field::{Cursor, FieldErrors};
 
-use crate::strategy::Strategy;
+use crate::strategy::{Cell, Now, Strategy};
+use crate::table_cells;
 use crate::validation::names::{dns_label, dns_subdomain};
 use crate::validation::net::{ip_warning, legacy_ip, port, special_ip};
 use crate::validation::{Checks, text};
@@ -82,6 +83,11 @@ impl Strategy for EndpointsStrategy {
         validate(endpoints, old)
     }
 
+    fn row(&self, endpoints: &Value, now: Now) -> Option<Vec<Cell>> {
+        let shown = table_cells::few(&ready(endpoints), 3, "<none>");
+        Some(vec![endpoints.name().into(), shown.into(), table_cells::created(endpoints, now)])
+    }
+
     fn warnings(&self, endpoints: &Value, _: Option<&Value>) -> Vec<String> {
         let mut warnings = Vec::new();
         for subset in Cursor::root(endpoints).field("subsets").elements() {
@@ -92,6 +98,24 @@ impl Strategy for EndpointsStrategy {
         }
         warnings
     }
+}
+
+/// `ip:port` of everything that is ready.
+fn ready(endpoints: &Value) -> Vec<String> {
+    let mut all = Vec::new();
+    for subset in endpoints["subsets"].items() {
+        let ips: Vec<&str> = subset["addresses"].items().iter().map(|a| a.str_at(&["ip"])).collect();
+        let ports = subset["ports"].items();
+        if ports.is_empty() {
+            all.extend(ips.iter().map(ToString::to_string));
+        }
+        for port in ports.iter().filter_map(|p| p["port"].as_i64()) {
+            all.extend(
+                ips.iter().map(|ip| if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") }),
+            );
+        }
+    }
+    all
 }
 
 #[cfg(test)]

@@ -69,7 +69,7 @@ impl Registry {
         errs.extend(meta::validate_finalizer_names(object, def));
         errs.extend(def.strategy.validate(object));
         if !errs.is_empty() {
-            return Err(Status::invalid(&def.gvk(), object.name(), &errs));
+            return Err(Status::invalid(&def.storage, object.name(), &errs));
         }
         write.warnings.extend(def.strategy.warnings(object, None));
         def.strategy.canonicalize(object);

@@ -212,7 +212,7 @@ impl Registry {
         prepare(write, part, object, &old);
         let errs = validate(write, part, object, &old);
         if !errs.is_empty() {
-            return Err(Status::invalid(&def.gvk(), object.name(), &errs));
+            return Err(Status::invalid(&def.storage, object.name(), &errs));
         }
         write.warnings.extend(def.strategy.warnings(object, Some(&old)));
         def.strategy.canonicalize(object);
@@ -288,7 +288,7 @@ fn check_version(write: &Write, object: &mut Value, old: &Value) -> Result<(), S
             if !def.strategy.allow_unconditional_update() {
                 let mut errs = FieldErrors::new();
                 errs.invalid_value(&Path::new("metadata.resourceVersion"), 0, "must be specified for an update");
-                return Err(Status::invalid(&def.gvk(), &write.name, &errs));
+                return Err(Status::invalid(&def.storage, &write.name, &errs));
             }
             object.set(&["metadata", "resourceVersion"], old.resource_version());
         }
