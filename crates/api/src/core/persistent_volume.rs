@@ -7,6 +7,7 @@ use super::access_modes::{access_modes, basic_resource, class_name, class_of, or
 use super::volume_sources as sources;
 use crate::strategy::{Cell, Now, Strategy};
 use crate::table_cells;
+use crate::validation::deprecated_labels::in_expressions;
 use crate::validation::node_selector::node_selector;
 use crate::validation::resources::positive;
 use crate::validation::{Checks, same, text};
@@ -151,6 +152,8 @@ impl Strategy for VolumeStrategy {
             );
         }
         warnings.extend(sources::warnings(&volume["spec"]));
+        let terms = Cursor::root(volume).fields(&["spec", "nodeAffinity", "required", "nodeSelectorTerms"]);
+        warnings.extend(terms.elements().flat_map(|t| in_expressions(&t.field("matchExpressions"))));
         warnings
     }
 

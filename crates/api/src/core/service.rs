@@ -1,7 +1,7 @@
 //! Service. Addresses and node ports are allocated by the apiserver.
 
 use apimachinery::Value;
-use apimachinery::field::FieldErrors;
+use apimachinery::field::{Cursor, FieldErrors};
 
 use super::service_rules as rules;
 use super::service_update as transitions;
@@ -9,12 +9,58 @@ use crate::strategy::{Cell, Now, Strategy};
 use crate::table_cells;
 use crate::validation::names::{dns_label, or_prefix};
 use crate::validation::net::{cidr_warnings, ip_warning};
-use apimachinery::field::{Cursor, Path};
 
 pub(crate) struct ServiceStrategy;
 
 /// Affinity to a client lasts three hours unless told otherwise.
 const AFFINITY_SECONDS: i64 = 10800;
+
+const TOPOLOGY_HINTS: &str = "service.kubernetes.io/topology-aware-hints";
+const TOPOLOGY_MODE: &str = "service.kubernetes.io/topology-mode";
+
+fn warnings(service: &Value) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let spec = Cursor::root(service).field("spec");
+    let mut warn = |bad: bool, text: &str| {
+        if bad {
+            warnings.push(text.to_owned());
+        }
+    };
+    let kind = spec.str_at(&["type"]);
+    let headless = kind == "ClusterIP" && spec.str_at(&["clusterIP"]) == "None";
+    let external_name = kind == "ExternalName";
+    let (balancer, external) = (spec.field("loadBalancerIP"), spec.field("externalIPs"));
+    let has_external = !external.items().is_empty();
+    warn(
+        service.annotation(TOPOLOGY_HINTS).is_some(),
+        &format!("annotation {TOPOLOGY_HINTS} is deprecated, please use {TOPOLOGY_MODE} instead"),
+    );
+    warn(headless && !balancer.is_empty_value(), "spec.loadBalancerIP is ignored for headless services");
+    warn(headless && has_external, "spec.externalIPs is ignored for headless services");
+    let affine = spec.str_at(&["sessionAffinity"]) != "None";
+    warn(headless && affine, "spec.SessionAffinity is ignored for headless services");
+    for ip in spec.field("clusterIPs").elements().chain(external.elements()) {
+        warnings.extend(ip_warning(&ip.path, ip.as_str().unwrap_or_default()));
+    }
+    if has_external && !headless && !external_name {
+        warnings.push("spec.externalIPs is deprecated".to_owned());
+    }
+    warnings.extend(ip_warning(&balancer.path, balancer.as_str().unwrap_or_default()));
+    for cidr in spec.field("loadBalancerSourceRanges").elements() {
+        warnings.extend(cidr_warnings(&cidr.path, cidr.as_str().unwrap_or_default()));
+    }
+    if external_name && has_external {
+        warnings.push("spec.externalIPs is ignored when spec.type is \"ExternalName\"".to_owned());
+    }
+    if !external_name && !spec["externalName"].is_empty_value() {
+        warnings.push("spec.externalName is ignored when spec.type is not \"ExternalName\"".to_owned());
+    }
+    if spec.str_at(&["trafficDistribution"]) == "PreferClose" {
+        let text = "spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\"";
+        warnings.push(text.to_owned());
+    }
+    warnings
+}
 
 impl Strategy for ServiceStrategy {
     fn default(&self, service: &mut Value) {
@@ -83,32 +129,8 @@ impl Strategy for ServiceStrategy {
         rules::validate_status(service, old)
     }
 
-    fn warnings(&self, service: &Value, old: Option<&Value>) -> Vec<String> {
-        let mut warnings = Vec::new();
-        let spec = &service["spec"];
-        if old.is_some_and(|old| old["spec"] == *spec) {
-            return warnings;
-        }
-        let path = Path::new("spec");
-        let list = |field: &'static str| Cursor::new(path.child(field), &spec[field]);
-        for ip in list("clusterIPs").elements().chain(list("externalIPs").elements()) {
-            warnings.extend(ip_warning(&ip.path, ip.as_str().unwrap_or_default()));
-        }
-        let balancer = spec.str_at(&["loadBalancerIP"]);
-        if !balancer.is_empty() {
-            warnings.extend(ip_warning(&path.child("loadBalancerIP"), balancer));
-        }
-        for cidr in list("loadBalancerSourceRanges").elements() {
-            warnings.extend(cidr_warnings(&cidr.path, cidr.as_str().unwrap_or_default()));
-        }
-        let external = spec.str_at(&["type"]) == "ExternalName";
-        if external && !spec["externalIPs"].items().is_empty() {
-            warnings.push("spec.externalIPs is ignored when spec.type is \"ExternalName\"".to_owned());
-        }
-        if !external && !spec.str_at(&["externalName"]).is_empty() {
-            warnings.push("spec.externalName is ignored when spec.type is not \"ExternalName\"".to_owned());
-        }
-        warnings
+    fn warnings(&self, service: &Value, _: Option<&Value>) -> Vec<String> {
+        warnings(service)
     }
 
     fn selectable_fields(&self) -> &'static [(&'static str, &'static [&'static str])] {

@@ -5,6 +5,7 @@ use apimachinery::field::{Cursor, FieldErrors};
 
 use crate::strategy::{Cell, Now, Strategy};
 use crate::table_cells;
+use crate::validation::deprecated_labels::in_map;
 use crate::validation::labels::{label_map, label_name};
 use crate::validation::names::{dns_label, label_value};
 use crate::validation::node_selector::taint_effect;
@@ -75,6 +76,10 @@ impl Strategy for RuntimeClassStrategy {
         let mut errs = FieldErrors::new();
         errs.immutable(&Cursor::root(class).field("handler"), &Cursor::root(old).field("handler"));
         errs
+    }
+
+    fn warnings(&self, class: &Value, _: Option<&Value>) -> Vec<String> {
+        in_map(&Cursor::root(class).fields(&["scheduling", "nodeSelector"]), false)
     }
 
     fn row(&self, class: &Value, now: Now) -> Option<Vec<Cell>> {

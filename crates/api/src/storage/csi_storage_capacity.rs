@@ -4,6 +4,7 @@ use apimachinery::Value;
 use apimachinery::field::{Cursor, FieldErrors};
 
 use crate::strategy::{Cell, Now, Strategy};
+use crate::validation::deprecated_labels::{in_expressions, in_map};
 use crate::validation::labels::label_selector;
 use crate::validation::names::dns_subdomain;
 use crate::validation::resources::non_negative;
@@ -39,6 +40,13 @@ impl Strategy for CsiStorageCapacityStrategy {
             }
         }
         errs
+    }
+
+    fn warnings(&self, capacity: &Value, _: Option<&Value>) -> Vec<String> {
+        let topology = Cursor::root(capacity).field("nodeTopology");
+        let mut warnings = in_expressions(&topology.field("matchExpressions"));
+        warnings.extend(in_map(&topology.field("matchLabels"), true));
+        warnings
     }
 
     fn row(&self, capacity: &Value, _: Now) -> Option<Vec<Cell>> {

@@ -6,6 +6,7 @@ use apimachinery::field::{Cursor, FieldErrors};
 use super::parameters;
 use crate::strategy::{Cell, Now, Strategy};
 use crate::table_cells;
+use crate::validation::deprecated_labels::in_expressions;
 use crate::validation::labels::label_name;
 use crate::validation::names::qualified_name;
 use crate::validation::{Checks, same, text};
@@ -74,22 +75,8 @@ impl Strategy for StorageClassStrategy {
     }
 
     fn warnings(&self, class: &Value, _: Option<&Value>) -> Vec<String> {
-        let mut warnings = Vec::new();
-        let deprecated = [
-            ("failure-domain.beta.kubernetes.io/zone", "topology.kubernetes.io/zone"),
-            ("failure-domain.beta.kubernetes.io/region", "topology.kubernetes.io/region"),
-            ("beta.kubernetes.io/os", "kubernetes.io/os"),
-            ("beta.kubernetes.io/arch", "kubernetes.io/arch"),
-        ];
-        for term in Cursor::root(class).field("allowedTopologies").elements() {
-            for expression in term.field("matchLabelExpressions").elements() {
-                let key = expression.field("key");
-                if let Some((old, new)) = deprecated.iter().find(|(old, _)| *old == text(&key)) {
-                    warnings.push(format!("{}: {old} is deprecated; use {new:?} instead", key.path));
-                }
-            }
-        }
-        warnings
+        let terms = Cursor::root(class).field("allowedTopologies");
+        terms.elements().flat_map(|t| in_expressions(&t.field("matchLabelExpressions"))).collect()
     }
 
     fn row(&self, class: &Value, now: Now) -> Option<Vec<Cell>> {

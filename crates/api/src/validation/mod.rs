@@ -4,6 +4,7 @@
 //! add to [`FieldErrors`] themselves. Fields that are absent read as Go's zero values, because that is what upstream's
 //! messages show.
 
+pub(crate) mod deprecated_labels;
 pub(crate) mod labels;
 pub(crate) mod names;
 pub(crate) mod net;
