@@ -31,7 +31,8 @@ impl Strategy for ConfigMapStrategy {
             }
         }
         if total > MAX_DATA {
-            errs.too_long(&Path::root(), MAX_DATA);
+            // That is how upstream's path without a name reads.
+            errs.too_long(&Path::new("[]"), MAX_DATA);
         }
         errs
     }

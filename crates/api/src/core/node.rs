@@ -90,7 +90,8 @@ impl Strategy for NodeStrategy {
         taints(&mut errs, &Cursor::new(Path::new("metadata.taints"), &spec["taints"]));
         if spec["externalID"] != was["externalID"] {
             errs.forbidden(
-                &Path::root(),
+                // That is how upstream's path without a name reads.
+                &Path::new("[]"),
                 "node updates may only change labels, taints, or capacity (or configSource, if the DynamicKubeletConfig feature \
                  gate is enabled)",
             );
