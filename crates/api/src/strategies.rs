@@ -9,6 +9,7 @@ use crate::core::{
 };
 use crate::discovery::endpoint_slice;
 use crate::event;
+use crate::extensions;
 use crate::flowcontrol::{flow_schema, priority_level};
 use crate::named_by_path as small;
 use crate::networking::{ingress, ingress_class, ip_address, network_policy, service_cidr};
@@ -80,6 +81,7 @@ const STRATEGIES: &[(&str, &str, &str, &dyn Strategy)] = &[
     (ADMISSION, "*", "mutatingadmissionpolicies", &policy::PolicyStrategy { mutating: true }),
     (ADMISSION, "*", "validatingadmissionpolicybindings", &policy_binding::PolicyBindingStrategy { mutating: false }),
     (ADMISSION, "*", "mutatingadmissionpolicybindings", &policy_binding::PolicyBindingStrategy { mutating: true }),
+    ("apiextensions.k8s.io", "*", "customresourcedefinitions", &extensions::DefinitionStrategy),
 ];
 
 pub(crate) fn of(group: &str, version: &str, resource: &str) -> &'static dyn Strategy {

@@ -10,7 +10,7 @@ pub(crate) fn seconds_of(time: &Value) -> Option<i64> {
 }
 
 /// `5m`, `3h12m`: how long ago; `<unknown>` where there is no time.
-pub(crate) fn age(time: &Value, now: Now) -> Value {
+pub fn age(time: &Value, now: Now) -> Value {
     seconds_of(time).map_or_else(|| "<unknown>".into(), |then| human_duration(now.0 - then).into())
 }
 

@@ -99,5 +99,12 @@ pub(crate) fn decode_stored(value: &[u8]) -> Result<Value, String> {
 
 /// Drops what is empty and fills in what is always written, as upstream's types would.
 pub(crate) fn normalize(object: &mut Value, ty: &TypeRef) {
+    if ty.is_made() {
+        // A custom resource keeps what it was given, except in its metadata.
+        if let (Some(field), Some(metadata)) = (ty.field("metadata"), object.get_mut("metadata")) {
+            codec::normalize(metadata, &field.ty);
+        }
+        return;
+    }
     codec::normalize(object, ty);
 }

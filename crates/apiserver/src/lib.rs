@@ -15,6 +15,7 @@ pub mod bootstrap;
 mod cache;
 mod cel;
 mod config;
+mod custom;
 mod discovery;
 mod encoding;
 mod gates;

@@ -10,6 +10,7 @@ use parking_lot::RwLock;
 
 use crate::cache::feed::REGISTRY;
 use crate::cache::{Cache, Shape};
+use crate::custom::Custom;
 use crate::encoding;
 
 /// A resource in one served version.
@@ -20,6 +21,8 @@ pub struct Resource {
     pub ty: TypeRef,
     /// Shared by all versions of a resource. `None`: nothing of it is stored (reviews, bindings).
     pub cache: Option<Arc<Cache>>,
+    /// `None` for a built-in kind.
+    pub(crate) custom: Option<Arc<Custom>>,
 }
 
 impl Resource {
@@ -54,7 +57,7 @@ impl Resources {
                 Arc::clone(caches.entry(shape.prefix.clone()).or_insert_with(|| Arc::new(Cache::new(shape))))
             });
             let ty = encoding::type_of(&def.gvk()).unwrap_or_else(TypeRef::any);
-            by_gvr.insert(def.gvr.clone(), Resource { def, ty, cache });
+            by_gvr.insert(def.gvr.clone(), Resource { def, ty, cache, custom: None });
         }
         let group_versions = by_gvr.keys().map(Gvr::group_version).collect();
         Resources { by_gvr: RwLock::new(by_gvr), group_versions: RwLock::new(group_versions) }
@@ -63,6 +66,25 @@ impl Resources {
     #[must_use]
     pub fn get(&self, gvr: &Gvr) -> Option<Resource> {
         self.by_gvr.read().get(gvr).cloned()
+    }
+
+    /// Takes entries of custom resources out and puts others in.
+    pub fn replace(&self, gone: &[Gvr], new: impl IntoIterator<Item = Resource>) {
+        let mut by_gvr = self.by_gvr.write();
+        for gvr in gone {
+            by_gvr.remove(gvr);
+        }
+        by_gvr.extend(new.into_iter().map(|resource| (resource.def.gvr.clone(), resource)));
+        *self.group_versions.write() = by_gvr.keys().map(Gvr::group_version).collect();
+    }
+
+    /// The entries of custom resources, by group, version and plural.
+    #[must_use]
+    pub fn custom(&self) -> Vec<Resource> {
+        let by_gvr = self.by_gvr.read();
+        let mut custom: Vec<Resource> = by_gvr.values().filter(|r| r.custom.is_some()).cloned().collect();
+        custom.sort_by(|a, b| a.def.gvr.cmp(&b.def.gvr));
+        custom
     }
 
     #[must_use]
@@ -95,6 +117,12 @@ impl Resources {
 /// What has no `get` is only ever asked or done, never kept; component statuses are made up when asked for.
 fn is_stored(def: &ResourceDef) -> bool {
     def.verbs.iter().any(|v| v == "get") && def.gvr.resource != "componentstatuses"
+}
+
+/// The shape of a custom resource's cache.
+#[must_use]
+pub(crate) fn shape_of_custom(def: &'static ResourceDef) -> Shape {
+    Shape { typed_items: true, ..shape_of(def) }
 }
 
 fn shape_of(def: &'static ResourceDef) -> Shape {

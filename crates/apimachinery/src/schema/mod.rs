@@ -210,6 +210,12 @@ impl TypeRef {
         TypeRef(Place::Made(Arc::new(Type { name: name.into(), shape })))
     }
 
+    /// It was made at run time: of a custom resource's schema.
+    #[must_use]
+    pub fn is_made(&self) -> bool {
+        matches!(self.0, Place::Made(_))
+    }
+
     /// The type that takes anything.
     #[must_use]
     pub fn any() -> Self {

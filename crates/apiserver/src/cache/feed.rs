@@ -104,6 +104,16 @@ impl Feed {
         }
     }
 
+    /// Tells of every change that the caches have seen.
+    pub(crate) fn changes(&self) -> watch::Receiver<Revision> {
+        self.revision.subscribe()
+    }
+
+    /// Wakes whoever waits for changes.
+    pub(crate) fn nudge(&self) {
+        self.revision.send_modify(|_| {});
+    }
+
     /// Waits until the caches have been filled for the first time.
     pub async fn reach_sync(&self) {
         // The sender is part of this.

@@ -174,6 +174,14 @@ fn read_foreign(shape: &Shape, value: &[u8]) -> Result<(Value, StoredForm), Stri
         object.set(&["apiVersion"], def.storage.group_version().to_string());
         form = StoredForm::Foreign;
     }
+    // A custom resource may have been stored in another version; without a converter, versions differ in name only.
+    if shape.typed_items
+        && let Some(version) = shape.head.split('"').nth(7)
+        && object.api_version() != version
+    {
+        object.set(&["apiVersion"], version);
+        form = StoredForm::Foreign;
+    }
     // It may be older than some fields of its kind.
     shape.strategy.default(&mut object);
     Ok((object, form))

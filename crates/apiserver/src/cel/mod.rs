@@ -33,7 +33,7 @@ mod kubernetes;
 mod lists;
 mod macros;
 mod operators;
-mod strings;
+pub(crate) mod strings;
 mod time;
 mod types;
 mod value;
@@ -41,6 +41,7 @@ mod value;
 use ::cel::parser::{Expression, Parser};
 
 pub(crate) use eval::{Activation, Budget};
+pub(crate) use time::decode_base64;
 pub(crate) use types::{ObjectType, Type, escape};
 pub(crate) use value::{Opaque, Val};
 
@@ -112,6 +113,16 @@ impl Program {
     pub(crate) fn evaluate<'a>(&'a self, names: &Activation<'a>, budget: &mut Budget) -> Result<Val<'a>, Error> {
         eval::evaluate(&self.expression, names, budget)
     }
+}
+
+/// Is that a URL as Go's `url.ParseRequestURI` takes it?
+pub(crate) fn is_url(text: &str) -> bool {
+    kubernetes::parse_url(text).is_ok()
+}
+
+/// Is that a duration in Go's notation?
+pub(crate) fn is_duration(text: &str) -> bool {
+    time::parse_duration(text).is_some()
 }
 
 fn listed(source: &str, errors: &::cel::ParseErrors) -> String {

@@ -41,7 +41,7 @@ const ORDER: [&str; 20] = [
     "flowcontrol.apiserver.k8s.io",
 ];
 
-pub(super) fn groups(resources: &'static [ResourceDef]) -> Vec<Group> {
+pub(super) fn groups(resources: impl IntoIterator<Item = &'static ResourceDef>) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     for def in resources {
         let (name, version) = (def.gvr.group.as_str(), def.gvr.version.as_str());
@@ -58,12 +58,30 @@ pub(super) fn groups(resources: &'static [ResourceDef]) -> Vec<Group> {
         versions[at].resources.push(def);
     }
     for group in &mut groups {
-        // All versions served here are stable: the higher the number, the more preferred.
-        group.versions.sort_by(|a, b| b.name.cmp(&a.name));
+        group.versions.sort_by(|a, b| rank_of_version(&b.name).cmp(&rank_of_version(&a.name)));
     }
     let rank = |name: &str| ORDER.iter().position(|o| *o == name).map_or(ORDER.len(), |i| i + 1);
     groups.sort_by_key(|g| if g.name.is_empty() { 0 } else { rank(&g.name) });
     groups
+}
+
+/// Stable versions before betas before alphas, higher numbers first, other names last and by themselves in order.
+fn rank_of_version(name: &str) -> (u8, u64, u64, std::cmp::Reverse<&str>) {
+    let parsed = name.strip_prefix('v').and_then(|rest| {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        let (major, stage) = rest.split_at(digits);
+        let major: u64 = major.parse().ok()?;
+        if stage.is_empty() {
+            return Some((3, major, 0));
+        }
+        let beta = stage.strip_prefix("beta").map(|n| (2, n));
+        let (level, minor) = beta.or_else(|| stage.strip_prefix("alpha").map(|n| (1, n)))?;
+        Some((level, major, minor.parse().ok()?))
+    });
+    match parsed {
+        Some((level, major, minor)) => (level, major, minor, std::cmp::Reverse("")),
+        None => (0, 0, 0, std::cmp::Reverse(name)),
+    }
 }
 
 impl Version {

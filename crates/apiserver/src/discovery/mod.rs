@@ -3,10 +3,13 @@
 mod aggregated;
 mod documents;
 
+use std::sync::Arc;
+
 use apimachinery::Value;
 use apimachinery::status::Status;
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
+use parking_lot::RwLock;
 
 use crate::body::Body;
 use crate::handlers::{Call, plain_value};
@@ -14,7 +17,9 @@ use crate::nonresource::document_encoding;
 use crate::resources::Resources;
 
 /// The documents, in their JSON form as trees, and the aggregated ones as bytes.
-pub(crate) struct Discovery {
+pub(crate) struct Discovery(RwLock<Arc<Documents>>);
+
+struct Documents {
     groups: Vec<documents::Group>,
     /// Of `/api` and of `/apis`.
     aggregated: [Aggregated; 2],
@@ -27,12 +32,18 @@ struct Aggregated {
 
 impl Discovery {
     #[must_use]
-    pub(crate) fn new(_resources: &Resources) -> Self {
-        let groups = documents::groups(api::resources());
-        let (core, named): (Vec<_>, Vec<_>) = groups.iter().partition(|g| g.name.is_empty());
-        let aggregated = [aggregated::document(&core), aggregated::document(&named)];
-        let aggregated = aggregated.map(|body| Aggregated { etag: aggregated::etag(&body), body });
-        Discovery { groups, aggregated }
+    pub(crate) fn new(resources: &Resources) -> Self {
+        Discovery(RwLock::new(Arc::new(Documents::new(resources))))
+    }
+
+    /// Makes the documents again: the resources have changed.
+    pub(crate) fn renew(&self, resources: &Resources) {
+        let documents = Arc::new(Documents::new(resources));
+        *self.0.write() = documents;
+    }
+
+    fn documents(&self) -> Arc<Documents> {
+        Arc::clone(&self.0.read())
     }
 
     /// Answers a path of discovery, split at its slashes; `None` for one that there is not.
@@ -40,6 +51,27 @@ impl Discovery {
     /// # Errors
     /// 406 for an encoding that there is not.
     pub(crate) fn answer(&self, call: &Call, segments: &[&str]) -> Result<Option<Response<Body>>, Status> {
+        self.documents().answer(call, segments)
+    }
+
+    /// All paths that the root lists.
+    #[must_use]
+    pub(crate) fn root_paths(&self) -> Value {
+        self.documents().root_paths()
+    }
+}
+
+impl Documents {
+    fn new(resources: &Resources) -> Self {
+        let custom = resources.custom().into_iter().map(|r| r.def);
+        let groups = documents::groups(api::resources().iter().chain(custom));
+        let (core, named): (Vec<_>, Vec<_>) = groups.iter().partition(|g| g.name.is_empty());
+        let aggregated = [aggregated::document(&core), aggregated::document(&named)];
+        let aggregated = aggregated.map(|body| Aggregated { etag: aggregated::etag(&body), body });
+        Documents { groups, aggregated }
+    }
+
+    fn answer(&self, call: &Call, segments: &[&str]) -> Result<Option<Response<Body>>, Status> {
         let document = match segments {
             ["api" | "apis"] => {
                 let aggregated = &self.aggregated[usize::from(segments[0] == "apis")];
@@ -71,9 +103,7 @@ impl Discovery {
         group.versions.iter().find(|v| v.name == version).map(documents::resource_list)
     }
 
-    /// All paths that the root lists.
-    #[must_use]
-    pub(crate) fn root_paths(&self) -> Value {
+    fn root_paths(&self) -> Value {
         let mut paths = vec!["/api".to_owned(), "/api/v1".to_owned(), "/apis".to_owned(), "/apis/".to_owned()];
         for group in self.groups.iter().filter(|g| !g.name.is_empty()) {
             paths.push(format!("/apis/{}", group.name));

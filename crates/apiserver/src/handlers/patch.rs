@@ -175,7 +175,11 @@ impl<'a> Patch<'a> {
         };
         let converter_words = matches!(self.operations, Operations::Strategic(_));
         let options = Options { converter_words, ..Options::default() };
-        let mut decoded = codec::from_value(object, self.ty, options).map_err(|e| invalid(&e.to_string()))?;
+        let decoded = match &self.resource.custom {
+            Some(custom) if self.subresource != "scale" => crate::custom::typed(custom, object),
+            _ => codec::from_value(object, self.ty, options),
+        };
+        let mut decoded = decoded.map_err(|e| invalid(&e.to_string()))?;
         decoded.strict.splice(0..0, self.strict.iter().cloned());
         match self.validation {
             FieldValidation::Ignore => {}

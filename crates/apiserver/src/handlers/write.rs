@@ -51,7 +51,13 @@ pub(super) async fn create(call: &mut Call, target: &Target, body: RequestBody) 
     let bytes = decode::read_body(body).await?;
     let options = WriteOptions::parse(&call.query, WriteKind::Create, call.user_agent())?;
     let def = target.resource.def;
-    let Decoded { mut object, mut warnings } = decode::decode(&bytes, encoding, &def.gvk(), options.field_validation)?;
+    let Decoded { mut object, mut warnings } = match &target.resource.custom {
+        Some(custom) => {
+            let (object, warnings) = crate::custom::decode(custom, &bytes, encoding, options.field_validation)?;
+            Decoded { object, warnings }
+        }
+        None => decode::decode(&bytes, encoding, &def.gvk(), options.field_validation)?,
+    };
     call.warnings.append(&mut warnings);
     drop(bytes);
     let mut write = write_of(call, target, options);
@@ -102,7 +108,13 @@ pub(crate) async fn update(
     let bytes = decode::read_body(body).await?;
     let options = WriteOptions::parse(&call.query, WriteKind::Update, call.user_agent())?;
     let def = target.resource.def;
-    let Decoded { mut object, mut warnings } = decode::decode(&bytes, encoding, &def.gvk(), options.field_validation)?;
+    let Decoded { mut object, mut warnings } = match &target.resource.custom {
+        Some(custom) => {
+            let (object, warnings) = crate::custom::decode(custom, &bytes, encoding, options.field_validation)?;
+            Decoded { object, warnings }
+        }
+        None => decode::decode(&bytes, encoding, &def.gvk(), options.field_validation)?,
+    };
     call.warnings.append(&mut warnings);
     drop(bytes);
     let mut write = write_of(call, target, options);
@@ -146,6 +158,12 @@ pub(crate) async fn patch_part(
     body: RequestBody,
 ) -> Result<Updated, Status> {
     let kind = super::patch::kind_of(call.header(header::CONTENT_TYPE), call.speaks_cbor())?;
+    if target.resource.custom.is_some() && kind == super::patch::PatchKind::Strategic {
+        return Err(Status::unsupported_media_type(
+            "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, \
+             application/merge-patch+json, application/apply-patch+yaml",
+        ));
+    }
     let bytes = decode::read_body(body).await?;
     let options = WriteOptions::parse(&call.query, kind.options_kind(), call.user_agent())?;
     let mut write = write_of(call, target, options);

@@ -79,6 +79,10 @@ impl Registry {
         let unchanged = Stored { body: current.body.clone(), revision: Some(current.revision) };
         let is_namespace = def.gvr.group.is_empty() && def.gvr.resource == "namespaces";
         let now = Timestamp::now();
+        let mut old = old;
+        if def.gvr.resource == "customresourcedefinitions" && !old.is_deleting() {
+            crate::custom::hold(&mut old, now);
+        }
         let planned = if is_namespace && (!old.is_deleting() || is_held_by_spec(&old)) {
             plan_namespace(old, options, now)
         } else {

@@ -288,7 +288,10 @@ fn check_version(write: &Write, object: &mut Value, old: &Value) -> Result<(), S
             if !def.strategy.allow_unconditional_update() {
                 let mut errs = FieldErrors::new();
                 errs.invalid_value(&Path::new("metadata.resourceVersion"), 0, "must be specified for an update");
-                return Err(Status::invalid(&def.storage, &write.name, &errs));
+                // Upstream's store names a custom resource where it names the kind of a built-in one.
+                let resource = Gvk { kind: def.gvr.resource.clone(), ..def.gvk() };
+                let named = if write.resource.custom.is_some() { &resource } else { &def.storage };
+                return Err(Status::invalid(named, &write.name, &errs));
             }
             object.set(&["metadata", "resourceVersion"], old.resource_version());
         }

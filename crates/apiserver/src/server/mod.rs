@@ -37,6 +37,7 @@ pub(crate) use health::{Endpoint, Health};
 pub use local::LocalService;
 use security::Security;
 pub(crate) use tls::Proved;
+pub(crate) use writer::OwnWriter;
 
 /// Why a server could not be started or had to stop.
 #[derive(Debug, thiserror::Error)]

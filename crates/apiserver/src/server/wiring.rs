@@ -106,6 +106,8 @@ pub(super) fn spawn_hooks(server: &ApiServer) {
         let inner = server.inner();
         halt.run_until_cancelled(inner.health.watch_start(&inner.registry.feed)).await;
     });
+    let definitions = crate::custom::controller::run(bootstrapped.clone(), bootstrapped.inner().halt.clone());
+    bootstrapped.inner().tasks.spawn(definitions);
     spawn_bootstrap(&bootstrapped);
 }
 

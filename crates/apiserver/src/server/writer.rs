@@ -28,7 +28,7 @@ impl OwnWriter {
         OwnWriter { server: Arc::downgrade(&server.0), user: Arc::new(user) }
     }
 
-    fn write(&self, gvr: &Gvr, namespace: &str, name: &str) -> Result<(Arc<Inner>, Write), Status> {
+    pub(crate) fn write(&self, gvr: &Gvr, namespace: &str, name: &str) -> Result<(Arc<Inner>, Write), Status> {
         let stopping = || Status::service_unavailable("the server is shutting down");
         let server = self.server.upgrade().ok_or_else(stopping)?;
         let resource = server.resources.get(gvr).ok_or_else(Status::no_such_path)?;
