@@ -12,27 +12,31 @@
 
 mod admissionregistration;
 mod apiregistration;
+mod apps;
+mod autoscaling;
+mod batch;
 mod certificates;
+mod coordination;
 mod core;
 mod discovery;
 mod event;
 mod extensions;
 mod flowcontrol;
-mod named_by_path;
 mod networking;
 mod node;
-mod pod_template;
+mod policy;
 mod rbac;
 pub mod resource;
 mod resource_api;
+mod scheduling;
 mod storage;
 mod strategies;
 pub mod strategy;
 pub mod table;
 mod table_cells;
 mod validation;
-mod workloads;
 
+pub use crate::core::pod::{ephemeral_containers as validate_ephemeral_containers, resize as validate_resize};
 pub use crate::core::validate_service_addresses;
 pub use certificates::validate_conditions as validate_signing_conditions;
 pub use resource::{ResourceDef, Scope, Subresource};

@@ -2,25 +2,30 @@
 
 use crate::admissionregistration::{binding as policy_binding, policy, webhooks};
 use crate::apiregistration::api_service;
+use crate::apps::{controller_revision, daemon_set, deployment, replica_set, stateful_set};
+use crate::autoscaling::horizontal_pod_autoscaler;
+use crate::batch::{cron_job, job};
 use crate::certificates::signing_request;
+use crate::coordination::lease;
 use crate::core::{
     config_map, endpoints, limit_range, namespace, node, persistent_volume, persistent_volume_claim, pod,
+    pod_template, replication_controller,
     resource_quota, secret, service, service_account,
 };
 use crate::discovery::endpoint_slice;
 use crate::event;
 use crate::extensions;
 use crate::flowcontrol::{flow_schema, priority_level};
-use crate::named_by_path as small;
 use crate::networking::{ingress, ingress_class, ip_address, network_policy, service_cidr};
 use crate::node::runtime_class;
+use crate::policy::pod_disruption_budget;
 use crate::rbac::{binding, role};
 use crate::resource_api::{device_class, resource_claim, resource_slice};
+use crate::scheduling::priority_class;
 use crate::storage::{
     csi_driver, csi_node, csi_storage_capacity, storage_class, volume_attachment, volume_attributes_class,
 };
 use crate::strategy::{Plain, Strategy};
-use crate::workloads;
 
 const ADMISSION: &str = "admissionregistration.k8s.io";
 
@@ -38,17 +43,21 @@ const STRATEGIES: &[(&str, &str, &str, &dyn Strategy)] = &[
     ("", "*", "events", &event::CoreEventStrategy),
     ("events.k8s.io", "*", "events", &event::EventStrategy),
     ("", "*", "endpoints", &endpoints::EndpointsStrategy),
-    ("", "*", "replicationcontrollers", &workloads::ReplicationControllerStrategy),
-    ("", "*", "podtemplates", &workloads::PodTemplateStrategy),
-    ("apps", "*", "deployments", &workloads::DeploymentStrategy),
-    ("apps", "*", "replicasets", &workloads::ReplicaSetStrategy),
-    ("apps", "*", "statefulsets", &workloads::StatefulSetStrategy),
-    ("apps", "*", "daemonsets", &workloads::DaemonSetStrategy),
-    ("batch", "*", "jobs", &workloads::JobStrategy),
-    ("batch", "*", "cronjobs", &workloads::CronJobStrategy),
+    ("", "*", "replicationcontrollers", &replication_controller::ReplicationControllerStrategy),
+    ("", "*", "podtemplates", &pod_template::PodTemplateStrategy),
+    ("apps", "*", "deployments", &deployment::DeploymentStrategy),
+    ("apps", "*", "replicasets", &replica_set::ReplicaSetStrategy),
+    ("apps", "*", "statefulsets", &stateful_set::StatefulSetStrategy),
+    ("apps", "*", "daemonsets", &daemon_set::DaemonSetStrategy),
+    ("apps", "*", "controllerrevisions", &controller_revision::ControllerRevisionStrategy),
+    ("autoscaling", "v1", "horizontalpodautoscalers", &horizontal_pod_autoscaler::V1Strategy),
+    ("autoscaling", "v2", "horizontalpodautoscalers", &horizontal_pod_autoscaler::V2Strategy),
+    ("policy", "*", "poddisruptionbudgets", &pod_disruption_budget::PodDisruptionBudgetStrategy),
+    ("batch", "*", "jobs", &job::JobStrategy),
+    ("batch", "*", "cronjobs", &cron_job::CronJobStrategy),
     ("discovery.k8s.io", "*", "endpointslices", &endpoint_slice::EndpointSliceStrategy),
-    ("coordination.k8s.io", "*", "leases", &small::LeaseStrategy),
-    ("scheduling.k8s.io", "*", "priorityclasses", &small::PriorityClassStrategy),
+    ("coordination.k8s.io", "*", "leases", &lease::LeaseStrategy),
+    ("scheduling.k8s.io", "*", "priorityclasses", &priority_class::PriorityClassStrategy),
     ("certificates.k8s.io", "*", "certificatesigningrequests", &signing_request::CertificateSigningRequestStrategy),
     ("flowcontrol.apiserver.k8s.io", "*", "flowschemas", &flow_schema::FlowSchemaStrategy),
     ("flowcontrol.apiserver.k8s.io", "*", "prioritylevelconfigurations", &priority_level::PriorityLevelStrategy),

@@ -5,10 +5,14 @@
 //! messages show.
 
 pub(crate) mod deprecated_labels;
+pub(crate) mod conditions;
 pub(crate) mod labels;
+pub(crate) mod meta;
 pub(crate) mod names;
 pub(crate) mod net;
 pub(crate) mod node_selector;
+pub(crate) mod numbers;
+pub(crate) mod paths;
 pub(crate) mod resources;
 
 use apimachinery::Value;
@@ -29,6 +33,12 @@ pub(crate) trait Checks {
     fn invalid_struct(&mut self, at: &Cursor<'_>, detail: impl Into<String>);
 
     fn duplicate_struct(&mut self, at: &Cursor<'_>, detail: &str);
+
+    /// Of a struct none of whose kinds is known.
+    fn unsupported_struct(&mut self, at: &Cursor<'_>, supported: &[&str]);
+
+    /// About something that is too large, or too little, to be shown.
+    fn invalid_bare(&mut self, path: &Path, detail: &str);
 
     /// Is the text one of those? Says so if not; the list is shown in the order given.
     fn one_of(&mut self, at: &Cursor<'_>, allowed: &[&str]) -> bool;
@@ -114,6 +124,15 @@ impl Checks for FieldErrors {
             shown: Some(shown(&go_struct(at.value))),
             detail: detail.to_owned(),
         });
+    }
+
+    fn unsupported_struct(&mut self, at: &Cursor<'_>, supported: &[&str]) {
+        self.not_supported(&Cursor::new(at.path.clone(), &go_struct(at.value)), supported);
+    }
+
+    fn invalid_bare(&mut self, path: &Path, detail: &str) {
+        let (kind, path, detail) = (ErrorKind::Invalid, path.clone(), detail.to_owned());
+        self.0.push(FieldError { kind, path, shown: None, detail });
     }
 
     fn one_of(&mut self, at: &Cursor<'_>, allowed: &[&str]) -> bool {

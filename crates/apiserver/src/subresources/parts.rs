@@ -85,20 +85,7 @@ impl Rules for EphemeralContainers {
     }
 
     fn validate(&self, object: &Value, old: &Value) -> FieldErrors {
-        let mut errs = FieldErrors::new();
-        let containers = Cursor::root(object).fields(&["spec", "ephemeralContainers"]);
-        let named = |name: &str| containers.value.items().iter().find(|c| c.str_at(&["name"]) == name);
-        for before in old.at(&["spec", "ephemeralContainers"]).items() {
-            let name = before.str_at(&["name"]);
-            match named(name) {
-                None => errs
-                    .forbidden(&containers.path, format!("existing ephemeral containers {name:?} may not be removed")),
-                Some(now) if now != before => errs
-                    .forbidden(&containers.path, format!("existing ephemeral containers {name:?} may not be changed")),
-                Some(_) => {}
-            }
-        }
-        errs
+        api::validate_ephemeral_containers(object, old)
     }
 }
 
@@ -110,32 +97,37 @@ impl Rules for Resize {
         let wanted = object["spec"].clone();
         restore(object, old);
         for list in ["containers", "initContainers"] {
-            for container in object.entry(&["spec"]).make_object().entry(list).items_mut() {
-                let name = container.str_at(&["name"]).to_owned();
-                let resized = wanted[list].items().iter().find(|c| c.str_at(&["name"]) == name);
-                if let Some(resized) = resized {
-                    container.set(&["resources"], resized["resources"].clone());
-                }
-            }
-            if object.at(&["spec", list]).is_null() {
-                object.remove(&["spec", list]);
+            // What is new or missing stays so, for validation to find.
+            let merged: Vec<Value> = wanted[list].items().iter().map(|new| resized(new, &old["spec"][list])).collect();
+            if !wanted[list].is_null() || !old["spec"][list].is_null() {
+                object.set(&["spec", list], merged);
             }
         }
         if !wanted["resources"].is_null() {
             object.set(&["spec", "resources"], wanted["resources"].clone());
+        } else if !old["spec"]["resources"].is_null() {
+            object.remove(&["spec", "resources"]);
         }
     }
 
     fn validate(&self, object: &Value, old: &Value) -> FieldErrors {
-        let strategy = api::resource(&apimachinery::meta::Gvr::new("", "v1", "pods")).map(|def| def.strategy);
-        let mut errs = strategy.map(|s| s.validate(object)).unwrap_or_default();
-        let qos = |pod: &Value| pod.str_at(&["status", "qosClass"]).to_owned();
-        if qos(object) != qos(old) {
-            let at = Cursor::root(object).field("spec");
-            errs.invalid_value(&at.path, qos(object), "Pod QOS Class may not change as a result of resizing");
-        }
-        errs
+        api::validate_resize(object, old)
     }
+}
+
+/// The container as it was, with what the new one says of resources.
+fn resized(new: &Value, old: &Value) -> Value {
+    let Some(before) = old.items().iter().find(|c| c["name"] == new["name"]) else { return new.clone() };
+    let mut container = before.clone();
+    for field in ["resources", "resizePolicy"] {
+        match &new[field] {
+            Value::Null => {
+                container.remove(&[field]);
+            }
+            value => container.set(&[field], value.clone()),
+        }
+    }
+    container
 }
 
 #[cfg(test)]
@@ -156,15 +148,13 @@ mod tests {
     }
 
     #[test]
-    fn debugging_containers_stay() {
-        let old = json(r#"{"spec":{"ephemeralContainers":[{"name":"a","image":"i"}]}}"#);
-        let messages = |new: &str| {
-            EphemeralContainers.validate(&json(new), &old).0.iter().map(ToString::to_string).collect::<Vec<_>>()
-        };
-        assert!(messages(r#"{"spec":{"ephemeralContainers":[{"name":"a","image":"i"},{"name":"b"}]}}"#).is_empty());
-        assert_eq!(
-            messages(r#"{"spec":{}}"#),
-            [r#"spec.ephemeralContainers: Forbidden: existing ephemeral containers "a" may not be removed"#]
+    fn a_resize_changes_resources_only() {
+        let old = json(r#"{"metadata":{},"spec":{"containers":[{"name":"a","image":"i"}],"x":1}}"#);
+        let mut new = json(
+            r#"{"metadata":{},"spec":{"containers":[{"name":"a","image":"j","resources":{"limits":{"cpu":"1"}}}],"x":2}}"#,
         );
+        Resize.prepare(&mut new, &old);
+        let want = r#"{"metadata":{},"spec":{"containers":[{"image":"i","name":"a","resources":{"limits":{"cpu":"1"}}}],"x":1}}"#;
+        assert_eq!(serde_json::to_string(&new).unwrap(), want);
     }
 }
