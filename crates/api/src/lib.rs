@@ -22,6 +22,7 @@ mod discovery;
 mod event;
 mod extensions;
 mod flowcontrol;
+mod go_json;
 mod networking;
 mod node;
 mod policy;

@@ -132,6 +132,11 @@ pub trait Strategy: Send + Sync {
         false
     }
 
+    /// A warning for the client that deletes an object and leaves the propagation to the server.
+    fn deletion_warning(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Converts an object of this version into the storage version, and back.
     fn to_storage(&self, _obj: &mut Value) {}
 

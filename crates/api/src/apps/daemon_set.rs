@@ -5,6 +5,7 @@ use apimachinery::field::{Cursor, FieldErrors};
 
 use super::rules::{self, int_cells, template_cells};
 use crate::core::pod::{Options, default_template, read_only_disks, validate_template};
+use crate::go_json::{immutable_selector, invalid_selector};
 use crate::strategy::{Cell, Now, Strategy};
 use crate::table_cells;
 use crate::validation::Checks;
@@ -26,7 +27,7 @@ fn validate(set: &Value, options: Options) -> FieldErrors {
     }
     if !selector.is_absent() && ["matchLabels", "matchExpressions"].iter().all(|f| selector.value[*f].is_empty_value())
     {
-        errs.invalid(&selector, "empty selector is invalid for daemonset");
+        invalid_selector(&mut errs, &selector, "empty selector is invalid for daemonset");
     }
     validate_template(&mut errs, &template, options);
     read_only_disks(&mut errs, &template.fields(&["spec", "volumes"]));
@@ -79,6 +80,9 @@ impl Strategy for DaemonSetStrategy {
         }
         spec.set_default(&["revisionHistoryLimit"], 10i64);
         default_template(set, &["spec", "template"]);
+        if set.at(GENERATION).is_null() {
+            set.set(GENERATION, "0");
+        }
     }
 
     fn prepare_for_create(&self, set: &mut Value) {
@@ -100,7 +104,7 @@ impl Strategy for DaemonSetStrategy {
     fn validate_update(&self, set: &Value, old: &Value) -> FieldErrors {
         let mut errs = validate(set, Options::keeping(false, old.at(&["spec", "template"])));
         let selector = |o| Cursor::root(o).fields(&["spec", "selector"]);
-        errs.immutable(&selector(set), &selector(old));
+        immutable_selector(&mut errs, &selector(set), &selector(old));
         errs
     }
 

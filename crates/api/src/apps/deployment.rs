@@ -5,6 +5,7 @@ use apimachinery::field::{Cursor, FieldErrors};
 
 use super::rules::{self, int_cells, template_cells};
 use crate::core::pod::{Options, default_template};
+use crate::go_json::immutable_selector;
 use crate::strategy::{Cell, Now, Strategy};
 use crate::table_cells;
 use crate::validation::numbers::{at_most_all, int_or_percent, non_negative_or_percent};
@@ -78,7 +79,7 @@ impl Strategy for DeploymentStrategy {
     fn validate_update(&self, deployment: &Value, old: &Value) -> FieldErrors {
         let mut errs = validate(deployment, Options::keeping(false, old.at(&["spec", "template"])));
         let selector = |o| Cursor::root(o).fields(&["spec", "selector"]);
-        errs.immutable(&selector(deployment), &selector(old));
+        immutable_selector(&mut errs, &selector(deployment), &selector(old));
         errs
     }
 

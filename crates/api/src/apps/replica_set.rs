@@ -5,6 +5,7 @@ use apimachinery::field::{Cursor, FieldErrors};
 
 use super::rules::{self, int_cells, template_cells};
 use crate::core::pod::{Options, default_template};
+use crate::go_json::immutable_selector;
 use crate::strategy::{Cell, Now, Strategy};
 use crate::table_cells;
 use crate::validation::Checks;
@@ -38,7 +39,7 @@ impl Strategy for ReplicaSetStrategy {
     fn validate_update(&self, set: &Value, old: &Value) -> FieldErrors {
         let mut errs = validate(set, Options::keeping(false, old.at(&["spec", "template"])));
         let selector = |o| Cursor::root(o).fields(&["spec", "selector"]);
-        errs.immutable(&selector(set), &selector(old));
+        immutable_selector(&mut errs, &selector(set), &selector(old));
         errs
     }
 

@@ -5,6 +5,7 @@ use apimachinery::field::{Cursor, FieldErrors, Path};
 use apimachinery::selector::LabelSelector;
 
 use crate::core::pod::{Options, read_only_disks, validate_template};
+use crate::go_json::invalid_selector;
 use crate::strategy::Cell;
 use crate::table_cells;
 use crate::validation::labels::label_selector;
@@ -33,7 +34,7 @@ pub(crate) fn selector(errs: &mut FieldErrors, spec: &Cursor<'_>, owner: &str) {
     }
     label_selector(errs, &selector, true);
     if ["matchLabels", "matchExpressions"].iter().all(|f| selector.value[*f].is_empty_value()) {
-        errs.invalid(&selector, format!("empty selector is invalid for {owner}"));
+        invalid_selector(errs, &selector, &format!("empty selector is invalid for {owner}"));
     }
 }
 
@@ -42,7 +43,7 @@ pub(crate) fn replicated_template(errs: &mut FieldErrors, spec: &Cursor<'_>, opt
     let (selector, template) = (spec.field("selector"), spec.field("template"));
     match selects(selector.value, template.value.at(&["metadata", "labels"])) {
         None => {
-            errs.invalid(&selector, "invalid label selector");
+            invalid_selector(errs, &selector, "invalid label selector");
             return;
         }
         Some(false) => does_not_match(errs, &template),

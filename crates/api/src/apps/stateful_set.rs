@@ -5,6 +5,7 @@ use apimachinery::field::{Cursor, FieldErrors};
 
 use super::rules::{self, template_cells};
 use crate::core::pod::{Options, default_template, validate_template};
+use crate::go_json::invalid_selector;
 use crate::strategy::{Cell, Now, Strategy, dns_label};
 use crate::table_cells;
 use crate::validation::names::dns_subdomain;
@@ -60,7 +61,7 @@ fn template(errs: &mut FieldErrors, spec: &Cursor<'_>, old: Option<&Value>) {
     let (selector, template) = (spec.field("selector"), spec.field("template"));
     match rules::selects(selector.value, template.value.at(&["metadata", "labels"])) {
         None => {
-            errs.invalid(&selector, "");
+            invalid_selector(errs, &selector, "");
             return;
         }
         Some(false) => rules::does_not_match(errs, &template),

@@ -2,77 +2,18 @@
 
 use apimachinery::Value;
 
+use crate::go_json::Struct;
+
 pub(super) const METRICS: &str = "autoscaling.alpha.kubernetes.io/metrics";
 pub(super) const STATUSES: &str = "autoscaling.alpha.kubernetes.io/current-metrics";
 pub(super) const CONDITIONS: &str = "autoscaling.alpha.kubernetes.io/conditions";
 pub(super) const BEHAVIOR: &str = "autoscaling.alpha.kubernetes.io/behavior";
 pub(super) const ALL: [&str; 4] = [METRICS, STATUSES, CONDITIONS, BEHAVIOR];
 
-/// A struct, written field by field.
-#[derive(Default)]
-pub(super) struct Struct(String);
-
-impl Struct {
-    fn raw(mut self, name: &str, json: &str) -> Self {
-        let comma = if self.0.is_empty() { "" } else { "," };
-        self.0.push_str(&format!("{comma}{name:?}:{json}"));
-        self
-    }
-
-    /// As it is, `null` if it is absent.
-    pub(super) fn always(self, name: &str, value: &Value) -> Self {
-        self.raw(name, &json(value))
-    }
-
-    /// Only if it is there.
-    pub(super) fn optional(self, name: &str, value: &Value) -> Self {
-        if value.is_null() { self } else { self.always(name, value) }
-    }
-
-    pub(super) fn nested(self, name: &str, inner: Option<Struct>) -> Self {
-        match inner {
-            Some(inner) => self.raw(name, &inner.finish()),
-            None => self,
-        }
-    }
-
-    pub(super) fn list(self, name: &str, items: &[String]) -> Self {
-        self.raw(name, &format!("[{}]", items.join(",")))
-    }
-
-    pub(super) fn finish(self) -> String {
-        format!("{{{}}}", self.0)
-    }
-}
-
-fn json(value: &Value) -> String {
-    serde_json::to_string(value).unwrap_or_default()
-}
-
 /// A reference, with its fields in Go's order.
 pub(super) fn reference(at: &Value) -> Struct {
     let reference = Struct::default().always("kind", &at["kind"]).always("name", &at["name"]);
     if at.str_at(&["apiVersion"]).is_empty() { reference } else { reference.always("apiVersion", &at["apiVersion"]) }
-}
-
-/// A label selector, with its fields in Go's order.
-pub(super) fn selector(at: &Value) -> Option<Struct> {
-    if at.is_null() {
-        return None;
-    }
-    let expressions: Vec<String> = at["matchExpressions"]
-        .items()
-        .iter()
-        .map(|e| {
-            let part = Struct::default().always("key", &e["key"]).always("operator", &e["operator"]);
-            let part = if e["values"].items().is_empty() { part } else { part.always("values", &e["values"]) };
-            part.finish()
-        })
-        .collect();
-    let whole = Struct::default();
-    let whole =
-        if at["matchLabels"].is_empty_value() { whole } else { whole.always("matchLabels", &at["matchLabels"]) };
-    Some(if expressions.is_empty() { whole } else { whole.list("matchExpressions", &expressions) })
 }
 
 /// The scaling rules, which are written as upstream's internal structs: with capitals, and nothing left out.

@@ -2,7 +2,8 @@
 
 use apimachinery::Value;
 
-use super::annotations::{self, Struct};
+use super::annotations;
+use crate::go_json::{self, Struct};
 
 /// Scale by how much of the cpu that they ask for the pods use.
 pub(super) fn cpu_metric(percent: Value) -> Value {
@@ -137,14 +138,14 @@ fn metric_v1(metric: &Value, names: &Names) -> String {
         let part = Struct::default().nested("target", Some(annotations::reference(&object["describedObject"])));
         let part = part.always("metricName", object.at(&["metric", "name"]));
         let part = part.always(names.value, &or_zero(&amounts["value"]));
-        let part = part.nested("selector", annotations::selector(object.at(&["metric", "selector"])));
+        let part = part.nested("selector", go_json::selector(object.at(&["metric", "selector"])));
         whole = whole.nested("object", Some(part.optional("averageValue", &amounts["averageValue"])));
     }
     let pods = &metric["pods"];
     if !pods.is_null() {
         let part = Struct::default().always("metricName", pods.at(&["metric", "name"]));
         let part = part.always(names.average, &or_zero(&pods[names.from]["averageValue"]));
-        let part = part.nested("selector", annotations::selector(pods.at(&["metric", "selector"])));
+        let part = part.nested("selector", go_json::selector(pods.at(&["metric", "selector"])));
         whole = whole.nested("pods", Some(part));
     }
     for kind in ["resource", "containerResource"] {
@@ -166,7 +167,7 @@ fn metric_v1(metric: &Value, names: &Names) -> String {
     if !external.is_null() {
         let amounts = &external[names.from];
         let part = Struct::default().always("metricName", external.at(&["metric", "name"]));
-        let part = part.nested("metricSelector", annotations::selector(external.at(&["metric", "selector"])));
+        let part = part.nested("metricSelector", go_json::selector(external.at(&["metric", "selector"])));
         let part = if names.from == "current" {
             part.always(names.value, &or_zero(&amounts["value"]))
         } else {

@@ -5,6 +5,7 @@ use apimachinery::field::{Cursor, FieldErrors};
 
 use super::{job_rules, schedule, time_zone};
 use crate::core::pod::{Options, default_template};
+use crate::go_json::invalid_selector;
 use crate::strategy::{Cell, Now, Strategy};
 use crate::table_cells;
 use crate::validation::{Checks, same, text};
@@ -59,7 +60,7 @@ fn job_template(errs: &mut FieldErrors, spec: &Cursor<'_>, options: Options) {
     job_rules::validate(errs, spec, options);
     let (selector, manual) = (spec.field("selector"), spec.field("manualSelector"));
     if !selector.is_absent() {
-        errs.invalid(&selector, "`selector` will be auto-generated");
+        invalid_selector(errs, &selector, "`selector` will be auto-generated");
     }
     if manual.value.as_bool() == Some(true) {
         errs.not_supported(&manual, &["nil", "false"]);

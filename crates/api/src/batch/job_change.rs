@@ -5,6 +5,7 @@ use apimachinery::field::{Cursor, FieldErrors};
 
 use super::job_rules;
 use crate::core::pod::Options;
+use crate::go_json::immutable_selector;
 use crate::validation::{Checks, same};
 
 pub(super) fn validate(job: &Value, old: &Value) -> FieldErrors {
@@ -12,7 +13,7 @@ pub(super) fn validate(job: &Value, old: &Value) -> FieldErrors {
     let (spec, before) = (Cursor::root(job).field("spec"), Cursor::root(old).field("spec"));
     job_rules::own_spec(&mut errs, &spec, Options::keeping(false, &before.value["template"]));
     completions(&mut errs, &spec, before.value);
-    errs.immutable(&spec.field("selector"), &before.field("selector"));
+    immutable_selector(&mut errs, &spec.field("selector"), &before.field("selector"));
     template(&mut errs, &spec, old);
     for field in ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"] {
         let (now, before) = (spec.field(field), before.field(field));

@@ -6,6 +6,7 @@ use apimachinery::field::{Cursor, FieldErrors};
 use super::failure_policy;
 use crate::apps::rules;
 use crate::core::pod::{Options, validate_template};
+use crate::go_json::invalid_selector;
 use crate::validation::labels::label_selector;
 use crate::validation::names::{dns_label, dns_subdomain};
 use crate::validation::{Checks, int, text};
@@ -59,7 +60,7 @@ fn generated_selector(errs: &mut FieldErrors, job: &Value, spec: &Cursor<'_>) {
     }
     let labels = Value::from(expected.map(|(key, want)| (key, Value::from(want))));
     if rules::selects(selector.value, &labels) == Some(false) {
-        errs.invalid(&selector, "`selector` not auto-generated");
+        invalid_selector(errs, &selector, "`selector` not auto-generated");
     }
 }
 

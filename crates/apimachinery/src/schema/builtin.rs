@@ -111,12 +111,14 @@ impl Loader {
         let mut patch = PatchStrategy::default();
         let mut key = CompactString::default();
         let (mut required, mut omit_zero, mut atomic, mut default) = (false, false, None, None);
+        let mut keep_empty = false;
         let mut numbers = Vec::new();
         for option in words {
             match option.split_once('=') {
                 None if option == "required" => required = true,
                 None if option == "wrapped" => wrapped = true,
                 None if option == "omitzero" => omit_zero = true,
+                None if option == "keepempty" => keep_empty = true,
                 None if option == "atomic" => atomic = Some(true),
                 None if option == "granular" => atomic = Some(false),
                 None if option.starts_with('#') => {
@@ -135,6 +137,7 @@ impl Loader {
             ty: self.reference(package, ty, list, wrapped),
             pointer,
             always,
+            keep_empty,
             omit_zero,
             required,
             nullable: false,

@@ -127,6 +127,8 @@ pub struct Field {
     pub pointer: bool,
     /// Written even if empty (no `omitempty`).
     pub always: bool,
+    /// An empty list is not the same as none: defaulting leaves it alone.
+    pub keep_empty: bool,
     /// Not written if zero, even though it is a struct.
     pub omit_zero: bool,
     pub required: bool,
@@ -416,6 +418,7 @@ impl Field {
             ty,
             pointer: true,
             always: false,
+            keep_empty: false,
             omit_zero: false,
             required: false,
             nullable: false,
@@ -437,7 +440,7 @@ impl Field {
         !self.always
             && match value {
                 Value::Null => self.pointer || self.omit_zero || self.ty.omits_empty(),
-                Value::Array(items) => items.is_empty() && matches!(self.ty.shape, Shape::List(_)),
+                Value::Array(items) => items.is_empty() && !self.keep_empty && matches!(self.ty.shape, Shape::List(_)),
                 Value::Object(map) => map.is_empty() && matches!(self.ty.shape, Shape::Map(_)),
                 // A pointer to an empty scalar is written.
                 _ => !self.pointer && self.ty.omits_empty() && value.is_empty_value(),

@@ -47,6 +47,9 @@ impl Registry {
             let old = served(&write.resource, &current);
             check_delete_preconditions(options, &old)?;
             let request = self.admit_deletion(write, old.clone()).await?;
+            if options.propagation.is_none() && options.orphan_dependents.is_none() {
+                write.warnings.extend(def.strategy.deletion_warning().map(str::to_owned));
+            }
             let done = self.delete_once(write, options, &key, &current, old).await;
             self.admission.finish(&request, matches!(done, Ok(Some(Deleted::Gone(_))))).await;
             if let Some(done) = done? {
