@@ -8,9 +8,8 @@ use crate::batch::{cron_job, job};
 use crate::certificates::signing_request;
 use crate::coordination::lease;
 use crate::core::{
-    config_map, endpoints, limit_range, namespace, node, persistent_volume, persistent_volume_claim, pod,
-    pod_template, replication_controller,
-    resource_quota, secret, service, service_account,
+    config_map, endpoints, limit_range, namespace, node, persistent_volume, persistent_volume_claim, pod, pod_template,
+    replication_controller, resource_quota, secret, service, service_account,
 };
 use crate::discovery::endpoint_slice;
 use crate::event;

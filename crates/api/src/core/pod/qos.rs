@@ -3,8 +3,6 @@
 use apimachinery::Value;
 use apimachinery::quantity::Quantity;
 
-use crate::validation::resources::compare;
-
 fn amounts(resources: &Value, list: &str) -> [Quantity; 2] {
     ["cpu", "memory"]
         .map(|name| resources.at(&[list, name]).as_str().and_then(|q| q.parse::<Quantity>().ok()).unwrap_or_default())
@@ -30,7 +28,7 @@ pub(crate) fn qos_class(pod: &Value) -> &'static str {
             *sum = sum.saturating_add(*part);
         }
     }
-    let equal = sums[0].iter().zip(&sums[1]).all(|(request, limit)| compare(*request, *limit).is_eq());
+    let equal = sums[0].iter().zip(&sums[1]).all(|(request, limit)| (*request).cmp(limit).is_eq());
     match (any, guaranteed && equal) {
         (false, _) => "BestEffort",
         (true, true) => "Guaranteed",

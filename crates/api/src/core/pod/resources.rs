@@ -7,7 +7,7 @@ use apimachinery::quantity::Quantity;
 use super::{Context, containers_of};
 use crate::validation::names::{dns_label, dns_subdomain};
 use crate::validation::resources::{
-    amount_of, compare, container_resource_name, is_huge_page, may_overcommit, quantity, resource_name,
+    amount_of, container_resource_name, is_huge_page, may_overcommit, quantity, resource_name,
 };
 use crate::validation::{Checks, text};
 
@@ -57,7 +57,7 @@ fn within_limit(errs: &mut FieldErrors, requests: &Cursor<'_>, limits: &Cursor<'
         }
         return;
     }
-    let order = compare(quantity(at), quantity(&limit));
+    let order = quantity(at).cmp(&quantity(&limit));
     let why = if order.is_ne() && !may_overcommit(name) {
         "equal to"
     } else if order.is_gt() {
@@ -192,13 +192,13 @@ pub(super) fn of_pod(errs: &mut FieldErrors, spec: &Cursor<'_>, context: &Contex
     requirements(errs, &resources, pod_resource_name, context);
     for (name, own) in resources.field("requests").map_entries() {
         let sum = aggregate(spec.value, "requests", name);
-        if compare(sum, quantity(&own)).is_gt() {
+        if sum.cmp(&quantity(&own)).is_gt() {
             errs.invalid(&own, format!("must be greater than or equal to aggregate container requests of {sum}"));
         }
     }
     for (name, own) in resources.field("limits").map_entries().filter(|(name, _)| is_huge_page(name)) {
         let sum = aggregate(spec.value, "limits", name);
-        if compare(sum, quantity(&own)).is_gt() {
+        if sum.cmp(&quantity(&own)).is_gt() {
             errs.invalid(&own, format!("must be greater than or equal to aggregate container limits of {sum}"));
         }
     }
@@ -207,7 +207,7 @@ pub(super) fn of_pod(errs: &mut FieldErrors, spec: &Cursor<'_>, context: &Contex
             let path = resources.path.child("containers").index(i).key(name).child("limits");
             let (limit, whole) = (Cursor::new(path, limit), resources.field("limits"));
             let whole = Cursor::new(whole.path.clone(), &whole.value[name.as_str()]);
-            if !whole.is_absent() && compare(quantity(&limit), quantity(&whole)).is_gt() {
+            if !whole.is_absent() && quantity(&limit).cmp(&quantity(&whole)).is_gt() {
                 errs.invalid(&limit, format!("must be less than or equal to pod limits of {}", text(&whole)));
             }
         }
@@ -228,8 +228,8 @@ pub(super) fn aggregate(spec: &Value, list: &str, name: &str) -> Quantity {
         } else {
             sidecars.saturating_add(of(container))
         };
-        most = if compare(peak, most).is_gt() { peak } else { most };
+        most = if peak.cmp(&most).is_gt() { peak } else { most };
     }
     let running = running.saturating_add(sidecars);
-    if compare(running, most).is_lt() { most } else { running }
+    if running.cmp(&most).is_lt() { most } else { running }
 }
