@@ -42,6 +42,13 @@ pub(super) fn to_v2(autoscaler: &mut Value) {
     if let Some(conditions) = read(annotations::CONDITIONS, autoscaler).filter(|c| !c.items().is_empty()) {
         autoscaler.set(&["status", "conditions"], conditions);
     }
+    // What v1 always writes v2 may leave out, and the other way round.
+    if !autoscaler["status"].is_null() {
+        if autoscaler.at(&["status", "currentReplicas"]).is_empty_value() {
+            autoscaler.remove(&["status", "currentReplicas"]);
+        }
+        autoscaler.entry(&["status", "currentMetrics"]);
+    }
     for key in annotations::ALL {
         autoscaler.remove(&["metadata", "annotations", key]);
     }

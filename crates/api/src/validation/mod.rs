@@ -4,8 +4,8 @@
 //! add to [`FieldErrors`] themselves. Fields that are absent read as Go's zero values, because that is what upstream's
 //! messages show.
 
-pub(crate) mod deprecated_labels;
 pub(crate) mod conditions;
+pub(crate) mod deprecated_labels;
 pub(crate) mod labels;
 pub(crate) mod meta;
 pub(crate) mod names;
