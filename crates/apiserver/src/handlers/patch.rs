@@ -141,6 +141,7 @@ impl<'a> Patch<'a> {
             }
         }
         let mut object = self.typed(object)?;
+        self.fit_namespace(&mut object)?;
         super::write::check_name(&object, &self.name)?;
         if let Some(strategy) = self.strategy {
             strategy.default(&mut object);
@@ -158,11 +159,22 @@ impl<'a> Patch<'a> {
         }
         let (resource, subresource, name) = (&self.resource, self.subresource.as_str(), self.manager.as_str());
         let manager = FieldManager { resource, subresource, name };
-        let mut object = manager.apply(old, applied, self.force)?;
-        if resource.def.is_namespaced() && object.namespace().is_empty() {
-            object.set(&["metadata", "namespace"], self.namespace.as_str());
+        manager.apply(old, applied, self.force)
+    }
+
+    /// What says no namespace gets the request's; what says another is refused.
+    fn fit_namespace(&self, object: &mut Value) -> Result<(), Status> {
+        match (self.resource.def.is_namespaced(), object.namespace()) {
+            (true, "") => object.set(&["metadata", "namespace"], self.namespace.as_str()),
+            (true, other) if other != self.namespace => {
+                return Err(Status::bad_request(
+                    "the namespace of the provided object does not match the namespace sent on the request",
+                ));
+            }
+            (false, other) if !other.is_empty() => drop(object.remove(&["metadata", "namespace"])),
+            _ => {}
         }
-        Ok(object)
+        Ok(())
     }
 
     /// Takes the patched tree through the schema.
@@ -216,9 +228,19 @@ pub(crate) fn parse_applied(kind: PatchKind, bytes: &[u8]) -> Result<(Value, Vec
         let bad = |e: DecodeError| Status::bad_request(format!("error decoding CBOR: {e}"));
         return Ok((cbor::parse(bytes).map_err(bad)?, Vec::new()));
     }
-    let bad = |e: DecodeError| Status::bad_request(format!("error decoding YAML: {e}"));
-    let document = yaml::parse(bytes).map_err(bad)?;
-    Ok((document.value, document.duplicates))
+    let bad = |why: &str| Status::bad_request(format!("error decoding YAML: {why}"));
+    let document = yaml::parse(bytes).map_err(|e| bad(&format!("error converting YAML to JSON: {e}")))?;
+    let found = match document.value {
+        Value::Object(_) | Value::Null => return Ok((document.value, document.duplicates)),
+        Value::Array(_) => "array",
+        Value::String(_) => "string",
+        Value::Bool(_) => "bool",
+        Value::Int(_) | Value::Float(_) => "number",
+    };
+    Err(bad(&format!(
+        "error unmarshaling JSON: while decoding JSON: json: cannot unmarshal {found} into Go value of type \
+         map[string]interface {{}}"
+    )))
 }
 
 fn patch_error(error: &PatchError) -> Status {

@@ -117,6 +117,13 @@ impl Registry {
                     return Err(Status::not_found(&def.gvr, &write.name));
                 }
                 let object = change(&Value::Null)?;
+                if upsert && !object.uid().is_empty() {
+                    let uid = object.uid();
+                    let why = format!(
+                        "uid mismatch: the provided object specified uid {uid}, and no existing object was found"
+                    );
+                    return Err(Status::conflict(&def.gvr, &write.name, &why));
+                }
                 if !object.uid().is_empty() || preconditions.uid.is_some() {
                     let why =
                         format!("Precondition failed: UID in precondition: {}, UID in object meta: ", object.uid());
