@@ -26,14 +26,23 @@ type Question = (String, String, String);
 
 /// Guards a component's endpoints by asking the API server.
 pub struct DelegatedGuard {
-    client: Client,
+    /// Asked who somebody is.
+    authentication: Client,
+    /// Asked what they may do.
+    authorization: Client,
     answers: Mutex<HashMap<Question, (StatusCode, Instant)>>,
 }
 
 impl DelegatedGuard {
     #[must_use]
     pub fn new(client: Client) -> Self {
-        Self { client, answers: Mutex::default() }
+        Self::with_clients(client.clone(), client)
+    }
+
+    /// Asks the two questions of API servers that may differ.
+    #[must_use]
+    pub fn with_clients(authentication: Client, authorization: Client) -> Self {
+        Self { authentication, authorization, answers: Mutex::default() }
     }
 
     async fn ask(&self, token: &str, path: &str, verb: &str) -> Result<StatusCode, kube::Error> {
@@ -41,7 +50,8 @@ impl DelegatedGuard {
             spec: TokenReviewSpec { token: token.to_owned(), audiences: None },
             ..TokenReview::default()
         };
-        let review = Api::<TokenReview>::all(self.client.clone()).create(&PostParams::default(), &review).await?;
+        let review =
+            Api::<TokenReview>::all(self.authentication.clone()).create(&PostParams::default(), &review).await?;
         let status = review.status.unwrap_or_default();
         let (Some(true), Some(user)) = (status.authenticated, status.user) else { return Ok(StatusCode::UNAUTHORIZED) };
         if self.may(&user, path, verb).await? { Ok(StatusCode::OK) } else { Ok(StatusCode::FORBIDDEN) }
@@ -63,7 +73,7 @@ impl DelegatedGuard {
             ..SubjectAccessReview::default()
         };
         let review =
-            Api::<SubjectAccessReview>::all(self.client.clone()).create(&PostParams::default(), &review).await?;
+            Api::<SubjectAccessReview>::all(self.authorization.clone()).create(&PostParams::default(), &review).await?;
         Ok(review.status.is_some_and(|status| status.allowed))
     }
 }

@@ -72,6 +72,16 @@ pub struct Leadership {
     pub client: Client,
     /// Cancelled when leadership is over, for whatever reason.
     pub over: CancellationToken,
+    fence: Fence,
+}
+
+impl Leadership {
+    /// The same client, refusing writes once leadership is over: for clients with an identity of their own.
+    #[must_use]
+    pub fn guard(&self) -> impl Fn(&Client) -> Client + Clone + Send + Sync + use<> {
+        let fence = self.fence.clone();
+        move |client| fence.guard(client)
+    }
 }
 
 /// How an election ended.
@@ -111,7 +121,7 @@ where
     tracing::info!(lease = config.name, identity = config.identity, "successfully acquired lease");
     elector.tell("became leader");
     let over = CancellationToken::new();
-    let work = lead(Leadership { client: fence.guard(client), over: over.clone() });
+    let work = lead(Leadership { client: fence.guard(client), over: over.clone(), fence: fence.clone() });
     tokio::pin!(work);
     let outcome = tokio::select! {
         () = &mut work => Outcome::Finished,
@@ -190,7 +200,8 @@ impl Elector<'_> {
     async fn acquire(&mut self) {
         tracing::info!(lease = self.config.name, "attempting to acquire leader lease");
         while !self.try_once().await {
-            let pause = self.config.retry_period.mul_f64(rand::random_range(1.0..1.2));
+            // Twice a period, so that a lease that was given back is taken within one.
+            let pause = self.config.retry_period.mul_f64(rand::random_range(0.4..0.6));
             tokio::time::sleep(pause).await;
         }
     }

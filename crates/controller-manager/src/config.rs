@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use client::leader_election::LeaseConfig;
 use kube::Client;
 
-use crate::{Authority, NodeIpamConfig, NodeLifecycleConfig, TokenSigner};
+use crate::{Authority, AutoscalerConfig, NodeIpamConfig, NodeLifecycleConfig, TokenSigner};
 
 pub struct Config {
     pub controllers: ControllerList,
@@ -27,6 +27,31 @@ pub struct Config {
     pub token_signer: Option<TokenSigner>,
     /// Finished pods that are kept; 0 keeps all.
     pub terminated_pod_gc_threshold: usize,
+    pub autoscaler: AutoscalerConfig,
+    /// How often a quota is counted anew though nothing seems to have changed; zero never.
+    pub resource_quota_sync_period: Duration,
+    /// How often claims that wait are looked at again.
+    pub volume_sync_period: Duration,
+    pub attach_detach: AttachDetachConfig,
+    /// Whether claims may have volumes made for them.
+    pub dynamic_provisioning: bool,
+    /// Endpoints of one subset that are mirrored.
+    pub mirroring_max_endpoints: usize,
+    /// How long a legacy token has to be unused before it goes.
+    pub legacy_token_clean_up_period: Duration,
+}
+
+#[derive(Debug, Clone)]
+pub struct AttachDetachConfig {
+    pub sync_period: Duration,
+    /// Whether volumes leave an unhealthy node after six minutes though it did not unmount them.
+    pub forces_detach: bool,
+}
+
+impl Default for AttachDetachConfig {
+    fn default() -> Self {
+        Self { sync_period: Duration::from_secs(60), forces_detach: true }
+    }
 }
 
 /// How each controller shows who it is.
@@ -55,6 +80,9 @@ pub struct Serving {
     pub cert_dir: Option<PathBuf>,
     /// Whom the requests' client certificates have to come from.
     pub client_ca: Option<PathBuf>,
+    /// Kubeconfigs for asking who somebody is and what they may do; the manager's own connection without them.
+    pub authentication: Option<PathBuf>,
+    pub authorization: Option<PathBuf>,
 }
 
 /// Upstream's `--cluster-signing-*`: the CA of each signer.
@@ -98,6 +126,14 @@ pub struct Concurrent {
     pub endpoint: usize,
     pub endpointslice: usize,
     pub garbage_collector: usize,
+    pub cronjob: usize,
+    pub horizontal_pod_autoscaler: usize,
+    pub resourcequota: usize,
+    pub ephemeral_volume: usize,
+    pub validating_admission_policy_status: usize,
+    pub resourceclaim: usize,
+    pub device_taint_eviction: usize,
+    pub endpointslice_mirroring: usize,
 }
 
 impl Default for Concurrent {
@@ -115,6 +151,14 @@ impl Default for Concurrent {
             endpoint: 5,
             endpointslice: 5,
             garbage_collector: 20,
+            cronjob: 5,
+            horizontal_pod_autoscaler: 5,
+            resourcequota: 5,
+            ephemeral_volume: 5,
+            validating_admission_policy_status: 5,
+            resourceclaim: 50,
+            device_taint_eviction: 10,
+            endpointslice_mirroring: 5,
         }
     }
 }
@@ -135,6 +179,13 @@ impl Default for Config {
             cluster_signing: None,
             token_signer: None,
             terminated_pod_gc_threshold: 12_500,
+            autoscaler: AutoscalerConfig::default(),
+            resource_quota_sync_period: Duration::from_secs(300),
+            volume_sync_period: Duration::from_secs(15),
+            attach_detach: AttachDetachConfig::default(),
+            dynamic_provisioning: true,
+            mirroring_max_endpoints: 1000,
+            legacy_token_clean_up_period: Duration::from_secs(365 * 24 * 3600),
         }
     }
 }

@@ -9,8 +9,8 @@ use component_base::flags::{go_duration, key_values};
 use ipnet::IpNet;
 
 use crate::{
-    Authority, ClusterSigning, Config, ControllerList, Credentials, NodeIpamConfig, NodeLifecycleConfig, Rates,
-    Serving, TokenSigner, config::Concurrent,
+    AttachDetachConfig, Authority, ClusterSigning, Config, ControllerList, Credentials, NodeIpamConfig,
+    NodeLifecycleConfig, Rates, Serving, TokenSigner, config::Concurrent, controller_flags::ControllerFlags,
 };
 
 #[derive(Debug, thiserror::Error)]
@@ -193,6 +193,8 @@ pub struct Flags {
     pub enable_garbage_collector: bool,
     #[arg(long, default_value_t = 100)]
     pub max_endpoints_per_slice: usize,
+    #[command(flatten)]
+    pub of_controllers: ControllerFlags,
 }
 
 impl Flags {
@@ -305,11 +307,14 @@ impl Flags {
             return Err(FlagsError::Invalid(mistakes));
         }
         let cluster_signing = self.cluster_signing();
+        let of_controllers = &self.of_controllers;
         let serving = (self.secure_port != 0).then(|| Serving {
             address: (self.bind_address, self.secure_port).into(),
             certificate,
             cert_dir: self.cert_dir.clone(),
             client_ca: self.client_ca_file.clone(),
+            authentication: self.authentication_kubeconfig.clone(),
+            authorization: self.authorization_kubeconfig.clone(),
         });
         let read = |path: &PathBuf| {
             std::fs::read_to_string(path).map_err(|source| FlagsError::Read { path: path.clone(), source })
@@ -340,7 +345,25 @@ impl Flags {
                 endpoint: self.concurrent_endpoint_syncs,
                 endpointslice: self.concurrent_service_endpoint_syncs,
                 garbage_collector: if self.enable_garbage_collector { self.concurrent_gc_syncs } else { 0 },
+                cronjob: of_controllers.concurrent_cron_job_syncs,
+                horizontal_pod_autoscaler: of_controllers.concurrent_horizontal_pod_autoscaler_syncs,
+                resourcequota: of_controllers.concurrent_resource_quota_syncs,
+                ephemeral_volume: of_controllers.concurrent_ephemeralvolume_syncs,
+                validating_admission_policy_status: of_controllers.concurrent_validating_admission_policy_status_syncs,
+                resourceclaim: of_controllers.concurrent_resource_claim_syncs,
+                device_taint_eviction: of_controllers.concurrent_device_taint_eviction_syncs,
+                endpointslice_mirroring: of_controllers.mirroring_concurrent_service_endpoint_syncs,
             },
+            autoscaler: of_controllers.autoscaler(),
+            resource_quota_sync_period: of_controllers.resource_quota_sync_period,
+            volume_sync_period: of_controllers.pvclaimbinder_sync_period,
+            attach_detach: AttachDetachConfig {
+                sync_period: of_controllers.attach_detach_reconcile_sync_period,
+                forces_detach: !of_controllers.disable_force_detach_on_timeout,
+            },
+            dynamic_provisioning: of_controllers.enable_dynamic_provisioning,
+            mirroring_max_endpoints: of_controllers.mirroring_max_endpoints_per_subset,
+            legacy_token_clean_up_period: of_controllers.legacy_service_account_token_clean_up_period,
             max_endpoints_per_slice: self.max_endpoints_per_slice,
             node_lifecycle: NodeLifecycleConfig {
                 grace: self.node_monitor_grace_period,

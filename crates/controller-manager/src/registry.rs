@@ -5,26 +5,43 @@ use std::{future::Future, pin::Pin};
 use k8s_openapi::api::{apps::v1::ReplicaSet, core::v1::ReplicationController};
 
 use crate::{
+    attach_detach::AttachDetachController,
+    bootstrap_token::{cleaner::TokenCleaner, signer::BootstrapSigner},
     certificatesigningrequest::{ApprovingController, CleanerController, SigningController},
     clusterrole_aggregation::ClusterRoleAggregationController,
     context::Context,
+    cronjob::CronJobController,
     daemonset::DaemonSetController,
     deployment::DeploymentController,
+    device_taint_eviction::DeviceTaintEvictionController,
+    disruption::DisruptionController,
     endpoints::EndpointsController,
     endpointslice::EndpointSliceController,
+    endpointslice_mirroring::EndpointSliceMirroringController,
+    ephemeral_volume::EphemeralVolumeController,
     garbage_collector,
+    horizontal_pod_autoscaler::HorizontalPodAutoscalerController,
     job::JobController,
+    legacy_serviceaccount_token_cleaner::LegacyTokenCleaner,
     namespace::NamespaceController,
     node_ipam::NodeIpamController,
     node_lifecycle::NodeLifecycleController,
+    persistentvolume_binder::PersistentVolumeBinder,
+    persistentvolume_expander::PersistentVolumeExpander,
     pod_garbage_collector::PodGarbageCollector,
+    protection::{AttributesClassProtection, ClaimProtection, VolumeProtection},
     replicaset::ReplicaController,
+    resourceclaim::ResourceClaimController,
+    resourcequota::ResourceQuotaController,
     root_ca_certificate_publisher::RootCaCertificatePublisher,
+    service_cidr::ServiceCidrController,
     serviceaccount::ServiceAccountController,
     serviceaccount_token::ServiceAccountTokenController,
     statefulset::StatefulSetController,
     taint_eviction::TaintEvictionController,
+    ttl::TtlController,
     ttl_after_finished::TtlAfterFinished,
+    validatingadmissionpolicy_status::PolicyStatusController,
 };
 
 type Running = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -33,7 +50,7 @@ type Running = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// it needs.
 pub(crate) struct Descriptor {
     pub(crate) name: &'static str,
-    /// The name that it had before, which `--controllers` takes as well.
+    /// The name that it had before, which `--controllers` takes as well; empty for one that had none.
     pub(crate) alias: &'static str,
     /// Its service account in `kube-system`, which is also the source of its events. Empty for the one that needs the
     /// controller manager's own rights, because the others have none without it.
@@ -95,6 +112,25 @@ pub(crate) const CONTROLLERS: &[Descriptor] = controllers! {
         let controller = JobController::new(&context);
         Some(Box::pin(context.run(controller, workers)))
     };
+    "cronjob-controller", "cronjob", "cronjob-controller", true, |context| {
+        let workers = context.config.concurrent.cronjob;
+        let controller = CronJobController::new(&context);
+        Some(Box::pin(context.run(controller, workers)))
+    };
+    "disruption-controller", "disruption", "disruption-controller", true, |context| {
+        let controller = DisruptionController::new(&context);
+        Some(Box::pin(context.run(controller, 1)))
+    };
+    "horizontal-pod-autoscaler-controller", "horizontalpodautoscaling", "horizontal-pod-autoscaler", true, |context| {
+        let workers = context.config.concurrent.horizontal_pod_autoscaler;
+        let controller = HorizontalPodAutoscalerController::new(&context);
+        Some(Box::pin(context.run(controller, workers)))
+    };
+    "resourcequota-controller", "resourcequota", "resourcequota-controller", true, |context| {
+        let workers = context.config.concurrent.resourcequota;
+        let controller = ResourceQuotaController::new(&context);
+        Some(Box::pin(context.run(controller, workers)))
+    };
     "ttl-after-finished-controller", "ttl-after-finished", "ttl-after-finished-controller", true, |context| {
         let workers = context.config.concurrent.ttl_after_finished;
         let controller = TtlAfterFinished::new(&context);
@@ -154,6 +190,79 @@ pub(crate) const CONTROLLERS: &[Descriptor] = controllers! {
         let controller = EndpointSliceController::new(&context);
         Some(Box::pin(context.run(controller, workers)))
     };
+    "endpointslice-mirroring-controller", "endpointslicemirroring", "endpointslicemirroring-controller", true, |context| {
+        let workers = context.config.concurrent.endpointslice_mirroring;
+        let controller = EndpointSliceMirroringController::new(&context);
+        Some(Box::pin(context.run(controller, workers)))
+    };
+    "ttl-controller", "ttl", "ttl-controller", true, |context| {
+        let controller = TtlController::new(&context);
+        Some(Box::pin(context.run(controller, 5)))
+    };
+    "bootstrap-signer-controller", "bootstrapsigner", "bootstrap-signer", false, |context| {
+        let controller = BootstrapSigner::new(&context);
+        Some(Box::pin(context.run(controller, 1)))
+    };
+    "token-cleaner-controller", "tokencleaner", "token-cleaner", false, |context| {
+        let controller = TokenCleaner::new(&context);
+        Some(Box::pin(context.run(controller, 1)))
+    };
+    "persistentvolumeclaim-protection-controller", "pvc-protection", "pvc-protection-controller", true, |context| {
+        let controller = ClaimProtection::new(&context);
+        Some(Box::pin(context.run(controller, 1)))
+    };
+    "persistentvolume-protection-controller", "pv-protection", "pv-protection-controller", true, |context| {
+        let controller = VolumeProtection::new(&context);
+        Some(Box::pin(context.run(controller, 1)))
+    };
+    "volumeattributesclass-protection-controller", "", "volumeattributesclass-protection-controller", true, |context| {
+        let controller = AttributesClassProtection::new(&context);
+        Some(Box::pin(context.run(controller, 1)))
+    };
+    "ephemeral-volume-controller", "ephemeral-volume", "ephemeral-volume-controller", true, |context| {
+        let workers = context.config.concurrent.ephemeral_volume;
+        let controller = EphemeralVolumeController::new(&context);
+        Some(Box::pin(context.run(controller, workers)))
+    };
+    "legacy-serviceaccount-token-cleaner-controller", "legacy-service-account-token-cleaner", "legacy-service-account-token-cleaner", true, |context| {
+        let controller = LegacyTokenCleaner::new(&context);
+        Some(Box::pin(context.run(controller, 1)))
+    };
+    "validatingadmissionpolicy-status-controller", "", "validatingadmissionpolicy-status-controller", true, |context| {
+        let workers = context.config.concurrent.validating_admission_policy_status;
+        let controller = PolicyStatusController::new(&context);
+        Some(Box::pin(context.run(controller, workers)))
+    };
+    "service-cidr-controller", "", "service-cidrs-controller", true, |context| {
+        let controller = ServiceCidrController::new(&context);
+        Some(Box::pin(context.run(controller, 5)))
+    };
+    "persistentvolume-binder-controller", "persistentvolume-binder", "persistent-volume-binder", true, |context| {
+        let controller = PersistentVolumeBinder::new(&context);
+        Some(Box::pin(context.run(controller, 1)))
+    };
+    "persistentvolume-expander-controller", "persistentvolume-expander", "expand-controller", true, |context| {
+        let controller = PersistentVolumeExpander::new(&context);
+        Some(Box::pin(context.run(controller, 1)))
+    };
+    "resourceclaim-controller", "resource-claim-controller", "resource-claim-controller", true, |context| {
+        let workers = context.config.concurrent.resourceclaim;
+        let controller = ResourceClaimController::new(&context);
+        Some(Box::pin(context.run(controller, workers)))
+    };
+    "persistentvolume-attach-detach-controller", "attachdetach", "attachdetach-controller", true, |context| {
+        let controller = AttachDetachController::new(&context);
+        Some(Box::pin(context.run(controller, 10)))
+    };
+    "device-taint-eviction-controller", "", "device-taint-eviction-controller", true, |context| {
+        let workers = context.config.concurrent.device_taint_eviction;
+        let controller = DeviceTaintEvictionController::new(&context);
+        Some(Box::pin(context.run(controller, workers)))
+    };
+    // These belong to the cloud-controller-manager; their names are known all the same.
+    "service-lb-controller", "service", "service-controller", false, |_| None;
+    "node-route-controller", "route", "route-controller", false, |_| None;
+    "cloud-node-lifecycle-controller", "cloud-node-lifecycle", "node-controller", false, |_| None;
 };
 
 pub(crate) fn is_known(name: &str) -> bool {
@@ -167,6 +276,7 @@ mod tests {
     #[test]
     fn names_are_unique() {
         let mut names: Vec<_> = CONTROLLERS.iter().flat_map(|controller| [controller.name, controller.alias]).collect();
+        names.retain(|name| !name.is_empty());
         let count = names.len();
         names.sort_unstable();
         names.dedup();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use client::{
-    config::ConfigError,
+    config::{ClientOptions, ConfigError, from_kubeconfig},
     delegation::DelegatedGuard,
     events::{Dialect, Recorder},
     informer::SharedInformerFactory,
@@ -50,14 +50,17 @@ pub async fn run(config: Config, client: Client, stop: CancellationToken) -> Res
     let config = Arc::new(config);
     let queue_metrics = metrics.register(QueueMetrics::register);
     let Some(lease) = &config.leader_election else {
-        return run_controllers(config, client, queue_metrics, stop).await;
+        return run_controllers(config, client, Client::clone, queue_metrics, stop).await;
     };
     let recorder = Recorder::start(client.clone(), Dialect::Core, COMPONENT, "", stop.clone());
     let mut result = Ok(());
     let outcome = leader_election::run(&client, lease, Some(&recorder), stop, |leadership| {
         let config = config.clone();
         let result = &mut result;
-        async move { *result = run_controllers(config, leadership.client, queue_metrics, leadership.over).await }
+        async move {
+            let guard = leadership.guard();
+            *result = run_controllers(config, leadership.client, guard, queue_metrics, leadership.over).await;
+        }
     })
     .await;
     match outcome {
@@ -66,9 +69,11 @@ pub async fn run(config: Config, client: Client, stop: CancellationToken) -> Res
     }
 }
 
+/// `guard`: makes a controller's own client one that stops writing when it has to.
 async fn run_controllers(
     config: Arc<Config>,
     client: Client,
+    guard: impl Fn(&Client) -> Client,
     metrics: QueueMetrics,
     stop: CancellationToken,
 ) -> Result<(), Error> {
@@ -80,7 +85,8 @@ async fn run_controllers(
             tracing::debug!(controller = controller.name, "controller is switched off");
             continue;
         }
-        let own = if controller.account.is_empty() { client.clone() } else { builder.client(controller.account)? };
+        let own =
+            if controller.account.is_empty() { client.clone() } else { guard(&builder.client(controller.account)?) };
         let context = Context {
             recorder: Recorder::start(own.clone(), Dialect::Core, controller.account, "", stop.clone()),
             client: own,
@@ -106,12 +112,18 @@ async fn serve(serving: &Serving, client: &Client, metrics: Metrics, stop: Cance
         Some((cert, key)) => Arc::new(tls::ReloadingCertificate::open(cert, key)?),
         None => tls::self_signed(COMPONENT, &["localhost".to_owned()], serving.cert_dir.as_deref())?,
     };
+    let asked = async |kubeconfig: &Option<std::path::PathBuf>| match kubeconfig {
+        Some(path) => from_kubeconfig(path, &ClientOptions::unlimited(COMPONENT)).await,
+        None => Ok(client.clone()),
+    };
+    let guard =
+        DelegatedGuard::with_clients(asked(&serving.authentication).await?, asked(&serving.authorization).await?);
     let client_cas = serving.client_ca.as_deref().map(tls::load_roots).transpose()?;
     let server = Server {
         address: serving.address,
         tls: Some(tls::server_config(certificate, client_cas, &["h2", "http/1.1"])?),
         endpoints: Endpoints::new(COMPONENT, metrics),
-        guard: Some(Arc::new(DelegatedGuard::new(client.clone()))),
+        guard: Some(Arc::new(guard)),
     };
     server.start(stop).await.map_err(|source| Error::Listen { address: serving.address, source })?;
     Ok(())

@@ -58,14 +58,14 @@ impl TaintEvictionController {
 
 /// What becomes of a pod on a tainted node.
 #[derive(Debug, PartialEq, Eq)]
-enum Plan {
+pub(crate) enum Plan {
     Stay,
     Wait(Duration),
     Evict,
 }
 
 /// `since` is when the pod was first seen with taints that do not tell since when they are there.
-fn plan(taints: &[&Taint], tolerations: &[Toleration], since: Timestamp, now: Timestamp) -> Plan {
+pub(crate) fn plan(taints: &[&Taint], tolerations: &[Toleration], since: Timestamp, now: Timestamp) -> Plan {
     let mut deadline: Option<Timestamp> = None;
     for taint in taints {
         let mut tolerated = tolerations.iter().filter(|toleration| tolerates(toleration, taint)).peekable();
@@ -148,7 +148,8 @@ impl Controller for TaintEvictionController {
                     "TaintManagerEviction",
                     format!("Marking for deletion Pod {key}"),
                 );
-                self.evict(&pod).await?;
+                let message = "Taint manager: deleting due to NoExecute taint";
+                evict(&self.client, &pod, "DeletionByTaintManager", message).await?;
                 self.waiting.lock().remove(key);
                 Ok(Action::await_change())
             }
@@ -156,22 +157,16 @@ impl Controller for TaintEvictionController {
     }
 }
 
-impl TaintEvictionController {
-    async fn evict(&self, pod: &Pod) -> Result<(), SyncError> {
-        let api = Api::<Pod>::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
-        let name = pod.name_any();
-        let patch = disruption_patch(
-            pod,
-            "DeletionByTaintManager",
-            "Taint manager: deleting due to NoExecute taint",
-            Timestamp::now(),
-        );
-        ignore_not_found(api.patch_status(&name, &PatchParams::default(), &Patch::Strategic(patch)).await)?;
-        let same = Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
-        match api.delete(&name, &DeleteParams::default().preconditions(same)).await {
-            Err(err) if !err.is_not_found() && !err.is_conflict() => Err(err.into()),
-            Ok(_) | Err(_) => Ok(()),
-        }
+/// Deletes the pod, after it says why.
+pub(crate) async fn evict(client: &Client, pod: &Pod, reason: &str, message: &str) -> Result<(), SyncError> {
+    let api = Api::<Pod>::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
+    let name = pod.name_any();
+    let patch = disruption_patch(pod, reason, message, Timestamp::now());
+    ignore_not_found(api.patch_status(&name, &PatchParams::default(), &Patch::Strategic(patch)).await)?;
+    let same = Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
+    match api.delete(&name, &DeleteParams::default().preconditions(same)).await {
+        Err(err) if !err.is_not_found() && !err.is_conflict() => Err(err.into()),
+        Ok(_) | Err(_) => Ok(()),
     }
 }
 

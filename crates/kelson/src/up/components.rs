@@ -93,6 +93,8 @@ pub(crate) fn controller_manager(
             certificate: None,
             cert_dir: None,
             client_ca: Some(pki.ca()),
+            authentication: None,
+            authorization: None,
         }),
         root_ca: Some(read(&ca.cert)?),
         node_ipam: Some(controller_manager::NodeIpamConfig {
