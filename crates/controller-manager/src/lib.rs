@@ -60,6 +60,7 @@ mod root_ca_certificate_publisher;
 mod run;
 mod scaling;
 mod selector;
+mod selinux_warning;
 mod service_cidr;
 mod serviceaccount;
 mod serviceaccount_token;

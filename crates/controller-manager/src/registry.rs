@@ -34,6 +34,7 @@ use crate::{
     resourceclaim::ResourceClaimController,
     resourcequota::ResourceQuotaController,
     root_ca_certificate_publisher::RootCaCertificatePublisher,
+    selinux_warning::SelinuxWarningController,
     service_cidr::ServiceCidrController,
     serviceaccount::ServiceAccountController,
     serviceaccount_token::ServiceAccountTokenController,
@@ -259,6 +260,15 @@ pub(crate) const CONTROLLERS: &[Descriptor] = controllers! {
         let controller = DeviceTaintEvictionController::new(&context);
         Some(Box::pin(context.run(controller, workers)))
     };
+    "selinux-warning-controller", "", "selinux-warning-controller", false, |context| {
+        let controller = SelinuxWarningController::new(&context);
+        Some(Box::pin(context.run(controller, 1)))
+    };
+    // Upstream runs these only behind gates that are off; their names are known all the same.
+    "storageversion-garbage-collector-controller", "storage-version-gc", "storage-version-garbage-collector", false, |_| None;
+    "storage-version-migrator-controller", "", "storage-version-migrator-controller", false, |_| None;
+    "kube-apiserver-serving-clustertrustbundle-publisher-controller", "", "kube-apiserver-serving-clustertrustbundle-publisher", false, |_| None;
+    "podcertificaterequest-cleaner-controller", "", "podcertificaterequestcleaner", false, |_| None;
     // These belong to the cloud-controller-manager; their names are known all the same.
     "service-lb-controller", "service", "service-controller", false, |_| None;
     "node-route-controller", "route", "route-controller", false, |_| None;
