@@ -130,6 +130,11 @@ fn listed(source: &str, errors: &::cel::ParseErrors) -> String {
     texts.join("\n")
 }
 
+/// A message about a column of the first line.
+pub(crate) fn mark_at(source: &str, column: usize, message: &str) -> String {
+    mark(source, (1, column.try_into().unwrap_or(1)), message)
+}
+
 /// A message with the place that it is about.
 fn mark(source: &str, (line, column): (isize, isize), message: &str) -> String {
     let (row, at) = (line.max(1).unsigned_abs(), column.max(1).unsigned_abs());

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::definitions::Interned;
 use super::names;
 use crate::cache::Cache;
+use crate::cache::selection::Selection;
 use crate::registry::{DeleteOptions, Part, Preconditions};
 use crate::resources::{Resource, shape_of_custom};
 use crate::server::{ApiServer, OwnWriter};
@@ -177,14 +178,19 @@ impl Controller {
             self.install(definition).await;
         }
         if let Some(installed) = self.installed.get(definition.name())
-            && let Some(gvr) = installed.gvrs.first()
+            && let Some(resource) = installed.gvrs.first().and_then(|gvr| self.server.resources().get(gvr))
         {
-            let objects =
-                installed.cache.list(&crate::cache::selection::Selection::default(), storage::Revision(0)).objects;
+            let cache = Arc::clone(&installed.cache);
+            let objects = cache.list(&Selection::default(), storage::Revision(0)).objects;
+            // What no finalizer holds is gone at once: nobody is shown a half of it.
+            if !objects.iter().any(|o| !o.decoded().meta("finalizers").items().is_empty()) {
+                self.server.resources().replace(&installed.gvrs, std::iter::empty());
+                self.server.inner().discovery.renew(self.server.resources());
+            }
             let mut held = false;
             for object in objects {
-                let (namespace, name) = installed.cache.shape.names(&object.key);
-                held |= self.delete(gvr, namespace, name).await;
+                let (namespace, name) = cache.shape.names(&object.key);
+                held |= self.delete(&resource, namespace, name).await;
             }
             if held {
                 // Finalizers hold some; their end is a change that brings this back.
@@ -204,9 +210,9 @@ impl Controller {
     }
 
     /// Returns whether the object is held by finalizers.
-    async fn delete(&self, gvr: &Gvr, namespace: &str, name: &str) -> bool {
-        let Ok((server, mut write)) = self.writer.write(gvr, namespace, name) else { return false };
-        match server.registry.delete(&mut write, &DeleteOptions::default()).await {
+    async fn delete(&self, resource: &Resource, namespace: &str, name: &str) -> bool {
+        let mut write = self.writer.write_to(resource.clone(), namespace, name);
+        match self.server.registry().delete(&mut write, &DeleteOptions::default()).await {
             Ok(crate::registry::Deleted::Pending(_)) => true,
             Ok(crate::registry::Deleted::Gone(_)) => false,
             Err(status) => status.code != 404,

@@ -30,12 +30,12 @@ pub(crate) fn decode(
     let (meta, decoded) = match encoding {
         Encoding::Yaml => {
             let document = yaml::parse(bytes).map_err(|e| unreadable(e.to_string()))?;
-            (document.type_meta(), document.decode(&envelope, Options::default()))
+            (document.type_meta(), document.decode(&envelope, AS_IT_COMES))
         }
         Encoding::Json => {
             let meta = json::type_meta(bytes)
                 .map_err(|e| unreadable(format!("couldn't get version/kind; json parse error: {e}")))?;
-            (meta, json::decode(bytes, &envelope, Options::default()))
+            (meta, json::decode(bytes, &envelope, AS_IT_COMES))
         }
         _ => return Err(unsupported()),
     };
@@ -59,6 +59,7 @@ pub(crate) fn decode(
         )));
     }
     let mut decoded = decoded.map_err(|e| cannot(&e.to_string()))?;
+    type_metadata(&mut decoded).map_err(|e| cannot(&e.to_string()))?;
     if meta.kind != *kind {
         let mut errs = FieldErrors::new();
         errs.invalid_value(&Path::new("kind"), meta.kind.as_str(), format!("must be {kind}"));
@@ -76,6 +77,19 @@ pub(crate) fn decode(
         },
     };
     Ok((decoded.value, warnings))
+}
+
+/// With duplicates reported wherever they are, and every value kept for the schema to judge.
+const AS_IT_COMES: Options = Options { unstructured: true, converter_words: false };
+
+/// Takes the metadata, alone of everything, through its type.
+fn type_metadata(decoded: &mut Decoded) -> Result<(), codec::DecodeError> {
+    let metadata = decoded.value.remove(&["metadata"]).unwrap_or_else(Value::object);
+    let alone = Value::from([("metadata", metadata)]);
+    let typed = codec::from_value(alone, &schema::envelope(), Options::default())?;
+    decoded.strict.extend(typed.strict);
+    decoded.value.set(&["metadata"], typed.value["metadata"].clone());
+    Ok(())
 }
 
 fn unsupported() -> Status {

@@ -4,8 +4,10 @@
 //! resources like a built-in kind's, so that everything generic treats both alike. [`controller`] keeps the table up with the
 //! definitions; it runs in every server, since a server may run alone.
 
+mod check;
 mod columns;
 pub(crate) mod controller;
+mod cost;
 mod decode;
 mod defaults;
 mod definitions;
@@ -26,6 +28,7 @@ use parking_lot::Mutex;
 
 use crate::cel::Program;
 
+pub(crate) use check::check_definition;
 pub(crate) use decode::{decode, typed};
 
 /// One served version of a custom resource.

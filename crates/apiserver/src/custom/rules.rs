@@ -23,7 +23,7 @@ pub(super) fn has_rules(schema: &Value) -> bool {
 }
 
 /// The type that rules see.
-fn type_of(schema: &Value, root: bool) -> Type {
+pub(super) fn type_of(schema: &Value, root: bool) -> Type {
     if flag(schema, INT_OR_STRING) {
         return Type::Dyn;
     }

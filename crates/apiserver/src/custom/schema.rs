@@ -84,9 +84,9 @@ fn reference(schema: &Value) -> TypeRef {
             let properties = schema["properties"].entries();
             match &schema["additionalProperties"] {
                 values @ Value::Object(_) => made(Shape::Map(MapShape { value: reference(values), atomic })),
-                Value::Bool(true) => made(Shape::Map(MapShape { value: TypeRef::any(), atomic })),
+                Value::Bool(true) => made(Shape::Map(MapShape { value: TypeRef::deduced(), atomic })),
                 _ if properties.is_empty() && flag(schema, PRESERVE) && !flag(schema, EMBEDDED) => {
-                    made(Shape::Map(MapShape { value: TypeRef::any(), atomic }))
+                    made(Shape::Map(MapShape { value: TypeRef::deduced(), atomic }))
                 }
                 _ if flag(schema, EMBEDDED) => made(Shape::Struct(with_envelope(structure(schema)))),
                 _ => made(Shape::Struct(structure(schema))),
@@ -105,6 +105,6 @@ fn reference(schema: &Value) -> TypeRef {
         "integer" => made(Shape::Int64),
         "number" => made(Shape::Float),
         "boolean" => made(Shape::Bool),
-        _ => TypeRef::any(),
+        _ => TypeRef::deduced(),
     }
 }

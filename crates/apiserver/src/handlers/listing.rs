@@ -39,6 +39,11 @@ pub(super) fn stream(
 ) -> Result<Response<Body>, Status> {
     let resource = listing.resource.clone();
     let def = resource.def;
+    let mut listing = listing;
+    // Lists of custom resources say that nothing follows; those of built-in kinds leave it out.
+    if resource.custom.is_some() && matches!(accepted.form, Form::Object) && listing.result.continue_token.is_none() {
+        listing.result.continue_token = Some(String::new());
+    }
     if let Form::Metadata(_) = accepted.form {
         return Err(Status::not_acceptable(format!(
             "you requested PartialObjectMetadata, but the requested object is a list ({})",

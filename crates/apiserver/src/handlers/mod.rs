@@ -107,6 +107,9 @@ async fn by_verb(call: &mut Call, body: RequestBody) -> Result<Response<Body>, S
     if target.resource.cache.is_none() {
         return crate::subresources::handle_virtual(call, target, body).await;
     }
+    if target.resource.custom.is_some() {
+        refuse_protobuf(call)?;
+    }
     let verb = call.info.verb.clone();
     match verb.as_str() {
         "get" => read::get(call, &target).await,
@@ -119,4 +122,13 @@ async fn by_verb(call: &mut Call, body: RequestBody) -> Result<Response<Body>, S
         "deletecollection" => write::delete_collection(call, &target, body).await,
         _ => Err(route::not_allowed()),
     }
+}
+
+/// Custom resources have no protobuf, but what stands for them (their metadata, a Status) has.
+fn refuse_protobuf(call: &Call) -> Result<(), Status> {
+    let accepted = negotiation::negotiate(call.accepts(), false)?;
+    if accepted.encoding == negotiation::Encoding::Protobuf && matches!(accepted.form, negotiation::Form::Object) {
+        return Err(negotiation::unacceptable(&["application/json", "application/yaml"]));
+    }
+    Ok(())
 }

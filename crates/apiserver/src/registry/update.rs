@@ -217,7 +217,11 @@ impl Registry {
         let object = &mut request.object;
         check_version(write, object, &old)?;
         prepare(write, part, object, &old);
-        let errs = validate(write, part, object, &old);
+        let mut errs = validate(write, part, object, &old);
+        let versions = |definition: &Value| definition.at(&["spec", "versions"]).clone();
+        if errs.is_empty() && def.gvr.resource == "customresourcedefinitions" && versions(object) != versions(&old) {
+            errs.extend(crate::custom::check_definition(object));
+        }
         if !errs.is_empty() {
             return Err(Status::invalid(&def.storage, object.name(), &errs));
         }

@@ -11,6 +11,7 @@ use super::{ApiServer, Inner};
 use crate::attributes::UserInfo;
 use crate::objects::ObjectWriter;
 use crate::registry::{DeleteOptions, FieldValidation, Part, Preconditions, Write, WriteOptions};
+use crate::resources::Resource;
 
 /// Holds the server weakly: the server's plugins hold this.
 pub(crate) struct OwnWriter {
@@ -32,6 +33,11 @@ impl OwnWriter {
         let stopping = || Status::service_unavailable("the server is shutting down");
         let server = self.server.upgrade().ok_or_else(stopping)?;
         let resource = server.resources.get(gvr).ok_or_else(Status::no_such_path)?;
+        Ok((server, self.write_to(resource, namespace, name)))
+    }
+
+    /// A write to a resource that need not be served any more.
+    pub(crate) fn write_to(&self, resource: Resource, namespace: &str, name: &str) -> Write {
         let options = WriteOptions {
             dry_run: false,
             field_manager: "kube-apiserver".to_owned(),
@@ -39,7 +45,7 @@ impl OwnWriter {
             force: false,
             sent: Value::Null,
         };
-        let write = Write {
+        Write {
             resource,
             namespace: namespace.into(),
             name: name.into(),
@@ -48,8 +54,7 @@ impl OwnWriter {
             options,
             applies: false,
             warnings: Vec::new(),
-        };
-        Ok((server, write))
+        }
     }
 }
 
