@@ -56,7 +56,9 @@ impl<'a> FieldManager<'a> {
     }
 
     fn take(&self, kind: &Kind<'_>, old: Option<&Value>, new: &mut Value) {
-        fill_for_the_writer(new, kind.name);
+        if !kind.ty.is_made() {
+            fill_for_the_writer(new, kind.name);
+        }
         encoding::normalize(new, &kind.ty);
         self.with_context(kind, |context| apply::update_managers(old, new, context));
     }
@@ -148,6 +150,12 @@ impl Versions for Converter<'_> {
     fn convert(&self, object: &Value, to: &str) -> Option<(Value, TypeRef)> {
         let def = self.resource.def;
         let gv = GroupVersion::parse(to)?;
+        if self.resource.custom.is_some() {
+            // Its versions have much the same fields: better those of this one than to forget who owns what.
+            let mut object = object.clone();
+            object.set(&["apiVersion"], to);
+            return (gv.group == def.gvr.group).then(|| (object, self.resource.ty.clone()));
+        }
         let other = api::resource(&Gvr::new(&gv.group, &gv.version, &def.gvr.resource))?;
         if other.storage != def.storage {
             return None;
