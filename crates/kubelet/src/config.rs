@@ -12,6 +12,9 @@ use component_base::metrics::Metrics;
 use k8s_openapi::api::core::v1::Taint;
 use serde::Deserialize;
 
+use crate::resources::Amounts;
+use crate::settings::{Eviction, ImageGc, Logs, Shutdown};
+
 /// The command line, with upstream's names. A flag that is given wins over the file.
 #[derive(Parser, Clone, Debug)]
 #[command(name = "kubelet", about = "Runs the pods of one node")]
@@ -249,6 +252,18 @@ pub struct Config {
     pub register_node: bool,
     pub node_labels: BTreeMap<String, String>,
     pub register_with_taints: Vec<Taint>,
+    pub eviction: Eviction,
+    pub image_gc: ImageGc,
+    pub logs: Logs,
+    pub shutdown: Shutdown,
+    pub(crate) kube_reserved: Amounts,
+    pub(crate) system_reserved: Amounts,
+    pub seccomp_default: bool,
+    pub pod_pids_limit: i64,
+    pub provider_id: String,
+    pub max_images: usize,
+    /// The file as it was read, for `/configz`.
+    pub(crate) file: serde_json::Value,
     pub metrics: Metrics,
 }
 
@@ -280,6 +295,17 @@ impl Default for Config {
             register_node: true,
             node_labels: BTreeMap::new(),
             register_with_taints: Vec::new(),
+            eviction: Eviction::default(),
+            image_gc: ImageGc::default(),
+            logs: Logs::default(),
+            shutdown: Shutdown::default(),
+            kube_reserved: Amounts::new(),
+            system_reserved: Amounts::new(),
+            seccomp_default: false,
+            pod_pids_limit: -1,
+            provider_id: String::new(),
+            max_images: 50,
+            file: serde_json::Value::Null,
             metrics: Metrics::new(),
         }
     }
@@ -306,6 +332,12 @@ impl Flags {
             None => File::default(),
         };
         let defaults = Config::default();
+        let settings = crate::settings::of(&file.others)
+            .map_err(|problem| FlagError::Invalid { path: self.config.clone().unwrap_or_default(), problem })?;
+        let raw = match &self.config {
+            Some(path) => config_file::load(path, &["kubelet.config.k8s.io/v1beta1"], "KubeletConfiguration")?,
+            None => serde_json::Value::Null,
+        };
         let node_name = self.hostname_override.clone().unwrap_or_else(hostname).to_lowercase();
         let node_ips = if self.node_ip.is_empty() { default_addresses() } else { self.node_ip.clone() };
         let healthz = match file.healthz_port {
@@ -348,6 +380,17 @@ impl Flags {
             } else {
                 self.register_with_taints.clone()
             },
+            eviction: settings.eviction,
+            image_gc: settings.image_gc,
+            logs: settings.logs,
+            shutdown: settings.shutdown,
+            kube_reserved: settings.kube_reserved,
+            system_reserved: settings.system_reserved,
+            seccomp_default: settings.seccomp_default,
+            pod_pids_limit: settings.pod_pids_limit,
+            provider_id: settings.provider_id,
+            max_images: settings.max_images,
+            file: raw,
             ..defaults
         })
     }

@@ -1,18 +1,42 @@
 //! What the subsystems of one kubelet share: the facts of its node and the handles to others.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use client::events::Recorder;
 use client::informer::SharedInformer;
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::node::v1::RuntimeClass;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
 
+use crate::eviction::Pressures;
 use crate::images::Images;
 use crate::materials::Tokens;
+use crate::pod::admission::Dooms;
 use crate::pod::container_config::Host;
+use crate::resources::Amounts;
 use crate::runtime::Runtime;
 use crate::statuses::Statuses;
+
+/// The pods that this node has taken and that have not ended, by uid.
+#[derive(Default)]
+pub(crate) struct Admitted(Mutex<BTreeMap<String, Arc<Pod>>>);
+
+impl Admitted {
+    pub(crate) fn set(&self, pods: BTreeMap<String, Arc<Pod>>) {
+        *self.0.lock() = pods;
+    }
+
+    pub(crate) fn others(&self, uid: &str) -> Vec<Arc<Pod>> {
+        self.0.lock().iter().filter(|(u, _)| *u != uid).map(|(_, p)| Arc::clone(p)).collect()
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<Pod>> {
+        self.0.lock().values().cloned().collect()
+    }
+}
 
 pub(crate) struct Context {
     pub node_name: String,
@@ -25,8 +49,18 @@ pub(crate) struct Context {
     pub cluster_dns: Vec<String>,
     pub resolv_conf: String,
     pub cgroup_root: String,
-    pub node_cpu_milli: i64,
     pub node_memory: i64,
+    /// What pods can be given: the node's capacity without what is reserved.
+    pub allocatable: Amounts,
+    pub max_pods: usize,
+    /// Pods without a seccomp profile of their own get the runtime's.
+    pub seccomp_default: bool,
+    pub pressures: Pressures,
+    /// Told when a pressure came or went: the Node says so at once.
+    pub pressures_changed: Notify,
+    pub dooms: Dooms,
+    pub admitted: Admitted,
+    pub node_informer: Option<SharedInformer<Node>>,
     /// `None` when the kubelet runs static pods alone.
     pub client: Option<kube::Client>,
     pub runtime: Runtime,
@@ -47,6 +81,15 @@ impl Context {
         self.service_informer.as_ref().is_none_or(SharedInformer::has_synced)
     }
 
+    /// This node's object, as the API has it.
+    pub(crate) fn node(&self) -> Option<Arc<Node>> {
+        self.node_informer.as_ref()?.lister().get(&client::ObjectKey::cluster(&self.node_name))
+    }
+
+    pub(crate) fn allocatable_of(&self, resource: &str) -> i64 {
+        self.allocatable.get(resource).copied().unwrap_or_default()
+    }
+
     /// The runtime's handler of a RuntimeClass; the class' own name where the class is not known yet.
     pub(crate) fn handler_of(&self, class: &str) -> String {
         let known = self.runtime_classes.as_ref().and_then(|i| i.lister().get(&client::ObjectKey::cluster(class)));
@@ -58,6 +101,8 @@ impl Context {
             log_root: self.log_root.clone(),
             cgroup_root: self.cgroup_root.clone(),
             node_memory: self.node_memory,
+            seccomp_default: self.seccomp_default,
+            cluster_domain: self.cluster_domain.clone(),
             node_name: self.node_name.clone(),
             dns: crate::dns::config_of(pod, &self.cluster_dns, &self.cluster_domain, &self.resolv_conf),
         }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use client::events::Recorder;
-use k8s_cri::v1::AuthConfig;
+use k8s_cri::v1::{AuthConfig, Image};
 use k8s_openapi::api::core::v1::{Container, ObjectReference, Pod};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -67,7 +67,7 @@ impl Images {
         regarding: &ObjectReference,
         materials: &Materials,
         events: &Recorder,
-    ) -> Result<String, Waiting> {
+    ) -> Result<Image, Waiting> {
         let image = container.image.as_deref().unwrap_or_default();
         let waiting = |reason: &str, message: String| Waiting { reason: reason.to_owned(), message };
         let policy = policy_of(container);
@@ -75,7 +75,7 @@ impl Images {
         if let Some(found) = present.filter(|_| policy != Policy::Always) {
             let text = format!("Container image \"{image}\" already present on machine and can be accessed by the pod");
             events.normal(regarding, "Pulled", text);
-            return Ok(found.id);
+            return Ok(found);
         }
         if policy == Policy::Never {
             let text = format!("Container image \"{image}\" is not present with pull policy of Never");
@@ -85,7 +85,7 @@ impl Images {
         let key = format!("{}/{image}", pod.metadata.uid.as_deref().unwrap_or_default());
         let earlier = self.failures.lock().get(&key).cloned();
         if let Some(failure) = earlier.filter(|f| Instant::now() < f.until) {
-            let text = format!("Back-off pulling image \"{image}\": {}", failure.message);
+            let text = format!("Back-off pulling image \"{image}\": ErrImagePull: {}", failure.message);
             events.normal(regarding, "BackOff", format!("Back-off pulling image \"{image}\""));
             return Err(waiting("ImagePullBackOff", text));
         }
@@ -94,9 +94,10 @@ impl Images {
         let Ok(_permit) = self.pulls.acquire().await else {
             return Err(waiting("ErrImagePull", "the kubelet is stopping".to_owned()));
         };
+        let pulling = Instant::now();
         let mut outcome = Err("no credentials were tried".to_owned());
         for auth in credentials(pod, image, materials) {
-            outcome = self.runtime.pull(image, auth).await.map_err(|e| e.to_string());
+            outcome = self.runtime.pull(image, auth).await.map_err(|e| e.in_short());
             if outcome.is_ok() {
                 break;
             }
@@ -104,18 +105,26 @@ impl Images {
         match outcome {
             Ok(reference) => {
                 self.failures.lock().remove(&key);
-                let took = started.elapsed().as_millis();
-                let text = format!("Successfully pulled image \"{image}\" in {took}ms ({took}ms including waiting)");
+                let took = |d: Duration| {
+                    component_base::flags::show_go_duration(Duration::from_millis(
+                        u64::try_from(d.as_millis()).unwrap_or_default(),
+                    ))
+                };
+                let (alone, whole) = (took(pulling.elapsed()), took(started.elapsed()));
+                let found = self.runtime.image(&reference).await.ok().flatten();
+                let found = found.unwrap_or_else(|| Image { id: reference, ..Image::default() });
+                let text = format!(
+                    "Successfully pulled image \"{image}\" in {alone} ({whole} including waiting). Image size: {} bytes.",
+                    found.size
+                );
                 events.normal(regarding, "Pulled", text);
-                Ok(reference)
+                Ok(found)
             }
             Err(message) => {
                 let mut failures = self.failures.lock();
                 let wait = failures.get(&key).map_or(FIRST_WAIT, |f| (f.wait * 2).min(LONGEST_WAIT));
-                let message = format!("failed to pull and unpack image \"{image}\": {message}");
                 failures.insert(key, Failure { until: Instant::now() + wait, wait, message: message.clone() });
                 events.warning(regarding, "Failed", format!("Failed to pull image \"{image}\": {message}"));
-                events.warning(regarding, "Failed", "Error: ErrImagePull");
                 Err(waiting("ErrImagePull", message))
             }
         }

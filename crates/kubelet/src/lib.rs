@@ -9,12 +9,15 @@
 //!   could tell. A restarted kubelet adopts what runs.
 //! - Paths that come from pods are opened beneath the directory that they belong to.
 
+mod capacity;
 mod cgroups;
 mod config;
 mod context;
 mod dns;
 mod env;
+mod eviction;
 mod grpc_health;
+mod housekeeping;
 mod images;
 mod labels;
 mod materials;
@@ -23,8 +26,10 @@ mod node_cgroups;
 mod pod;
 mod probe_tls;
 mod probes;
+mod resources;
 mod runtime;
 mod server;
+mod settings;
 mod static_pods;
 mod statuses;
 mod volumes;
@@ -34,13 +39,14 @@ use std::sync::Arc;
 use client::events::{Dialect, Recorder};
 use client::informer::{Selection, SharedInformerFactory};
 use component_base::serving;
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use tokio_util::sync::CancellationToken;
 
 pub use config::{Config, FlagError, Flags};
 pub use runtime::RuntimeError;
 pub use server::ServeError;
+pub use settings::{Eviction, ImageGc, Logs, Shutdown};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -78,7 +84,16 @@ pub async fn run(config: Config, client: Option<kube::Client>, stop: Cancellatio
         cluster_dns: config.cluster_dns.clone(),
         resolv_conf: std::fs::read_to_string(&config.resolv_conf).unwrap_or_default(),
         cgroup_root: config.cgroup_root.clone(),
-        node_cpu_milli: machine.cpus * 1000,
+        allocatable: capacity::allocatable(&capacity::of(&machine, &config), &config),
+        max_pods: config.max_pods.try_into().unwrap_or(usize::MAX),
+        seccomp_default: config.seccomp_default,
+        pressures: eviction::Pressures::default(),
+        pressures_changed: tokio::sync::Notify::new(),
+        dooms: pod::admission::Dooms::default(),
+        admitted: context::Admitted::default(),
+        node_informer: factory
+            .as_ref()
+            .map(|f| f.selected::<Node>(Selection::fields(&format!("metadata.name={}", config.node_name)))),
         node_memory: machine.memory_bytes,
         client: client.clone(),
         images: images::Images::new(runtime.clone(), config.parallel_pulls),
@@ -103,12 +118,15 @@ pub async fn run(config: Config, client: Option<kube::Client>, stop: Cancellatio
         health.start(stop.clone()).await.map_err(|source| Error::Health { address, source })?;
     }
     let port = server::Server::new(Arc::clone(&context), pods, config.clone()).start(stop.clone()).await?;
+    let evictions = eviction::Watcher { context: Arc::clone(&context), settings: config.eviction.clone() };
+    let logs = housekeeping::rotate_logs(Arc::clone(&context), config.logs.clone(), stop.clone());
+    let images = housekeeping::collect_images(Arc::clone(&context), config.image_gc.clone(), stop.clone());
     let reporter = async {
         if let Some(client) = client.filter(|_| config.register_node) {
             let context = Arc::clone(&context);
             node::NodeReporter { context, config, client, machine, port }.run(stop.clone()).await;
         }
     };
-    tokio::join!(reporter, manager.run(stop.clone()));
+    tokio::join!(reporter, manager.run(stop.clone()), evictions.run(stop.clone()), logs, images);
     Ok(())
 }

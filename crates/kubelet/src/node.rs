@@ -24,8 +24,6 @@ use crate::context::Context;
 const LOOK: Duration = Duration::from_secs(10);
 const REPORT_ANYWAY: Duration = Duration::from_secs(300);
 const LEASE_SECONDS: i32 = 40;
-/// How many images a Node lists.
-const MAX_IMAGES: usize = 50;
 
 /// What this machine is.
 #[derive(Clone, Debug)]
@@ -83,7 +81,14 @@ impl NodeReporter {
         let api: Api<Node> = Api::all(self.client.clone());
         let mut written: Option<(NodeStatus, tokio::time::Instant)> = None;
         let mut pause = Duration::from_millis(200);
-        while stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
+        let pressed = &self.context.pressures_changed;
+        while stop
+            .run_until_cancelled(async {
+                tokio::select! { () = tokio::time::sleep(pause) => {}, () = pressed.notified() => {} }
+            })
+            .await
+            .is_some()
+        {
             pause = LOOK;
             let before = match self.ensure_registered(&api).await {
                 Ok(node) => node,
@@ -136,6 +141,7 @@ impl NodeReporter {
             spec: Some(NodeSpec {
                 taints: (!self.config.register_with_taints.is_empty())
                     .then(|| self.config.register_with_taints.clone()),
+                provider_id: Some(self.config.provider_id.clone()).filter(|id| !id.is_empty()),
                 ..NodeSpec::default()
             }),
             status: None,
@@ -154,18 +160,15 @@ impl NodeReporter {
 
     async fn status(&self, before: &Node) -> NodeStatus {
         let old = before.status.clone().unwrap_or_default();
-        let mut capacity = BTreeMap::new();
-        let disk = nix::sys::statvfs::statvfs(&self.context.root).ok();
-        let disk_bytes = disk.map_or(0, |d| d.blocks() * d.fragment_size());
-        capacity.insert("cpu".to_owned(), Quantity(self.machine.cpus.to_string()));
-        capacity.insert("memory".to_owned(), Quantity(format!("{}Ki", self.machine.memory_bytes / 1024)));
-        capacity.insert("ephemeral-storage".to_owned(), Quantity(format!("{}Ki", disk_bytes / 1024)));
-        capacity.insert("pods".to_owned(), Quantity(self.config.max_pods.to_string()));
-        let mut allocatable = capacity.clone();
-        let reserved = 100 * 1024; // evictionHard memory.available of 100Mi
-        allocatable.insert("memory".to_owned(), Quantity(format!("{}Ki", self.machine.memory_bytes / 1024 - reserved)));
-        allocatable.insert("ephemeral-storage".to_owned(), Quantity((disk_bytes * 9 / 10).to_string()));
-
+        let amounts = crate::capacity::of(&self.machine, &self.config);
+        let mut capacity = quantities(&amounts);
+        let mut allocatable = quantities(&crate::capacity::allocatable(&amounts, &self.config));
+        for list in [&mut capacity, &mut allocatable] {
+            list.insert("pods".to_owned(), Quantity(self.config.max_pods.to_string()));
+            for size in ["hugepages-1Gi", "hugepages-2Mi"] {
+                list.insert(size.to_owned(), Quantity("0".to_owned()));
+            }
+        }
         let mut info = self.machine.info.clone();
         if let Ok(version) = self.context.runtime.version().await {
             info.container_runtime_version = format!("{}://{}", version.runtime_name, version.runtime_version);
@@ -205,7 +208,7 @@ impl NodeReporter {
             })
             .collect();
         images.sort_by_key(|i| std::cmp::Reverse(i.size_bytes));
-        images.truncate(MAX_IMAGES);
+        images.truncate(self.config.max_images);
         images
     }
 
@@ -252,19 +255,26 @@ impl NodeReporter {
                 format!("[{}]", unmet.join(", ")).replace("[container runtime is", "[container runtime is"),
             )
         };
+        let pressure = |kind: &str, good: (&str, &str), bad: (&str, &str)| {
+            let has = self.context.pressures.has(kind);
+            let (reason, message) = if has { bad } else { good };
+            condition(kind, has, reason, message.to_owned())
+        };
         vec![
-            condition(
+            pressure(
                 "MemoryPressure",
-                false,
-                "KubeletHasSufficientMemory",
-                "kubelet has sufficient memory available".to_owned(),
+                ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+                ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
             ),
-            condition("DiskPressure", false, "KubeletHasNoDiskPressure", "kubelet has no disk pressure".to_owned()),
-            condition(
+            pressure(
+                "DiskPressure",
+                ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+                ("KubeletHasDiskPressure", "kubelet has disk pressure"),
+            ),
+            pressure(
                 "PIDPressure",
-                false,
-                "KubeletHasSufficientPID",
-                "kubelet has sufficient PID available".to_owned(),
+                ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+                ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
             ),
             ready,
         ]
@@ -320,6 +330,17 @@ impl NodeReporter {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Amounts as a Node shows them: memory and disk in Ki where they are whole ones.
+fn quantities(amounts: &crate::resources::Amounts) -> BTreeMap<String, Quantity> {
+    let show = |name: &str, milli: i64| match name {
+        "cpu" if milli % 1000 == 0 => (milli / 1000).to_string(),
+        "cpu" => format!("{milli}m"),
+        _ if milli % 1_024_000 == 0 => format!("{}Ki", milli / 1_024_000),
+        _ => (milli / 1000).to_string(),
+    };
+    amounts.iter().map(|(name, milli)| (name.clone(), Quantity(show(name, *milli)))).collect()
 }
 
 fn ready(status: &NodeStatus) -> bool {

@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::Pod;
 
 use crate::cgroups;
 use crate::context::Context;
+use crate::resources::{self, Amounts};
 
 const MOUNT: &str = "/sys/fs/cgroup";
 
@@ -43,11 +44,10 @@ fn layout() -> Layout {
 }
 
 /// Makes the pod's cgroup with the sum of its containers' limits.
-pub(crate) fn make(sandbox: &PodSandboxConfig, pod: &Pod, context: &Context) -> io::Result<()> {
+pub(crate) fn make(sandbox: &PodSandboxConfig, pod: &Pod) -> io::Result<()> {
     let Some(parent) = sandbox.linux.as_ref().map(|l| l.cgroup_parent.trim_start_matches('/').to_owned()) else {
         return Ok(());
     };
-    let wanted = Wanted::of(pod, context.node_memory);
     match layout() {
         Layout::V2(root) => {
             let mut at = root;
@@ -59,30 +59,15 @@ pub(crate) fn make(sandbox: &PodSandboxConfig, pod: &Pod, context: &Context) -> 
                 at.push(part);
                 std::fs::create_dir_all(&at)?;
             }
-            write(&at.join("cpu.weight"), &(1 + (wanted.shares - 2) * 9999 / 262_142).to_string())?;
-            if wanted.quota > 0 {
-                write(&at.join("cpu.max"), &format!("{} 100000", wanted.quota))?;
-            }
-            if wanted.memory > 0 {
-                write(&at.join("memory.max"), &wanted.memory.to_string())?;
-            }
         }
         Layout::V1(roots) => {
             for root in roots {
                 let dir = root.join(&parent);
                 make_v1(&root, &dir)?;
-                write(&dir.join("cpu.shares"), &wanted.shares.to_string())?;
-                if wanted.quota > 0 {
-                    write(&dir.join("cpu.cfs_period_us"), "100000")?;
-                    write(&dir.join("cpu.cfs_quota_us"), &wanted.quota.to_string())?;
-                }
-                if wanted.memory > 0 {
-                    write(&dir.join("memory.limit_in_bytes"), &wanted.memory.to_string())?;
-                }
             }
         }
     }
-    Ok(())
+    apply(&parent, &Wanted::of(pod))
 }
 
 /// A new cpuset of v1 has no CPUs and no memory until it is told which.
@@ -116,20 +101,45 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn of(pod: &Pod, node_memory: i64) -> Self {
-        let each: Vec<cgroups::Limits> = pod
-            .spec
-            .iter()
-            .flat_map(|s| &s.containers)
-            .map(|c| cgroups::limits_of(c.resources.as_ref(), node_memory).0)
-            .collect();
-        let sum = |of: fn(&cgroups::Limits) -> i64| {
-            if each.iter().any(|l| of(l) == 0) { 0 } else { each.iter().map(of).sum() }
-        };
+    fn of(pod: &Pod) -> Self {
+        let (requests, limits) = (resources::requests(pod), resources::limits(pod));
+        let of = |amounts: &Amounts, name: &str| amounts.get(name).copied().unwrap_or_default();
+        let cpu_limit = of(&limits, "cpu");
         Wanted {
-            shares: sum(|l| l.cpu_shares).clamp(2, 262_144),
-            quota: sum(|l| l.cpu_quota),
-            memory: sum(|l| l.memory_bytes),
+            shares: (of(&requests, "cpu") * 1024 / 1000).clamp(2, 262_144),
+            quota: if cpu_limit == 0 { 0 } else { (cpu_limit * 100).max(1000) },
+            memory: of(&limits, "memory") / 1000,
+        }
+    }
+}
+
+/// Gives the cgroup of a pod that runs what its spec now says.
+pub(crate) fn resize(pod: &Pod, context: &Context) -> io::Result<()> {
+    let relative = cgroups::pod_cgroup(pod, &context.cgroup_root);
+    apply(relative.trim_start_matches('/'), &Wanted::of(pod))
+}
+
+/// A limit that is smaller than what a container below still has is refused by the kernel until that one has changed.
+fn apply(parent: &str, wanted: &Wanted) -> io::Result<()> {
+    match layout() {
+        Layout::V2(root) => {
+            let at = root.join(parent);
+            write(&at.join("cpu.weight"), &(1 + (wanted.shares - 2) * 9999 / 262_142).to_string())?;
+            let quota = if wanted.quota > 0 { format!("{} 100000", wanted.quota) } else { "max 100000".to_owned() };
+            write(&at.join("cpu.max"), &quota)?;
+            let memory = if wanted.memory > 0 { wanted.memory.to_string() } else { "max".to_owned() };
+            write(&at.join("memory.max"), &memory)
+        }
+        Layout::V1(roots) => {
+            for root in roots {
+                let dir = root.join(parent);
+                write(&dir.join("cpu.shares"), &wanted.shares.to_string())?;
+                write(&dir.join("cpu.cfs_period_us"), "100000")?;
+                write(&dir.join("cpu.cfs_quota_us"), &if wanted.quota > 0 { wanted.quota } else { -1 }.to_string())?;
+                let memory = if wanted.memory > 0 { wanted.memory } else { -1 };
+                write(&dir.join("memory.limit_in_bytes"), &memory.to_string())?;
+            }
+            Ok(())
         }
     }
 }
@@ -168,9 +178,9 @@ mod tests {
                 {"name": "a", "resources": {"limits": {"cpu": "500m", "memory": "64Mi"}}}, {"name": "b", "resources": second}]}}))
             .unwrap()
         };
-        let both = Wanted::of(&pod(serde_json::json!({"limits": {"cpu": "1", "memory": "64Mi"}})), 1 << 30);
+        let both = Wanted::of(&pod(serde_json::json!({"limits": {"cpu": "1", "memory": "64Mi"}})));
         assert_eq!(both, Wanted { shares: 512 + 1024, quota: 150_000, memory: 128 << 20 });
-        let one = Wanted::of(&pod(serde_json::json!({})), 1 << 30);
+        let one = Wanted::of(&pod(serde_json::json!({})));
         assert_eq!((one.quota, one.memory), (0, 0));
     }
 }

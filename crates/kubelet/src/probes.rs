@@ -37,6 +37,8 @@ pub(crate) struct Probes {
 struct Running {
     container_id: String,
     stop: CancellationToken,
+    /// Ends the startup and liveness probes alone.
+    restarts: CancellationToken,
 }
 
 impl Drop for Running {
@@ -89,6 +91,13 @@ impl Probes {
         }
     }
 
+    /// A pod that goes down is no longer restarted by its probes, while its readiness still matters to who sends it work.
+    pub(crate) fn keep_readiness_only(&mut self) {
+        for running in self.running.values() {
+            running.restarts.cancel();
+        }
+    }
+
     fn start(&mut self, target: Target) {
         let name = target.container.name.clone();
         let c = &target.container;
@@ -108,6 +117,7 @@ impl Probes {
             }
         }
         let stop = CancellationToken::new();
+        let restarts = stop.child_token();
         for (kind, probe) in probes {
             let Some(probe) = probe else { continue };
             let task = Task {
@@ -119,10 +129,10 @@ impl Probes {
                 changed: Arc::clone(&self.changed),
                 found: Arc::clone(&self.found),
             };
-            let stop = stop.clone();
+            let stop = if kind == Kind::Readiness { stop.clone() } else { restarts.clone() };
             tokio::spawn(async move { stop.run_until_cancelled(task.run()).await });
         }
-        self.running.insert(name, Running { container_id: target.container_id, stop });
+        self.running.insert(name, Running { container_id: target.container_id, stop, restarts });
     }
 }
 

@@ -1,6 +1,6 @@
 //! The container runtime, through CRI v1: the calls that the kubelet makes and the facts that it keeps of their answers.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -27,6 +27,24 @@ pub enum RuntimeError {
 impl From<tonic::Status> for RuntimeError {
     fn from(status: tonic::Status) -> Self {
         RuntimeError::Call(Box::new(status))
+    }
+}
+
+impl RuntimeError {
+    /// The error in the words of gRPC's client for Go, which upstream's events repeat.
+    pub(crate) fn in_full(&self) -> String {
+        match self {
+            RuntimeError::Call(status) => format!("rpc error: code = {:?} desc = {}", status.code(), status.message()),
+            other => other.to_string(),
+        }
+    }
+
+    /// The same, without a code that says nothing.
+    pub(crate) fn in_short(&self) -> String {
+        match self {
+            RuntimeError::Call(status) if status.code() == tonic::Code::Unknown => status.message().to_owned(),
+            other => other.in_full(),
+        }
     }
 }
 
@@ -227,6 +245,39 @@ impl Runtime {
         let request = cri::RemoveContainerRequest { container_id: id.into() };
         self.runtime.clone().remove_container(within(QUICK, request)).await?;
         Ok(())
+    }
+
+    pub(crate) async fn update_container(&self, id: &str, linux: cri::LinuxContainerResources) -> Result<()> {
+        let request =
+            cri::UpdateContainerResourcesRequest { container_id: id.into(), linux: Some(linux), ..Default::default() };
+        self.runtime.clone().update_container_resources(within(QUICK, request)).await?;
+        Ok(())
+    }
+
+    pub(crate) async fn reopen_log(&self, id: &str) -> Result<()> {
+        let request = cri::ReopenContainerLogRequest { container_id: id.into() };
+        self.runtime.clone().reopen_container_log(within(QUICK, request)).await?;
+        Ok(())
+    }
+
+    /// The images of all containers, under the names that the runtime knows them by.
+    pub(crate) async fn images_in_use(&self) -> Result<BTreeSet<String>> {
+        let request = cri::ListContainersRequest::default();
+        let all = self.runtime.clone().list_containers(within(QUICK, request)).await?.into_inner().containers;
+        let names = all.into_iter().flat_map(|c| [Some(c.image_ref), Some(c.image_id), c.image.map(|i| i.image)]);
+        Ok(names.flatten().filter(|n| !n.is_empty()).collect())
+    }
+
+    pub(crate) async fn remove_image(&self, image: &str) -> Result<()> {
+        let request = cri::RemoveImageRequest { image: Some(spec_of(image)) };
+        self.images.clone().remove_image(within(QUICK, request)).await?;
+        Ok(())
+    }
+
+    /// Bytes and inodes that images take, by the file system's mount point.
+    pub(crate) async fn image_file_systems(&self) -> Result<Vec<cri::FilesystemUsage>> {
+        let answer = self.images.clone().image_fs_info(within(QUICK, cri::ImageFsInfoRequest {})).await?;
+        Ok(answer.into_inner().image_filesystems)
     }
 
     pub(crate) async fn exec(&self, id: &str, cmd: Vec<String>, timeout: Duration) -> Result<cri::ExecSyncResponse> {

@@ -145,6 +145,7 @@ pub(crate) fn kubelet(settings: &Settings, pki: &Pki) -> kubelet::Config {
         cluster_dns: vec![settings.dns_service_ip().to_string()],
         cluster_domain: settings.cluster_domain.clone(),
         resolv_conf: host::resolv_conf(),
+        eviction: kubelet::Eviction::on_a_shared_disk(),
         ..kubelet::Config::default()
     }
 }

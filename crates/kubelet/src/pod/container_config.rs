@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use k8s_cri::v1 as cri;
-use k8s_openapi::api::core::v1::{Container, Pod, PodSecurityContext, SeccompProfile, SecurityContext};
+use k8s_openapi::api::core::v1::{
+    AppArmorProfile, Container, Pod, PodSecurityContext, SeccompProfile, SecurityContext,
+};
 
 use crate::{cgroups, env, labels};
 
@@ -15,7 +17,8 @@ pub(crate) struct Host {
     pub cgroup_root: String,
     pub node_memory: i64,
     pub node_name: String,
-    /// Whether containers get their OOM score from us.
+    pub seccomp_default: bool,
+    pub cluster_domain: String,
     pub dns: cri::DnsConfig,
 }
 
@@ -59,7 +62,37 @@ pub(crate) fn hostname(pod: &Pod, node_name: &str) -> String {
     name.chars().take(63).collect::<String>().trim_end_matches(['-', '.']).to_owned()
 }
 
-pub(crate) fn sandbox(pod: &Pod, attempt: u32, host: &Host) -> cri::PodSandboxConfig {
+/// The kernel's host name of the pod: with its domain where the pod asks for that. Linux takes 64 characters.
+fn kernel_hostname(pod: &Pod, host: &Host) -> Result<String, String> {
+    if is_host_network(pod) {
+        return Ok(String::new());
+    }
+    let name = hostname(pod, &host.node_name);
+    let Some(spec) = pod.spec.as_ref() else { return Ok(name) };
+    if let Some(given) = spec.hostname_override.clone().filter(|h| !h.is_empty()) {
+        return Ok(given);
+    }
+    let Some(domain) = domain_of(pod, &host.cluster_domain).filter(|_| spec.set_hostname_as_fqdn == Some(true)) else {
+        return Ok(name);
+    };
+    let full = format!("{name}.{domain}");
+    if full.len() > 64 {
+        let (long, pod) = (full.len(), pod.metadata.name.as_deref().unwrap_or_default());
+        return Err(format!(
+            "Failed to construct FQDN from Pod hostname and cluster domain, FQDN {full} is too long (64 characters is the max, {long} characters requested) for pod {pod}"
+        ));
+    }
+    Ok(full)
+}
+
+/// The domain below which the pod has its name: only pods with a subdomain have one.
+fn domain_of(pod: &Pod, cluster_domain: &str) -> Option<String> {
+    let sub = pod.spec.as_ref()?.subdomain.as_deref().filter(|s| !s.is_empty())?;
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    Some(format!("{sub}.{namespace}.svc.{cluster_domain}"))
+}
+
+pub(crate) fn sandbox(pod: &Pod, attempt: u32, host: &Host) -> Result<cri::PodSandboxConfig, String> {
     let meta = &pod.metadata;
     let context = pod.spec.as_ref().and_then(|s| s.security_context.clone()).unwrap_or_default();
     let privileged = pod
@@ -82,14 +115,14 @@ pub(crate) fn sandbox(pod: &Pod, attempt: u32, host: &Host) -> cri::PodSandboxCo
                 host_ip: p.host_ip.clone().unwrap_or_default(),
             }
         });
-    cri::PodSandboxConfig {
+    Ok(cri::PodSandboxConfig {
         metadata: Some(cri::PodSandboxMetadata {
             name: meta.name.clone().unwrap_or_default(),
             uid: meta.uid.clone().unwrap_or_default(),
             namespace: meta.namespace.clone().unwrap_or_default(),
             attempt,
         }),
-        hostname: if is_host_network(pod) { String::new() } else { hostname(pod, &host.node_name) },
+        hostname: kernel_hostname(pod, host)?,
         log_directory: log_dir(&host.log_root, pod).to_string_lossy().into_owned(),
         dns_config: Some(host.dns.clone()),
         port_mappings: port_mappings.collect(),
@@ -110,11 +143,22 @@ pub(crate) fn sandbox(pod: &Pod, attempt: u32, host: &Host) -> cri::PodSandboxCo
             ..Default::default()
         }),
         windows: None,
-    }
+    })
 }
 
 fn groups(context: &PodSecurityContext) -> Vec<i64> {
     context.fs_group.into_iter().chain(context.supplemental_groups.iter().flatten().copied()).collect()
+}
+
+fn apparmor(profile: &AppArmorProfile) -> cri::SecurityProfile {
+    use cri::security_profile::ProfileType;
+    let kind = match profile.type_.as_str() {
+        "Localhost" => ProfileType::Localhost,
+        "Unconfined" => ProfileType::Unconfined,
+        _ => ProfileType::RuntimeDefault,
+    };
+    let name = profile.localhost_profile.clone().unwrap_or_default();
+    cri::SecurityProfile { profile_type: kind as i32, localhost_ref: name }
 }
 
 fn seccomp(profile: Option<&SeccompProfile>, default_runtime: bool) -> cri::SecurityProfile {
@@ -142,6 +186,8 @@ pub(crate) struct Made<'a> {
     pub hosts_file: Option<PathBuf>,
     /// The file on the host that takes the termination message.
     pub termination_file: PathBuf,
+    /// The container whose processes an ephemeral container sees.
+    pub target_id: Option<String>,
     /// By volume mount: the path on the host of its subPath, opened safely.
     pub sub_paths: &'a BTreeMap<String, PathBuf>,
     pub host: &'a Host,
@@ -191,7 +237,7 @@ pub(crate) fn container(m: &Made<'_>) -> Result<cri::ContainerConfig, String> {
                 oom_score_adj: cgroups::oom_score_adj(m.pod, burstable),
                 ..Default::default()
             }),
-            security_context: Some(security(m.pod, c)),
+            security_context: Some(security(m)),
         }),
         ..Default::default()
     })
@@ -258,7 +304,8 @@ const MASKED: &[&str] = &[
 ];
 const READ_ONLY: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
-fn security(pod: &Pod, container: &Container) -> cri::LinuxContainerSecurityContext {
+fn security(m: &Made<'_>) -> cri::LinuxContainerSecurityContext {
+    let (pod, container) = (m.pod, m.container);
     let of_pod = pod.spec.as_ref().and_then(|s| s.security_context.clone()).unwrap_or_default();
     let own: SecurityContext = container.security_context.clone().unwrap_or_default();
     let privileged = own.privileged == Some(true);
@@ -275,7 +322,14 @@ fn security(pod: &Pod, container: &Container) -> cri::LinuxContainerSecurityCont
     cri::LinuxContainerSecurityContext {
         capabilities,
         privileged,
-        namespace_options: Some(namespace_options(pod)),
+        namespace_options: Some(match &m.target_id {
+            Some(id) => cri::NamespaceOption {
+                pid: cri::NamespaceMode::Target as i32,
+                target_id: id.clone(),
+                ..namespace_options(pod)
+            },
+            None => namespace_options(pod),
+        }),
         run_as_user: user.map(|value| cri::Int64Value { value }),
         run_as_group: group.map(|value| cri::Int64Value { value }),
         readonly_rootfs: own.read_only_root_filesystem == Some(true),
@@ -283,7 +337,8 @@ fn security(pod: &Pod, container: &Container) -> cri::LinuxContainerSecurityCont
         no_new_privs: own.allow_privilege_escalation == Some(false),
         masked_paths: paths(MASKED),
         readonly_paths: paths(READ_ONLY),
-        seccomp: Some(seccomp(profile, false)),
+        seccomp: Some(seccomp(profile, m.host.seccomp_default)),
+        apparmor: own.app_armor_profile.as_ref().or(of_pod.app_armor_profile.as_ref()).map(apparmor),
         ..Default::default()
     }
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use client::events::reference;
 use client::informer::SharedInformer;
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -12,6 +13,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::admission::{self, Host};
 use super::worker::{Desired, Worker};
 use crate::context::Context;
 use crate::runtime::PodState;
@@ -84,6 +86,12 @@ impl Manager {
             if stop.run_until_cancelled(informer.synced()).await != Some(true) {
                 return;
             }
+            // Pods are admitted against the node's labels and taints.
+            if let Some(node) = &self.context.node_informer
+                && stop.run_until_cancelled(node.synced()).await != Some(true)
+            {
+                return;
+            }
         }
         let mut seen: BTreeMap<String, PodState> = BTreeMap::new();
         let mut relist = tokio::time::interval(RELIST);
@@ -97,6 +105,7 @@ impl Manager {
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = changed.notified() => {}
+                () = self.context.dooms.added() => self.wake_doomed(),
                 _ = static_tick.tick() => statics = self.read_statics().await,
                 _ = relist.tick() => match self.context.runtime.list().await {
                     Ok(now) => {
@@ -182,6 +191,18 @@ impl Manager {
         for uid in gone {
             workers.remove(&uid); // its channel closes, and the worker ends
         }
+        let mut taken: BTreeMap<String, Arc<Pod>> = workers
+            .iter()
+            .filter(|(uid, _)| wanted.contains_key(*uid))
+            .map(|(uid, h)| (uid.clone(), Arc::clone(desired_pod(&h.desired.borrow()))))
+            .filter(|(uid, pod)| self.counts(uid, pod))
+            .collect();
+        // Pods that ran before this kubelet did keep their place; then the oldest come first.
+        let mut wanted: Vec<(String, Desired)> = wanted.into_iter().collect();
+        wanted.sort_by_key(|(uid, desired)| {
+            let pod = desired_pod(desired);
+            (!running.contains_key(uid), pod.metadata.creation_timestamp.as_ref().map(|t| t.0))
+        });
         for (uid, desired) in wanted {
             match workers.get(&uid) {
                 Some(handle) => {
@@ -194,11 +215,57 @@ impl Manager {
                     });
                 }
                 None => {
+                    if let Desired::Run(pod) = &desired {
+                        self.admit(pod, running.contains_key(&uid), &mut taken);
+                    }
                     let (sender, receiver) = watch::channel(desired);
                     let woken = Arc::new(Notify::new());
                     tasks.spawn(Worker::new(Arc::clone(&self.context), receiver, Arc::clone(&woken)).run());
                     workers.insert(uid, Handle { desired: sender, woken });
                 }
+            }
+        }
+        self.context.admitted.set(taken);
+    }
+
+    /// Whether the pod takes of what the node has: it was not turned away, and has not ended.
+    fn counts(&self, uid: &str, pod: &Arc<Pod>) -> bool {
+        let ended = |s: &k8s_openapi::api::core::v1::PodStatus| {
+            s.phase.as_deref().is_some_and(|p| p == "Succeeded" || p == "Failed")
+        };
+        let current = self.context.statuses.current(uid).or_else(|| pod.status.clone());
+        self.context.dooms.of(uid).is_none() && !current.as_ref().is_some_and(ended)
+    }
+
+    /// Takes a pod, or notes why it cannot run here. One that runs already was taken before.
+    fn admit(&self, pod: &Arc<Pod>, runs: bool, taken: &mut BTreeMap<String, Arc<Pod>>) {
+        let uid = pod.metadata.uid.clone().unwrap_or_default();
+        if has_ended(pod) {
+            return;
+        }
+        let node = self.context.node();
+        let host =
+            Host { node: node.as_deref(), allocatable: &self.context.allocatable, max_pods: self.context.max_pods };
+        let others: Vec<&Pod> = taken.values().map(|p| &**p).collect();
+        let refusal = admission::under_pressure(pod, &self.context.pressures.all())
+            .or_else(|| admission::refusal(pod, &host, &others, static_pods::is_static(pod)));
+        match refusal {
+            Some(refusal) if !runs => {
+                self.context.events.warning(&reference(&**pod), &refusal.reason, refusal.message.clone());
+                self.context.dooms.add(&uid, refusal.into_doom());
+            }
+            _ => {
+                taken.insert(uid, Arc::clone(pod));
+            }
+        }
+    }
+
+    /// Wakes the worker of a pod, whose fate was decided elsewhere.
+    fn wake_doomed(&self) {
+        let workers = self.pods.0.lock();
+        for (uid, handle) in workers.iter() {
+            if self.context.dooms.of(uid).is_some() {
+                handle.woken.notify_one();
             }
         }
     }
@@ -214,6 +281,7 @@ fn same(a: &Desired, b: &Desired) -> bool {
         x.spec == y.spec
             && x.metadata.annotations == y.metadata.annotations
             && x.metadata.labels == y.metadata.labels
+            && x.metadata.generation == y.metadata.generation
             && gates(x) == gates(y)
     };
     match (a, b) {

@@ -42,7 +42,16 @@ pub(crate) struct Facts<'a> {
 pub(crate) struct Kill {
     pub id: String,
     pub name: String,
+    /// The text of the Killing event.
     pub why: String,
+    pub cause: Cause,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    Changed,
+    Liveness,
+    Startup,
 }
 
 /// Decided together, done in this order.
@@ -55,9 +64,11 @@ pub(crate) struct Plan {
     pub start: Vec<String>,
     /// Look again after this time, because a back-off ends then.
     pub wait: Option<Duration>,
+    /// No container will ever run again: once the last one has stopped, the sandbox goes.
+    pub finished: bool,
 }
 
-/// A container that is started before the others and keeps running (KEP-753).
+/// An init container that is started before the others and keeps running (KEP-753).
 pub(crate) fn is_sidecar(container: &Container) -> bool {
     container.restart_policy.as_deref() == Some("Always")
 }
@@ -70,25 +81,65 @@ pub(crate) fn containers(pod: &Pod) -> &[Container] {
     pod.spec.as_ref().map(|s| s.containers.as_slice()).unwrap_or_default()
 }
 
+/// The pod's ephemeral containers in the words of ordinary ones, each with the container whose processes it sees.
+pub(crate) fn ephemeral_containers(pod: &Pod) -> Vec<(Container, Option<String>)> {
+    let all = pod.spec.iter().flat_map(|s| s.ephemeral_containers.iter().flatten());
+    let plain = all.filter_map(|e| {
+        let mut fields = serde_json::to_value(e).ok()?;
+        fields.as_object_mut()?.remove("targetContainerName");
+        let target = e.target_container_name.clone().filter(|t| !t.is_empty());
+        Some((serde_json::from_value(fields).ok()?, target))
+    });
+    plain.collect()
+}
+
 pub(crate) fn restart_policy(pod: &Pod) -> &str {
     pod.spec.as_ref().and_then(|s| s.restart_policy.as_deref()).unwrap_or("Always")
 }
 
+/// Whether a container that ended with this code runs again: its rules come first, then its own policy, then the pod's.
+pub(crate) fn restarts_after(pod: &Pod, container: &Container, is_init: bool, exit_code: i32) -> bool {
+    let by_rule = container.restart_policy_rules.iter().flatten().any(|rule| {
+        let Some(codes) = rule.exit_codes.as_ref().filter(|_| rule.action == "Restart") else { return false };
+        let listed = codes.values.iter().flatten().any(|v| *v == exit_code);
+        match codes.operator.as_str() {
+            "In" => listed,
+            "NotIn" => !listed,
+            _ => false,
+        }
+    });
+    if by_rule {
+        return true;
+    }
+    match container.restart_policy.as_deref().unwrap_or_else(|| restart_policy(pod)) {
+        "Never" => false,
+        "OnFailure" => exit_code != 0,
+        _ => !is_init || is_sidecar(container) || exit_code != 0,
+    }
+}
+
 pub(crate) fn plan(facts: &Facts<'_>) -> Plan {
     let mut plan = Plan::default();
+    if has_finished(facts) {
+        plan.finished = true;
+        return plan;
+    }
     let sandbox = facts.state.sandboxes.first().filter(|s| s.ready);
     if sandbox.is_none() {
-        // Without containers that would have to run again, a dead sandbox stays dead.
-        if has_finished(facts) {
-            return plan;
-        }
         plan.new_sandbox = true;
+        // A new sandbox runs the init containers again, as upstream does.
         let first = match init_containers(facts.pod).first() {
-            Some(init) if !all_inits_done_before(facts) => vec![init.name.clone()],
-            _ => containers(facts.pod).iter().filter(|c| wants_start(facts, c)).map(|c| c.name.clone()).collect(),
+            Some(init) => vec![init.name.clone()],
+            None => containers(facts.pod).iter().filter(|c| wants_start(facts, c)).map(|c| c.name.clone()).collect(),
         };
         plan.start = first.into_iter().filter(|name| within_backoff(facts, name, &mut plan.wait)).collect();
         return plan;
+    }
+    for (container, _) in ephemeral_containers(facts.pod) {
+        // An ephemeral container runs once.
+        if newest(facts, &container.name).is_none() && within_backoff(facts, &container.name, &mut plan.wait) {
+            plan.start.push(container.name);
+        }
     }
     if !plan_inits(facts, &mut plan) {
         return plan;
@@ -101,21 +152,13 @@ pub(crate) fn plan(facts: &Facts<'_>) -> Plan {
 
 /// True when no container of the pod will ever run again under its restart policy.
 pub(crate) fn has_finished(facts: &Facts<'_>) -> bool {
-    let policy = restart_policy(facts.pod);
-    if policy == "Always" {
-        return false;
-    }
-    let failed_init = init_containers(facts.pod)
-        .iter()
-        .any(|c| !is_sidecar(c) && policy == "Never" && facts.ended.get(&c.name).is_some_and(|e| e.exit_code != 0));
-    let done = |c: &Container| facts.ended.get(&c.name).is_some_and(|e| policy == "Never" || e.exit_code == 0);
-    failed_init || (!containers(facts.pod).is_empty() && containers(facts.pod).iter().all(done))
-}
-
-fn all_inits_done_before(facts: &Facts<'_>) -> bool {
-    // A new sandbox runs the init containers again, except when all containers that ran are only being restarted after
-    // the sandbox died: upstream runs them again then too.
-    init_containers(facts.pod).is_empty()
+    let over = |c: &Container, is_init: bool| {
+        facts.ended.get(&c.name).filter(|e| !restarts_after(facts.pod, c, is_init, e.exit_code))
+    };
+    let failed_init =
+        init_containers(facts.pod).iter().any(|c| !is_sidecar(c) && over(c, true).is_some_and(|e| e.exit_code != 0));
+    let apps = containers(facts.pod);
+    failed_init || (!apps.is_empty() && apps.iter().all(|c| over(c, false).is_some()))
 }
 
 fn newest<'a>(facts: &Facts<'a>, name: &str) -> Option<&'a crate::runtime::Listed> {
@@ -124,11 +167,7 @@ fn newest<'a>(facts: &Facts<'a>, name: &str) -> Option<&'a crate::runtime::Liste
 }
 
 fn wants_start(facts: &Facts<'_>, container: &Container) -> bool {
-    match restart_policy(facts.pod) {
-        "Never" => !facts.ended.contains_key(&container.name),
-        "OnFailure" => facts.ended.get(&container.name).is_none_or(|e| e.exit_code != 0),
-        _ => true,
-    }
+    facts.ended.get(&container.name).is_none_or(|e| restarts_after(facts.pod, container, false, e.exit_code))
 }
 
 fn within_backoff(facts: &Facts<'_>, name: &str, wait: &mut Option<Duration>) -> bool {
@@ -151,9 +190,19 @@ fn plan_inits(facts: &Facts<'_>, plan: &mut Plan) -> bool {
         let probed = facts.probed.get(&init.name).copied().unwrap_or_default();
         if is_sidecar(init) {
             match now.map(|c| c.phase) {
-                Some(Phase::Running) if probed.failed => kill(plan, now, init, "failed its probe"),
+                Some(Phase::Running) if probed.failed => {
+                    kill(plan, now, init, probe_cause(probed), true);
+                    plan.start.push(init.name.clone());
+                    if !apps_began {
+                        return false;
+                    }
+                }
                 Some(Phase::Running) if probed.started => {}
-                Some(Phase::Running) => return apps_began,
+                Some(Phase::Running) => {
+                    if !apps_began {
+                        return false;
+                    }
+                }
                 _ => {
                     if within_backoff(facts, &init.name, &mut plan.wait) {
                         plan.start.push(init.name.clone());
@@ -169,18 +218,19 @@ fn plan_inits(facts: &Facts<'_>, plan: &mut Plan) -> bool {
             continue;
         }
         match now.map(|c| c.phase) {
-            Some(Phase::Running | Phase::Created) => return false,
+            Some(Phase::Running) => return false,
             Some(Phase::Exited | Phase::Unknown) => {
-                let succeeded = facts.ended.get(&init.name).is_some_and(|e| e.exit_code == 0);
-                if succeeded {
+                let code = facts.ended.get(&init.name).map_or(-1, |e| e.exit_code);
+                let again = restarts_after(facts.pod, init, true, code);
+                if code == 0 && !again {
                     continue;
                 }
-                if restart_policy(facts.pod) != "Never" && within_backoff(facts, &init.name, &mut plan.wait) {
+                if again && within_backoff(facts, &init.name, &mut plan.wait) {
                     plan.start.push(init.name.clone());
                 }
                 return false;
             }
-            None => {
+            Some(Phase::Created) | None => {
                 if within_backoff(facts, &init.name, &mut plan.wait) {
                     plan.start.push(init.name.clone());
                 }
@@ -197,19 +247,15 @@ fn plan_app(facts: &Facts<'_>, container: &Container, plan: &mut Plan) {
     match now.map(|c| c.phase) {
         Some(Phase::Running) => {
             let changed = now.is_some_and(|c| !c.hash.is_empty() && c.hash != labels::hash_of(container));
-            if changed {
-                kill(plan, now, container, "definition changed");
-            } else if probed.failed {
-                kill(
-                    plan,
-                    now,
-                    container,
-                    if probed.started { "failed liveness probe" } else { "failed startup probe" },
-                );
-            } else {
-                return;
-            }
-            if changed || restart_policy(facts.pod) != "Never" {
+            let cause = match (changed, probed.failed) {
+                (true, _) => Cause::Changed,
+                (_, true) => probe_cause(probed),
+                _ => return,
+            };
+            // Probes kill with 137 or what the program makes of the signal: a failure for every policy but Never.
+            let again = changed || restarts_after(facts.pod, container, false, 137);
+            kill(plan, now, container, cause, again);
+            if again {
                 plan.start.push(container.name.clone());
             }
         }
@@ -221,14 +267,21 @@ fn plan_app(facts: &Facts<'_>, container: &Container, plan: &mut Plan) {
     }
 }
 
+fn probe_cause(probed: Probed) -> Cause {
+    if probed.started { Cause::Liveness } else { Cause::Startup }
+}
+
 /// Words of the Killing event, as upstream has them.
-fn kill(plan: &mut Plan, now: Option<&crate::runtime::Listed>, container: &Container, cause: &str) {
+fn kill(plan: &mut Plan, now: Option<&crate::runtime::Listed>, container: &Container, cause: Cause, again: bool) {
     if let Some(c) = now {
-        let why = match cause {
-            "definition changed" => format!("Container {} definition changed, will be restarted", container.name),
-            other => format!("Container {} {other}, will be restarted", container.name),
+        let what = match cause {
+            Cause::Changed => "definition changed",
+            Cause::Liveness => "failed liveness probe",
+            Cause::Startup => "failed startup probe",
         };
-        plan.kill.push(Kill { id: c.id.clone(), name: c.name.clone(), why });
+        let then = if again { ", will be restarted" } else { "" };
+        let why = format!("Container {} {what}{then}", container.name);
+        plan.kill.push(Kill { id: c.id.clone(), name: c.name.clone(), why, cause });
     }
 }
 
@@ -350,7 +403,7 @@ mod tests {
         let mut gone = state(&[("web", Phase::Exited)]);
         gone.sandboxes[0].ready = false;
         let plan = decide(Case { ended: &[("web", 0)], ..case(one("OnFailure"), gone.clone()) });
-        assert_eq!(plan, Plan::default());
+        assert_eq!(plan, Plan { finished: true, ..Plan::default() });
         assert!(decide(Case { ended: &[("web", 1)], ..case(one("Always"), gone) }).new_sandbox);
     }
 
@@ -361,5 +414,42 @@ mod tests {
         let plan = decide(case(one("Always"), running));
         assert_eq!(plan.kill[0].why, "Container web definition changed, will be restarted");
         assert_eq!(plan.start, ["web"]);
+    }
+
+    #[test]
+    fn a_pod_has_finished_when_its_containers_have_whatever_its_sidecars_do() {
+        let spec = serde_json::json!({"restartPolicy": "Never", "containers": [{"name": "web"}],
+            "initContainers": [{"name": "a", "restartPolicy": "Always"}]});
+        let now = state(&[("a", Phase::Running), ("web", Phase::Exited)]);
+        assert!(decide(Case { ended: &[("web", 0)], ..case(spec, now) }).finished);
+    }
+
+    #[test]
+    fn a_container_restarts_by_its_rules_then_its_own_policy_then_the_pods() {
+        let check = |container: serde_json::Value, code: i32, want: bool| {
+            let pod = pod(one("Never"));
+            let container: Container = serde_json::from_value(container).unwrap();
+            assert_eq!(restarts_after(&pod, &container, false, code), want, "{container:?} {code}");
+        };
+        check(serde_json::json!({"name": "c"}), 1, false);
+        check(serde_json::json!({"name": "c", "restartPolicy": "OnFailure"}), 1, true);
+        check(serde_json::json!({"name": "c", "restartPolicy": "OnFailure"}), 0, false);
+        let rule = |operator: &str| {
+            serde_json::json!({"name": "c", "restartPolicy": "Never", "restartPolicyRules": [
+                {"action": "Restart", "exitCodes": {"operator": operator, "values": [42]}}]})
+        };
+        check(rule("In"), 42, true);
+        check(rule("In"), 1, false);
+        check(rule("NotIn"), 42, false);
+        check(rule("NotIn"), 1, true);
+    }
+
+    #[test]
+    fn an_ephemeral_container_runs_once() {
+        let spec = serde_json::json!({"containers": [{"name": "web"}],
+            "ephemeralContainers": [{"name": "debug", "targetContainerName": "web"}]});
+        assert_eq!(decide(case(spec.clone(), state(&[("web", Phase::Running)]))).start, ["debug"]);
+        let ran = state(&[("web", Phase::Running), ("debug", Phase::Exited)]);
+        assert!(decide(Case { ended: &[("debug", 1)], ..case(spec, ran) }).start.is_empty());
     }
 }

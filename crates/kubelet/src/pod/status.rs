@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
-    HostIP, Pod, PodCondition, PodIP, PodStatus,
+    HostIP, Pod, PodCondition, PodIP, PodStatus, ResourceRequirements, VolumeMount, VolumeMountStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -17,6 +17,30 @@ use crate::runtime;
 pub(crate) struct Waiting {
     pub reason: String,
     pub message: String,
+}
+
+/// A pod that may not run (any more): its status says why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Doom {
+    pub reason: String,
+    pub message: String,
+    /// Seconds that its containers have; the pod's own where none are given.
+    pub grace: Option<i64>,
+    /// An eviction by this kubelet, which controllers must be able to tell from a failure.
+    pub disruption: bool,
+}
+
+/// How far a change of resources in place has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Resize {
+    /// It cannot be done now (`Deferred`) or never on this node (`Infeasible`).
+    Pending {
+        reason: &'static str,
+        message: String,
+    },
+    InProgress {
+        error: Option<String>,
+    },
 }
 
 /// All that a status is made of.
@@ -34,8 +58,14 @@ pub(crate) struct Observed<'a> {
     /// By container name; a container without a readiness probe is ready when it runs.
     pub ready: &'a BTreeMap<String, bool>,
     pub messages: &'a BTreeMap<String, String>,
+    /// By container name: the resources that it has, where they differ from those that it should have.
+    pub actual: &'a BTreeMap<String, ResourceRequirements>,
     /// The pod was stopped for good; containers that left no trace count as terminated.
     pub terminated: bool,
+    /// Why the pod has failed as a whole, whatever its containers did.
+    pub doom: Option<&'a Doom>,
+    /// A resize that has not come to its end.
+    pub resize: Option<&'a Resize>,
     pub now: Timestamp,
 }
 
@@ -45,10 +75,17 @@ pub(crate) fn time_of(nanoseconds: i64) -> Option<Time> {
 
 pub(crate) fn status_of(o: &Observed<'_>) -> PodStatus {
     let old = o.before.clone();
+    let api = o.pod.status.clone().unwrap_or_default();
     let init: Vec<ContainerStatus> =
         plan::init_containers(o.pod).iter().map(|c| container_status(o, c, true)).collect();
     let apps: Vec<ContainerStatus> = plan::containers(o.pod).iter().map(|c| container_status(o, c, false)).collect();
-    let phase = phase_of(o.pod, &init, &apps, o.terminated);
+    let phase = match old.phase.as_deref() {
+        Some(ended @ ("Succeeded" | "Failed")) => ended.to_owned(), // nothing leads out of these
+        _ if o.doom.is_some() => "Failed".to_owned(),
+        _ => phase_of(o.pod, &init, &apps, o.terminated),
+    };
+    let ephemeral: Vec<ContainerStatus> =
+        plan::ephemeral_containers(o.pod).iter().map(|(c, _)| ephemeral_status(o, c)).collect();
     let conditions = conditions_of(o, &old, &phase, &init, &apps);
     let pod_ips: Vec<PodIP> = o.ips.iter().map(|ip| PodIP { ip: ip.clone() }).collect();
     let host_ips: Vec<HostIP> = o.host_ips.iter().map(|ip| HostIP { ip: ip.clone() }).collect();
@@ -64,8 +101,11 @@ pub(crate) fn status_of(o: &Observed<'_>) -> PodStatus {
         init_container_statuses: (!init.is_empty()).then_some(init),
         container_statuses: Some(apps),
         qos_class: Some(old.qos_class.unwrap_or_else(|| crate::cgroups::qos_class(o.pod).to_owned())),
-        message: old.message,
-        reason: old.reason,
+        ephemeral_container_statuses: (!ephemeral.is_empty()).then_some(ephemeral),
+        message: o.doom.map(|d| d.message.clone()).or(old.message),
+        reason: o.doom.map(|d| d.reason.clone()).or(old.reason),
+        resource_claim_statuses: api.resource_claim_statuses,
+        extended_resource_claim_status: api.extended_resource_claim_status,
         nominated_node_name: old.nominated_node_name,
         observed_generation: o.pod.metadata.generation,
         phase: Some(phase),
@@ -131,8 +171,30 @@ fn container_status(o: &Observed<'_>, container: &Container, is_init: bool) -> C
         restart_count,
         state: Some(state),
         last_state: Some(last_state.unwrap_or_default()),
+        allocated_resources: container.resources.as_ref().and_then(|r| r.requests.clone()).filter(|r| !r.is_empty()),
+        resources: o.actual.get(&container.name).cloned().or_else(|| container.resources.clone()),
+        volume_mounts: volume_mounts(container),
         ..ContainerStatus::default()
     }
+}
+
+/// An ephemeral container neither restarts nor counts for the pod's readiness.
+fn ephemeral_status(o: &Observed<'_>, container: &Container) -> ContainerStatus {
+    let mut status = container_status(o, container, false);
+    (status.ready, status.started) = (false, None);
+    status
+}
+
+fn volume_mounts(container: &Container) -> Option<Vec<VolumeMountStatus>> {
+    let one = |m: &VolumeMount| VolumeMountStatus {
+        name: m.name.clone(),
+        mount_path: m.mount_path.clone(),
+        read_only: m.read_only.filter(|r| *r),
+        recursive_read_only: (m.read_only == Some(true))
+            .then(|| m.recursive_read_only.clone().filter(|r| r == "Enabled").unwrap_or_else(|| "Disabled".to_owned())),
+        ..VolumeMountStatus::default()
+    };
+    container.volume_mounts.as_ref().filter(|m| !m.is_empty()).map(|m| m.iter().map(one).collect())
 }
 
 fn waiting_state(reason: &str, message: &str) -> ContainerState {
@@ -177,43 +239,72 @@ fn lost() -> ContainerState {
 fn phase_of(pod: &Pod, init: &[ContainerStatus], apps: &[ContainerStatus], stopped: bool) -> String {
     let policy = plan::restart_policy(pod);
     let state = |s: &ContainerStatus| s.state.clone().unwrap_or_default();
-    let ordinary = plan::init_containers(pod).iter().zip(init).filter(|(c, _)| !plan::is_sidecar(c)).map(|(_, s)| s);
-    let mut inits_pending = false;
-    for status in ordinary {
-        match state(status).terminated {
+    let ran_before = |s: &ContainerStatus| s.last_state.as_ref().is_some_and(|s| s.terminated.is_some());
+    let apps_began = apps.iter().any(|s| state(s).waiting.is_none() || ran_before(s));
+    let (mut pending, mut running, mut waiting) = (0, 0, 0);
+    for (container, status) in plan::init_containers(pod).iter().zip(init) {
+        let now = state(status);
+        if plan::is_sidecar(container) {
+            match (now.running.is_some(), now.waiting.is_some()) {
+                (true, _) => {
+                    running += 1;
+                    pending += usize::from(status.started != Some(true) && !apps_began);
+                }
+                (_, true) if !ran_before(status) => waiting += 1,
+                _ => {} // one that has ended says nothing of the pod
+            }
+            continue;
+        }
+        match now.terminated {
             Some(t) if t.exit_code == 0 => {}
-            Some(_) if policy == "Never" || stopped => return "Failed".to_owned(),
-            _ => inits_pending = true,
+            Some(t) if stopped || !plan::restarts_after(pod, container, true, t.exit_code) => {
+                return "Failed".to_owned();
+            }
+            _ => pending += usize::from(!apps_began),
         }
     }
-    let (mut running, mut waiting, mut succeeded, mut failed) = (0, 0, 0, 0);
-    for status in apps {
+    let (mut ended, mut succeeded, mut restarting) = (0, 0, false);
+    for (container, status) in plan::containers(pod).iter().zip(apps) {
         let now = state(status);
         match (now.running.is_some(), &now.terminated) {
             (true, _) => running += 1,
-            (_, Some(t)) if t.exit_code == 0 => succeeded += 1,
-            (_, Some(_)) => failed += 1,
-            // It has run before and will run again: it counts as running, as in upstream.
-            _ if status.last_state.as_ref().is_some_and(|s| s.terminated.is_some()) => running += 1,
+            (_, Some(t)) => {
+                ended += 1;
+                succeeded += usize::from(t.exit_code == 0);
+                restarting |= plan::restarts_after(pod, container, false, t.exit_code);
+            }
+            _ if ran_before(status) => {
+                ended += 1;
+                restarting = true; // it has run before and will run again
+            }
             _ => waiting += 1,
         }
     }
-    let restarts = |n: usize| n > 0 && !stopped && policy != "Never";
-    let phase = if (inits_pending && running == 0) || waiting > 0 {
-        if stopped { "Failed" } else { "Pending" }
-    } else if running > 0 || (restarts(succeeded) && policy == "Always") || restarts(failed) {
+    let phase = if stopped {
+        if waiting == 0 && pending == 0 && ended > 0 && succeeded == ended { "Succeeded" } else { "Failed" }
+    } else if pending > 0 || waiting > 0 {
+        "Pending"
+    } else if running > 0 || restarting || (ended > 0 && policy == "Always" && succeeded < ended) {
         "Running"
-    } else if failed > 0 {
-        "Failed"
-    } else if succeeded > 0 {
+    } else if ended == 0 {
+        "Pending"
+    } else if succeeded == ended {
         "Succeeded"
     } else {
-        "Pending"
+        "Failed"
     };
     phase.to_owned()
 }
 
-const OURS: &[&str] = &["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+const OURS: &[&str] = &[
+    "PodReadyToStartContainers",
+    "Initialized",
+    "Ready",
+    "ContainersReady",
+    "PodScheduled",
+    "PodResizePending",
+    "PodResizeInProgress",
+];
 
 fn conditions_of(
     o: &Observed<'_>,
@@ -286,6 +377,29 @@ fn conditions_of(
     push("Ready", ready);
     push("ContainersReady", containers_ready);
     push("PodScheduled", Ok(()));
+    let mut add = |kind: &str, reason: Option<&str>, message: Option<String>| {
+        let before = old.conditions.iter().flatten().find(|c| c.type_ == kind && c.status == "True");
+        conditions.retain(|c| c.type_ != kind);
+        conditions.push(PodCondition {
+            type_: kind.to_owned(),
+            status: "True".to_owned(),
+            reason: reason.map(str::to_owned),
+            message,
+            last_transition_time: before.and_then(|c| c.last_transition_time.clone()).or(Some(Time(o.now))),
+            observed_generation: o.pod.metadata.generation,
+            ..PodCondition::default()
+        });
+    };
+    match o.resize {
+        Some(Resize::Pending { reason, message }) => add("PodResizePending", Some(reason), Some(message.clone())),
+        Some(Resize::InProgress { error }) => {
+            add("PodResizeInProgress", error.is_some().then_some("Error"), error.clone());
+        }
+        None => {}
+    }
+    if let Some(doom) = o.doom.filter(|d| d.disruption) {
+        add("DisruptionTarget", Some("TerminationByKubelet"), Some(doom.message.clone()));
+    }
     conditions
 }
 
@@ -336,6 +450,9 @@ mod tests {
             ready: &BTreeMap::new(),
             messages: &BTreeMap::new(),
             terminated: false,
+            doom: None,
+            resize: None,
+            actual: &BTreeMap::new(),
             now: Timestamp::UNIX_EPOCH,
         })
     }

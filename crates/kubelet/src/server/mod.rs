@@ -129,12 +129,7 @@ impl Server {
                 Ok(typed(component_base::metrics::CONTENT_TYPE, self.resource_metrics().await?))
             }
             (&Method::GET, ["stats", "summary"]) => Ok(json(&self.summary().await?)),
-            (&Method::GET, ["configz"]) => Ok(json(&serde_json::json!({"kubeletconfig": {
-                "maxPods": self.config.max_pods,
-                "clusterDNS": self.config.cluster_dns,
-                "clusterDomain": self.config.cluster_domain,
-                "containerRuntimeEndpoint": self.config.runtime_endpoint,
-            }}))),
+            (&Method::GET, ["configz"]) => Ok(json(&serde_json::json!({"kubeletconfig": self.configuration()}))),
             (_, ["exec", rest @ ..]) => {
                 let (id, tty) = self.running_container(rest).await?;
                 streaming::exec(&self.context.runtime, request, id, tty).await
@@ -157,6 +152,29 @@ impl Server {
             }
             _ => Err(Refused(StatusCode::NOT_FOUND, "404 page not found\n".to_owned())),
         }
+    }
+
+    /// The file as it was given, under what the kubelet made of it.
+    fn configuration(&self) -> serde_json::Value {
+        let mut all = serde_json::json!({
+            "maxPods": self.config.max_pods,
+            "clusterDNS": self.config.cluster_dns,
+            "clusterDomain": self.config.cluster_domain,
+            "containerRuntimeEndpoint": self.config.runtime_endpoint,
+            "registerNode": self.config.register_node,
+            "resolvConf": self.config.resolv_conf,
+            "imageGCHighThresholdPercent": self.config.image_gc.high,
+            "imageGCLowThresholdPercent": self.config.image_gc.low,
+            "containerLogMaxFiles": self.config.logs.max_files,
+            "podPidsLimit": self.config.pod_pids_limit,
+            "seccompDefault": self.config.seccomp_default,
+        });
+        if let (Some(all), Some(given)) = (all.as_object_mut(), self.config.file.as_object()) {
+            all.extend(
+                given.iter().filter(|(k, _)| *k != "kind" && *k != "apiVersion").map(|(k, v)| (k.clone(), v.clone())),
+            );
+        }
+        all
     }
 
     async fn container_logs(

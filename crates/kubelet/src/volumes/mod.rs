@@ -3,6 +3,7 @@
 //! Below `<root-dir>/pods/<uid>/volumes/`, under upstream's plugin names, so that another kubelet finds them.
 
 mod atomic;
+mod claims;
 mod files;
 
 use std::collections::BTreeMap;
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 use k8s_openapi::api::core::v1::{Pod, Volume};
 use nix::mount::{MntFlags, MsFlags};
 
+use crate::context::Context;
 use crate::env::Sources;
 use crate::materials::{Materials, Tokens};
 pub(crate) use files::File;
@@ -55,13 +57,25 @@ impl Setup<'_> {
     }
 
     async fn one(&self, volume: &Volume) -> Result<PathBuf, String> {
+        if let Some(claim) = &volume.persistent_volume_claim {
+            return claims::set_up(self, &claim.claim_name, volume.name.as_str()).await;
+        }
+        if volume.ephemeral.is_some() {
+            let pod = self.pod.metadata.name.as_deref().unwrap_or_default();
+            return claims::set_up(self, &format!("{pod}-{}", volume.name), volume.name.as_str()).await;
+        }
         if let Some(host) = &volume.host_path {
             return host_path(&host.path, host.type_.as_deref().unwrap_or_default());
+        }
+        if let Some(nfs) = &volume.nfs {
+            let read_only = nfs.read_only == Some(true);
+            return claims::mount_nfs(self, &nfs.server, &nfs.path, read_only, &None, &volume.name).await;
         }
         if let Some(empty) = &volume.empty_dir {
             let dir = self.dir("kubernetes.io~empty-dir", volume);
             let in_memory = empty.medium.as_deref() == Some("Memory");
-            let size = empty.size_limit.as_ref().and_then(crate::cgroups::whole);
+            let size = empty.size_limit.as_ref().and_then(crate::cgroups::whole).filter(|s| *s > 0);
+            let size = size.or_else(|| in_memory.then(|| self.memory_of_pod()));
             return self.empty_dir(dir, in_memory, size).map_err(|e| e.to_string());
         }
         let (plugin, files) = if let Some(source) = &volume.config_map {
@@ -91,9 +105,28 @@ impl Setup<'_> {
         Ok(dir)
     }
 
+    /// A volume in memory without a limit of its own may take what the pod may take.
+    fn memory_of_pod(&self) -> i64 {
+        let limits = crate::resources::limits(self.pod);
+        limits.get("memory").map_or(self.sources.node_memory, |milli| (milli / 1000).min(self.sources.node_memory))
+    }
+
     fn fs_group(&self) -> Option<u32> {
         let group = self.pod.spec.as_ref()?.security_context.as_ref()?.fs_group?;
         u32::try_from(group).ok()
+    }
+
+    /// Gives a volume to the pod's group, all of it, unless its root says that this was done before.
+    fn own(&self, dir: &Path) -> std::io::Result<()> {
+        use std::os::unix::fs::MetadataExt;
+        let Some(group) = self.fs_group() else { return Ok(()) };
+        let context = self.pod.spec.as_ref().and_then(|s| s.security_context.as_ref());
+        let on_mismatch = context.and_then(|c| c.fs_group_change_policy.as_deref()) == Some("OnRootMismatch");
+        let root = std::fs::symlink_metadata(dir)?;
+        if on_mismatch && root.gid() == group && root.mode() & 0o2060 == 0o2060 {
+            return Ok(());
+        }
+        give_to(dir, group)
     }
 
     fn empty_dir(&self, dir: PathBuf, in_memory: bool, size: Option<i64>) -> std::io::Result<PathBuf> {
@@ -111,6 +144,22 @@ impl Setup<'_> {
         }
         Ok(dir)
     }
+}
+
+fn give_to(path: &Path, group: u32) -> std::io::Result<()> {
+    let found = std::fs::symlink_metadata(path)?;
+    std::os::unix::fs::lchown(path, None, Some(group))?;
+    if found.is_symlink() {
+        return Ok(());
+    }
+    let more = if found.is_dir() { 0o2070 } else { 0o060 };
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(found.permissions().mode() | more))?;
+    if found.is_dir() {
+        for entry in std::fs::read_dir(path)? {
+            give_to(&entry?.path(), group)?;
+        }
+    }
+    Ok(())
 }
 
 fn make_dir(dir: &Path, mode: u32) -> std::io::Result<()> {
@@ -164,12 +213,22 @@ fn host_path(path: &str, kind: &str) -> Result<PathBuf, String> {
     Ok(path_buf)
 }
 
-/// Unmounts and removes everything of a pod. What cannot be unmounted stays, and nothing below it is touched.
-pub(crate) fn tear_down(root: &Path, uid: &str) -> std::io::Result<()> {
-    let dir = pod_dir(root, uid);
+/// Unmounts and removes the volumes of a pod. What cannot be unmounted stays, and nothing below it is touched.
+#[expect(clippy::unused_async, reason = "volumes of drivers are given back through calls to them")]
+pub(crate) async fn tear_down(context: &Context, pod: &Pod) -> std::io::Result<()> {
+    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+    let dir = pod_dir(&context.root, uid);
     if uid.is_empty() || !dir.exists() {
         return Ok(());
     }
+    unmount_below(&dir)?;
+    match std::fs::remove_dir_all(dir.join("volumes")) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}
+
+fn unmount_below(dir: &Path) -> std::io::Result<()> {
     let prefix = format!("{}/", dir.display());
     let mounts = std::fs::read_to_string("/proc/self/mounts")?;
     let mut below: Vec<&str> =
@@ -178,6 +237,16 @@ pub(crate) fn tear_down(root: &Path, uid: &str) -> std::io::Result<()> {
     for mount in below.iter().rev() {
         nix::mount::umount2(*mount, MntFlags::UMOUNT_NOFOLLOW)?;
     }
+    Ok(())
+}
+
+/// Removes what is left of a pod that is gone, after its volumes.
+pub(crate) fn forget(root: &Path, uid: &str) -> std::io::Result<()> {
+    let dir = pod_dir(root, uid);
+    if uid.is_empty() || !dir.exists() {
+        return Ok(());
+    }
+    unmount_below(&dir)?;
     std::fs::remove_dir_all(dir)
 }
 

@@ -1,0 +1,376 @@
+//! What brings a pod's containers up: volumes, the sandbox, and each container in turn.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use client::events::reference;
+use k8s_openapi::api::core::v1::{Container, Pod};
+
+use super::plan::{self, Cause, Plan};
+use super::status::Waiting;
+use super::worker::{Failed, Look, VOLUME_REFRESH, Worker, find};
+use super::{container_config, sub_path};
+use crate::env::{self, Sources};
+use crate::runtime::Phase;
+use crate::{materials, volumes};
+
+/// How many ended runs of a container are kept, for `logs --previous`.
+const KEPT_RUNS: usize = 1;
+
+impl Worker {
+    pub(super) async fn carry_out(&mut self, pod: &Arc<Pod>, look: &Look, plan: &Plan) -> Result<(), Failed> {
+        let runtime = self.context.runtime.clone();
+        for kill in &plan.kill {
+            self.context.events.normal(&self.regarding(pod, Some(&kill.name)), "Killing", kill.why.clone());
+            let container = find(pod, &kill.name);
+            let probe = container.as_ref().and_then(|c| match kill.cause {
+                Cause::Liveness => c.liveness_probe.as_ref(),
+                Cause::Startup => c.startup_probe.as_ref(),
+                Cause::Changed => None,
+            });
+            let own = probe.and_then(|p| p.termination_grace_period_seconds).and_then(|s| u64::try_from(s).ok());
+            let grace = own.map_or_else(|| self.grace_of(pod), Duration::from_secs);
+            self.stop_container(pod, container.as_ref(), &kill.id, grace).await?;
+        }
+        let materials = match materials::fetch(self.context.client.as_ref(), pod).await {
+            Ok(materials) => materials,
+            Err(error) => return Err(self.complain(pod, "cannot fetch what the pod refers to", &error)),
+        };
+        let context = Arc::clone(&self.context);
+        let services = context.services();
+        let no_ips = Vec::new();
+        let mut sources = Sources {
+            config_maps: &materials.config_maps,
+            secrets: &materials.secrets,
+            services: &services,
+            host_ips: &context.host_ips,
+            pod_ips: &no_ips,
+            node_name: &context.node_name,
+            node_cpu_milli: context.allocatable_of("cpu"),
+            node_memory: context.allocatable_of("memory") / 1000,
+        };
+        if !self.context.services_synced() {
+            return Err(Failed); // containers without Service variables would be wrong for all their life
+        }
+        let volumes = self.set_up_volumes(pod, &materials, &sources).await?;
+
+        let host = self.context.host(pod);
+        let mut sandbox = look.state.sandboxes.first().cloned();
+        let mut ips = look.ips.clone();
+        let attempt = sandbox.as_ref().map_or(0, |s| if plan.new_sandbox { s.attempt + 1 } else { s.attempt });
+        let sandbox_config = match container_config::sandbox(pod, attempt, &host) {
+            Ok(config) => config,
+            Err(why) => {
+                let text = format!("Failed to create pod sandbox: {why}");
+                self.context.events.warning(&reference(&**pod), "FailedCreatePodSandBox", text);
+                return Err(Failed);
+            }
+        };
+        if plan.new_sandbox {
+            if !look.state.sandboxes.is_empty() {
+                let text = "Pod sandbox changed, it will be killed and re-created.";
+                self.context.events.normal(&reference(&**pod), "SandboxChanged", text);
+            }
+            for old in &look.state.sandboxes {
+                runtime
+                    .stop_sandbox(&old.id)
+                    .await
+                    .map_err(|e| self.complain(pod, "cannot stop an old sandbox", &e))?;
+            }
+            std::fs::create_dir_all(container_config::log_dir(&self.context.log_root, pod))
+                .map_err(|e| self.complain(pod, "cannot make the log directory", &e))?;
+            crate::node_cgroups::make(&sandbox_config, pod)
+                .map_err(|e| self.complain(pod, "cannot make the cgroup", &e))?;
+            let handler = pod
+                .spec
+                .as_ref()
+                .and_then(|s| s.runtime_class_name.clone())
+                .map_or(String::new(), |class| self.context.handler_of(&class));
+            let id = match runtime.run_sandbox(sandbox_config.clone(), &handler).await {
+                Ok(id) => id,
+                Err(error) => {
+                    let text = format!("Failed to create pod sandbox: {}", error.in_full());
+                    self.context.events.warning(&reference(&**pod), "FailedCreatePodSandBox", text);
+                    return Err(Failed);
+                }
+            };
+            ips = if container_config::is_host_network(pod) {
+                self.context.host_ips.clone()
+            } else {
+                runtime.sandbox_ips(&id).await.map_err(|e| self.complain(pod, "cannot read the pod's addresses", &e))?
+            };
+            sandbox = Some(crate::runtime::Sandbox { id, attempt, ready: true, created_at: 0 });
+        }
+        let Some(sandbox) = sandbox else { return Err(Failed) };
+        sources.pod_ips = &ips;
+        let mut result = Ok(());
+        for name in &plan.start {
+            let Some(container) = find(pod, name) else { continue };
+            let started = self
+                .start_container(
+                    pod,
+                    &container,
+                    look,
+                    &sandbox.id,
+                    &sandbox_config,
+                    &host,
+                    &materials,
+                    &sources,
+                    &volumes,
+                )
+                .await;
+            match started {
+                Ok(()) => {
+                    self.waiting.remove(name);
+                }
+                Err(waiting) => {
+                    tracing::info!(pod = pod.metadata.name, container = %name, reason = waiting.reason, message = waiting.message, "a container did not start");
+                    self.waiting.insert(name.clone(), waiting);
+                    result = Err(Failed);
+                }
+            }
+        }
+        result
+    }
+
+    async fn set_up_volumes(
+        &mut self,
+        pod: &Arc<Pod>,
+        materials: &materials::Materials,
+        sources: &Sources<'_>,
+    ) -> Result<BTreeMap<String, PathBuf>, Failed> {
+        let context = Arc::clone(&self.context);
+        let setup = volumes::Setup {
+            root: &context.root,
+            pod,
+            materials,
+            sources,
+            tokens: &context.tokens,
+            client: context.client.as_ref(),
+        };
+        match setup.all().await {
+            Ok(paths) => {
+                self.volumes_at = Some(Instant::now());
+                Ok(paths)
+            }
+            Err(error) => {
+                context.events.warning(&reference(&**pod), "FailedMount", error.to_string());
+                Err(Failed)
+            }
+        }
+    }
+
+    pub(super) async fn refresh_volumes(&mut self, pod: &Arc<Pod>, look: &Look) -> Result<(), Failed> {
+        let due = self.volumes_at.is_none_or(|at| at.elapsed() >= VOLUME_REFRESH);
+        if !due || !materials::has_changing_volumes(pod) || look.state.sandboxes.is_empty() {
+            return Ok(());
+        }
+        let materials = materials::fetch(self.context.client.as_ref(), pod)
+            .await
+            .map_err(|e| self.complain(pod, "cannot fetch what the pod's volumes refer to", &e))?;
+        let services = Vec::new();
+        let context = Arc::clone(&self.context);
+        let sources = Sources {
+            config_maps: &materials.config_maps,
+            secrets: &materials.secrets,
+            services: &services,
+            host_ips: &context.host_ips,
+            pod_ips: &look.ips,
+            node_name: &context.node_name,
+            node_cpu_milli: context.allocatable_of("cpu"),
+            node_memory: context.allocatable_of("memory") / 1000,
+        };
+        self.set_up_volumes(pod, &materials, &sources).await.map(drop)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the facts of one start, each owned by somebody else")]
+    async fn start_container(
+        &mut self,
+        pod: &Arc<Pod>,
+        container: &Container,
+        look: &Look,
+        sandbox_id: &str,
+        sandbox_config: &k8s_cri::v1::PodSandboxConfig,
+        host: &container_config::Host,
+        materials: &materials::Materials,
+        sources: &Sources<'_>,
+        volumes: &BTreeMap<String, PathBuf>,
+    ) -> Result<(), Waiting> {
+        let context = Arc::clone(&self.context);
+        let regarding = self.regarding(pod, Some(&container.name));
+        let waiting = |reason: &str, message: String| Waiting { reason: reason.to_owned(), message };
+        let image = match context.images.ensure(pod, container, &regarding, materials, &context.events).await {
+            Ok(image) => image,
+            Err(waiting) => {
+                context.events.warning(&regarding, "Failed", format!("Error: {}", waiting.reason));
+                return Err(waiting);
+            }
+        };
+        let config_error = |message: String| {
+            context.events.warning(&regarding, "Failed", format!("Error: {message}"));
+            waiting("CreateContainerConfigError", message)
+        };
+        verify_user(pod, container, &image).map_err(config_error)?;
+        let vars = env::environment(pod, container, sources).map_err(|e| config_error(e.to_string()))?;
+        let previous = look.state.containers.iter().find(|c| c.name == container.name);
+        let attempt = previous.map_or(0, |c| u32::try_from(c.restart_count).unwrap_or_default() + 1);
+        let (_held, sub_paths) = open_sub_paths(container, volumes, &vars).map_err(config_error)?;
+        let files = volumes::pod_dir(&context.root, pod.metadata.uid.as_deref().unwrap_or_default());
+        let termination_file = files.join("containers").join(&container.name).join(format!("{attempt}.message"));
+        let written = (|| {
+            std::fs::create_dir_all(termination_file.parent().unwrap_or(&files))?;
+            std::fs::write(&termination_file, "")?;
+            use std::os::unix::fs::PermissionsExt;
+            std::fs::set_permissions(&termination_file, std::fs::Permissions::from_mode(0o666))?;
+            std::fs::create_dir_all(container_config::log_dir(&context.log_root, pod).join(&container.name))?;
+            if container_config::is_host_network(pod) {
+                return std::io::Result::Ok(None);
+            }
+            let hosts = files.join("etc-hosts");
+            std::fs::write(
+                &hosts,
+                container_config::hosts_file(pod, sources.pod_ips, &context.cluster_domain, &context.node_name),
+            )?;
+            Ok(Some(hosts))
+        })();
+        let hosts_file = written.map_err(|e| waiting("CreateContainerError", e.to_string()))?;
+        let made = container_config::Made {
+            pod,
+            container,
+            attempt,
+            image_ref: &image.id,
+            env: vars,
+            volumes,
+            hosts_file,
+            termination_file,
+            sub_paths: &sub_paths,
+            target_id: target_of(pod, container, look),
+            host,
+        };
+        let config = container_config::container(&made).map_err(config_error)?;
+        let created = context.runtime.create_container(sandbox_id, config, sandbox_config.clone()).await;
+        let id = created.map_err(|e| {
+            context.events.warning(&regarding, "Failed", format!("Error: {e}"));
+            waiting("CreateContainerError", e.to_string())
+        })?;
+        context.events.normal(&regarding, "Created", "Container created");
+        self.keep_resources(pod, container);
+        if let Err(e) = context.runtime.start_container(&id).await {
+            context.events.warning(&regarding, "Failed", format!("Error: {e}"));
+            return Err(waiting("RunContainerError", e.to_string()));
+        }
+        context.events.normal(&regarding, "Started", "Container started");
+        self.link_log(pod, container, &id, attempt);
+        if let Some(hook) = container.lifecycle.as_ref().and_then(|l| l.post_start.as_ref())
+            && let Err(why) = self.run_hook(container, hook, &id, sources.pod_ips, Duration::from_secs(60)).await
+        {
+            context.events.warning(&regarding, "FailedPostStartHook", format!("PostStartHook failed: {why}"));
+            let grace = self.grace_of(pod);
+            // The container goes down with its hook, and comes back after its back-off.
+            if self.stop_container(pod, Some(container), &id, grace).await.is_err() {
+                tracing::warn!(container = container.name, "the container outlived its failed hook");
+            }
+            return Err(waiting("PostStartHookError", why));
+        }
+        self.forget_old_runs(look, &container.name).await;
+        Ok(())
+    }
+
+    /// `/var/log/containers/<pod>_<namespace>_<container>-<id>.log`, by which log collectors find logs.
+    fn link_log(&self, pod: &Pod, container: &Container, id: &str, attempt: u32) {
+        let Some(dir) = &self.context.log_links else { return };
+        let meta = &pod.metadata;
+        let (name, namespace) =
+            (meta.name.as_deref().unwrap_or_default(), meta.namespace.as_deref().unwrap_or_default());
+        let link = dir.join(format!("{name}_{namespace}_{}-{id}.log", container.name));
+        let log =
+            container_config::log_dir(&self.context.log_root, pod).join(format!("{}/{attempt}.log", container.name));
+        if let Err(error) = std::fs::create_dir_all(dir).and_then(|()| std::os::unix::fs::symlink(log, &link)) {
+            tracing::warn!(%error, link = %link.display(), "the log's link could not be made");
+        }
+    }
+
+    async fn forget_old_runs(&self, look: &Look, name: &str) {
+        let old = look.state.containers.iter().filter(|c| c.name == name && c.phase == Phase::Exited).skip(KEPT_RUNS);
+        for container in old {
+            if let Err(error) = self.context.runtime.remove_container(&container.id).await {
+                tracing::debug!(%error, id = container.id, "an old run could not be removed");
+            }
+        }
+    }
+}
+
+/// The running container whose processes an ephemeral container asks to see.
+fn target_of(pod: &Pod, container: &Container, look: &Look) -> Option<String> {
+    let all = plan::ephemeral_containers(pod);
+    let target = all.into_iter().find(|(c, _)| c.name == container.name)?.1?;
+    look.containers
+        .iter()
+        .find(|c| c.listed.name == target && c.listed.phase == Phase::Running)
+        .map(|c| c.listed.id.clone())
+}
+
+/// Upstream's refusal of containers that must not run as root and would, or might.
+fn verify_user(pod: &Pod, container: &Container, image: &k8s_cri::v1::Image) -> Result<(), String> {
+    let of_pod = pod.spec.as_ref().and_then(|s| s.security_context.as_ref());
+    let own = container.security_context.as_ref();
+    let non_root = own.and_then(|s| s.run_as_non_root).or_else(|| of_pod.and_then(|s| s.run_as_non_root));
+    if non_root != Some(true) {
+        return Ok(());
+    }
+    let meta = &pod.metadata;
+    let shown = |s: &Option<String>| s.clone().unwrap_or_default();
+    let who = format!(
+        "(pod: \"{}_{}({})\", container: {})",
+        shown(&meta.name),
+        shown(&meta.namespace),
+        shown(&meta.uid),
+        container.name
+    );
+    match own.and_then(|s| s.run_as_user).or_else(|| of_pod.and_then(|s| s.run_as_user)) {
+        Some(0) => return Err(format!("container's runAsUser breaks non-root policy {who}")),
+        Some(_) => return Ok(()),
+        None => {}
+    }
+    match (&image.uid, image.username.as_str()) {
+        (Some(uid), _) if uid.value == 0 => Err(format!("container has runAsNonRoot and image will run as root {who}")),
+        (Some(_), _) => Ok(()),
+        (None, "") => Err(format!("container has runAsNonRoot and image will run as root {who}")),
+        (None, name) => Err(format!(
+            "container has runAsNonRoot and image has non-numeric user ({name}), cannot verify user is non-root {who}"
+        )),
+    }
+}
+
+type SubPaths = (Vec<OwnedFd>, BTreeMap<String, PathBuf>);
+
+/// Opens the subPaths of a container's mounts. The descriptors must stay open until the container is created.
+fn open_sub_paths(
+    container: &Container,
+    volumes: &BTreeMap<String, PathBuf>,
+    vars: &[(String, String)],
+) -> Result<SubPaths, String> {
+    let (mut held, mut paths) = (Vec::new(), BTreeMap::new());
+    for mount in container.volume_mounts.iter().flatten() {
+        let plain = mount.sub_path.clone().filter(|p| !p.is_empty());
+        let expanded = mount
+            .sub_path_expr
+            .as_ref()
+            .filter(|p| !p.is_empty())
+            .map(|expr| env::expand(expr, |name| vars.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())));
+        let Some(path) = plain.or(expanded) else { continue };
+        let Some(volume) = volumes.get(&mount.name) else { continue };
+        let (fd, at) = sub_path::open(volume, &path).map_err(|e| {
+            format!(
+                "failed to prepare subPath for volumeMount \"{}\" of container \"{}\": {e}",
+                mount.name, container.name
+            )
+        })?;
+        held.push(fd);
+        paths.insert(mount.mount_path.clone(), at);
+    }
+    Ok((held, paths))
+}

@@ -1,0 +1,237 @@
+//! The parts of `KubeletConfiguration` that watch over the node's resources: reservations, eviction, clean-up, logs.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use serde_json::Value;
+
+use crate::resources::{Amounts, Threshold};
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Eviction {
+    pub(crate) hard: BTreeMap<String, Threshold>,
+    pub(crate) soft: BTreeMap<String, (Threshold, Duration)>,
+    pub(crate) minimum_reclaim: BTreeMap<String, Threshold>,
+    /// How long pressure must be over before its condition goes.
+    pub(crate) transition: Duration,
+    /// The longest grace period, in seconds, of a pod that a soft threshold evicts.
+    pub(crate) max_grace: i64,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct ImageGc {
+    /// Shares of the disk, in percent: clean-up begins above the first and ends below the second.
+    pub(crate) high: u64,
+    pub(crate) low: u64,
+    pub(crate) min_age: Duration,
+    /// Unused images older than this go whatever the disk says; zero: none do.
+    pub(crate) max_age: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Logs {
+    pub(crate) max_size: u64,
+    pub(crate) max_files: usize,
+    pub(crate) interval: Duration,
+}
+
+/// How long a node that shuts down leaves its pods, and how much of that its critical ones.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Shutdown {
+    pub(crate) total: Duration,
+    pub(crate) critical: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Settings {
+    pub eviction: Eviction,
+    pub image_gc: ImageGc,
+    pub logs: Logs,
+    pub shutdown: Shutdown,
+    pub kube_reserved: Amounts,
+    pub system_reserved: Amounts,
+    pub seccomp_default: bool,
+    pub pod_pids_limit: i64,
+    pub provider_id: String,
+    pub max_images: usize,
+}
+
+impl Default for Eviction {
+    fn default() -> Self {
+        Eviction {
+            hard: defaults(),
+            soft: BTreeMap::new(),
+            minimum_reclaim: BTreeMap::new(),
+            transition: Duration::from_secs(300),
+            max_grace: 0,
+        }
+    }
+}
+
+impl Eviction {
+    /// For a node that shares its disk with other work: shares of a disk that is full of other things would drive away
+    /// every pod, so that only what pods need to go on is guarded.
+    #[must_use]
+    pub fn on_a_shared_disk() -> Self {
+        let gibibyte = || Threshold::Amount(1 << 30);
+        let hard = BTreeMap::from([
+            ("memory.available".to_owned(), Threshold::Amount(100 << 20)),
+            ("nodefs.available".to_owned(), gibibyte()),
+            ("imagefs.available".to_owned(), gibibyte()),
+        ]);
+        Eviction { hard, ..Eviction::default() }
+    }
+}
+
+impl Default for ImageGc {
+    fn default() -> Self {
+        ImageGc { high: 85, low: 80, min_age: Duration::from_secs(120), max_age: Duration::ZERO }
+    }
+}
+
+impl Default for Logs {
+    fn default() -> Self {
+        Logs { max_size: 10 << 20, max_files: 5, interval: Duration::from_secs(10) }
+    }
+}
+
+/// Upstream's hard thresholds, which a list in the file replaces as a whole.
+fn defaults() -> BTreeMap<String, Threshold> {
+    BTreeMap::from([
+        ("memory.available".to_owned(), Threshold::Amount(100 << 20)),
+        ("nodefs.available".to_owned(), Threshold::Share(0.10)),
+        ("nodefs.inodesFree".to_owned(), Threshold::Share(0.05)),
+        ("imagefs.available".to_owned(), Threshold::Share(0.15)),
+        ("imagefs.inodesFree".to_owned(), Threshold::Share(0.05)),
+    ])
+}
+
+type Fields = BTreeMap<String, Value>;
+
+fn map(fields: &Fields, name: &str) -> BTreeMap<String, String> {
+    let entries = fields.get(name).and_then(Value::as_object).into_iter().flatten();
+    let text = |v: &Value| v.as_str().map_or_else(|| v.to_string(), str::to_owned);
+    entries.map(|(k, v)| (k.clone(), text(v))).collect()
+}
+
+fn thresholds(fields: &Fields, name: &str) -> Result<Option<BTreeMap<String, Threshold>>, String> {
+    if !fields.contains_key(name) {
+        return Ok(None);
+    }
+    let parse = |(signal, text): (String, String)| match Threshold::parse(&text) {
+        Some(threshold) => Ok((signal, threshold)),
+        None => Err(format!("{name}: invalid eviction threshold {signal}={text}")),
+    };
+    map(fields, name).into_iter().map(parse).collect::<Result<_, _>>().map(Some)
+}
+
+fn duration(fields: &Fields, name: &str, default: Duration) -> Result<Duration, String> {
+    match fields.get(name).and_then(Value::as_str) {
+        None => Ok(default),
+        Some(text) => component_base::flags::go_duration(text).map_err(|e| format!("{name}: {e}")),
+    }
+}
+
+fn number(fields: &Fields, name: &str, default: i64) -> i64 {
+    fields.get(name).and_then(Value::as_i64).unwrap_or(default)
+}
+
+fn amounts(fields: &Fields, name: &str) -> Result<Amounts, String> {
+    let parse = |(resource, text): (String, String)| match crate::cgroups::milli(&Quantity(text.clone())) {
+        Some(amount) if amount >= 0 => Ok((resource, amount)),
+        _ => Err(format!("{name}: invalid quantity {text:?} of {resource}")),
+    };
+    map(fields, name).into_iter().map(parse).collect()
+}
+
+/// Reads the fields that this module knows and leaves the others.
+pub(crate) fn of(fields: &BTreeMap<String, Value>) -> Result<Settings, String> {
+    let eviction = Eviction::default();
+    let (gc, logs) = (ImageGc::default(), Logs::default());
+    let graces = map(fields, "evictionSoftGracePeriod");
+    let mut soft = BTreeMap::new();
+    for (signal, threshold) in thresholds(fields, "evictionSoft")?.unwrap_or_default() {
+        let grace = graces
+            .get(&signal)
+            .ok_or_else(|| format!("grace period must be specified for the soft eviction threshold {signal}"))?;
+        let grace = component_base::flags::go_duration(grace).map_err(|e| format!("evictionSoftGracePeriod: {e}"))?;
+        soft.insert(signal, (threshold, grace));
+    }
+    let mut hard = thresholds(fields, "evictionHard")?.unwrap_or_else(defaults);
+    if fields.get("mergeDefaultEvictionSettings").and_then(Value::as_bool) == Some(true) {
+        for (signal, threshold) in defaults() {
+            hard.entry(signal).or_insert(threshold);
+        }
+    }
+    let percent = |name: &str, default: u64| {
+        u64::try_from(number(fields, name, i64::try_from(default).unwrap_or(100))).unwrap_or(default).min(100)
+    };
+    let size = match fields.get("containerLogMaxSize").and_then(Value::as_str) {
+        None => logs.max_size,
+        Some(text) => crate::cgroups::whole(&Quantity(text.to_owned()))
+            .and_then(|b| u64::try_from(b).ok())
+            .ok_or_else(|| format!("containerLogMaxSize: invalid quantity {text:?}"))?,
+    };
+    Ok(Settings {
+        eviction: Eviction {
+            hard,
+            soft,
+            minimum_reclaim: thresholds(fields, "evictionMinimumReclaim")?.unwrap_or_default(),
+            transition: duration(fields, "evictionPressureTransitionPeriod", eviction.transition)?,
+            max_grace: number(fields, "evictionMaxPodGracePeriod", 0),
+        },
+        image_gc: ImageGc {
+            high: percent("imageGCHighThresholdPercent", gc.high),
+            low: percent("imageGCLowThresholdPercent", gc.low),
+            min_age: duration(fields, "imageMinimumGCAge", gc.min_age)?,
+            max_age: duration(fields, "imageMaximumGCAge", gc.max_age)?,
+        },
+        logs: Logs {
+            max_size: size,
+            max_files: usize::try_from(number(fields, "containerLogMaxFiles", 5)).unwrap_or(logs.max_files).max(2),
+            interval: duration(fields, "containerLogMonitorInterval", logs.interval)?,
+        },
+        shutdown: Shutdown {
+            total: duration(fields, "shutdownGracePeriod", Duration::ZERO)?,
+            critical: duration(fields, "shutdownGracePeriodCriticalPods", Duration::ZERO)?,
+        },
+        kube_reserved: amounts(fields, "kubeReserved")?,
+        system_reserved: amounts(fields, "systemReserved")?,
+        seccomp_default: fields.get("seccompDefault").and_then(Value::as_bool) == Some(true),
+        pod_pids_limit: number(fields, "podPidsLimit", -1),
+        provider_id: fields.get("providerID").and_then(Value::as_str).unwrap_or_default().to_owned(),
+        max_images: usize::try_from(number(fields, "nodeStatusMaxImages", 50)).unwrap_or(usize::MAX),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(file: Value) -> Result<Settings, String> {
+        of(&serde_json::from_value(file).unwrap())
+    }
+
+    #[test]
+    fn thresholds_of_the_file_replace_the_defaults() {
+        let got = read(serde_json::json!({"evictionHard": {"memory.available": "5%"},
+            "evictionSoft": {"memory.available": "1Gi"}, "evictionSoftGracePeriod": {"memory.available": "1m30s"},
+            "kubeReserved": {"cpu": "250m"}, "containerLogMaxSize": "1Mi"}))
+        .unwrap();
+        assert_eq!(got.eviction.hard, BTreeMap::from([("memory.available".to_owned(), Threshold::Share(0.05))]));
+        assert_eq!(got.eviction.soft["memory.available"], (Threshold::Amount(1 << 30), Duration::from_secs(90)));
+        assert_eq!((got.kube_reserved["cpu"], got.logs.max_size), (250, 1 << 20));
+        assert_eq!(read(serde_json::json!({})).unwrap().eviction.hard.len(), 5);
+        let merged = serde_json::json!({"evictionHard": {"pid.available": "10"}, "mergeDefaultEvictionSettings": true});
+        assert_eq!(read(merged).unwrap().eviction.hard.len(), 6);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_named() {
+        let check = |file: Value, part: &str| assert!(read(file).unwrap_err().contains(part), "{part}");
+        check(serde_json::json!({"evictionHard": {"memory.available": "x"}}), "memory.available=x");
+        check(serde_json::json!({"evictionSoft": {"memory.available": "1Gi"}}), "grace period must be specified");
+        check(serde_json::json!({"kubeReserved": {"cpu": "-1"}}), "cpu");
+    }
+}
