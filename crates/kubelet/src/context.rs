@@ -16,6 +16,7 @@ use crate::images::Images;
 use crate::materials::Tokens;
 use crate::pod::admission::Dooms;
 use crate::pod::container_config::Host;
+use crate::probes::Counts;
 use crate::resources::Amounts;
 use crate::runtime::Runtime;
 use crate::statuses::Statuses;
@@ -58,6 +59,7 @@ pub(crate) struct Context {
     pub pressures: Pressures,
     /// Told when a pressure came or went: the Node says so at once.
     pub pressures_changed: Notify,
+    pub probe_counts: Arc<Counts>,
     pub dooms: Dooms,
     pub admitted: Admitted,
     pub node_informer: Option<SharedInformer<Node>>,

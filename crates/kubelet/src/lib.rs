@@ -89,6 +89,7 @@ pub async fn run(config: Config, client: Option<kube::Client>, stop: Cancellatio
         seccomp_default: config.seccomp_default,
         pressures: eviction::Pressures::default(),
         pressures_changed: tokio::sync::Notify::new(),
+        probe_counts: Arc::default(),
         dooms: pod::admission::Dooms::default(),
         admitted: context::Admitted::default(),
         node_informer: factory

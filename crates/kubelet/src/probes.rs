@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use crate::context::Context;
 use crate::pod::plan::Probed;
 use crate::runtime::Runtime;
 
@@ -28,6 +29,7 @@ pub(crate) struct Findings {
 pub(crate) struct Probes {
     runtime: Runtime,
     events: Recorder,
+    counts: Arc<Counts>,
     /// Wakes the pod's worker when something changed.
     changed: Arc<Notify>,
     found: Arc<Mutex<Findings>>,
@@ -64,9 +66,49 @@ enum Kind {
     Readiness,
 }
 
+impl Kind {
+    fn word(self) -> &'static str {
+        match self {
+            Kind::Startup => "Startup",
+            Kind::Liveness => "Liveness",
+            Kind::Readiness => "Readiness",
+        }
+    }
+}
+
+/// How often each probe has passed and failed, for `/metrics/probes`. A pod's counts go with it.
+#[derive(Default)]
+pub(crate) struct Counts(Mutex<BTreeMap<String, u64>>);
+
+impl Counts {
+    fn add(&self, labels: String) {
+        *self.0.lock().entry(labels).or_default() += 1;
+    }
+
+    pub(crate) fn forget(&self, uid: &str) {
+        let of_pod = format!("pod_uid=\"{uid}\"");
+        self.0.lock().retain(|labels, _| !labels.contains(&of_pod));
+    }
+
+    pub(crate) fn text(&self) -> String {
+        let head =
+            "# HELP prober_probe_total Probes of containers, by what they found\n# TYPE prober_probe_total counter\n";
+        let lines = self.0.lock().iter().map(|(l, n)| format!("prober_probe_total{{{l}}} {n}\n")).collect::<String>();
+        head.to_owned() + &lines
+    }
+}
+
 impl Probes {
-    pub(crate) fn new(runtime: Runtime, events: Recorder, changed: Arc<Notify>) -> Self {
-        Probes { runtime, events, changed, found: Arc::default(), running: BTreeMap::new() }
+    pub(crate) fn new(context: &Context, changed: Arc<Notify>) -> Self {
+        let (runtime, events) = (context.runtime.clone(), context.events.clone());
+        Probes {
+            runtime,
+            events,
+            counts: Arc::clone(&context.probe_counts),
+            changed,
+            found: Arc::default(),
+            running: BTreeMap::new(),
+        }
     }
 
     pub(crate) fn findings(&self) -> Findings {
@@ -126,6 +168,7 @@ impl Probes {
                 target: target.clone(),
                 runtime: self.runtime.clone(),
                 events: self.events.clone(),
+                counts: Arc::clone(&self.counts),
                 changed: Arc::clone(&self.changed),
                 found: Arc::clone(&self.found),
             };
@@ -142,6 +185,7 @@ struct Task {
     target: Target,
     runtime: Runtime,
     events: Recorder,
+    counts: Arc<Counts>,
     changed: Arc<Notify>,
     found: Arc<Mutex<Findings>>,
 }
@@ -162,15 +206,13 @@ impl Task {
             if self.kind != Kind::Startup && !self.has_started() {
                 continue;
             }
-            match self.probe_once().await {
+            let outcome = self.probe_once().await;
+            self.count(outcome.is_ok());
+            match outcome {
                 Ok(()) => (successes, failures) = (successes + 1, 0),
                 Err(why) => {
                     (successes, failures) = (0, failures + 1);
-                    let word = match self.kind {
-                        Kind::Startup => "Startup",
-                        Kind::Liveness => "Liveness",
-                        Kind::Readiness => "Readiness",
-                    };
+                    let word = self.kind.word();
                     self.events.warning(&self.target.regarding, "Unhealthy", format!("{word} probe failed: {why}"));
                 }
             }
@@ -182,6 +224,21 @@ impl Task {
                 return; // the worker restarts the container, and with it its probes
             }
         }
+    }
+
+    fn count(&self, passed: bool) {
+        let of = |s: &Option<String>| s.clone().unwrap_or_default();
+        let pod = &self.target.regarding;
+        let labels = format!(
+            "container=\"{}\",namespace=\"{}\",pod=\"{}\",pod_uid=\"{}\",probe_type=\"{}\",result=\"{}\"",
+            self.target.container.name,
+            of(&pod.namespace),
+            of(&pod.name),
+            of(&pod.uid),
+            self.kind.word(),
+            if passed { "successful" } else { "failed" },
+        );
+        self.counts.add(labels);
     }
 
     fn has_started(&self) -> bool {

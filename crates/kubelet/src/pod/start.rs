@@ -267,7 +267,8 @@ impl Worker {
         if let Some(hook) = container.lifecycle.as_ref().and_then(|l| l.post_start.as_ref())
             && let Err(why) = self.run_hook(container, hook, &id, sources.pod_ips, Duration::from_secs(60)).await
         {
-            context.events.warning(&regarding, "FailedPostStartHook", format!("PostStartHook failed: {why}"));
+            context.events.warning(&regarding, "FailedPostStartHook", "PostStartHook failed");
+            context.events.normal(&regarding, "Killing", "FailedPostStartHook");
             let grace = self.grace_of(pod);
             // The container goes down with its hook, and comes back after its back-off.
             if self.stop_container(pod, Some(container), &id, grace).await.is_err() {

@@ -84,6 +84,9 @@ pub(crate) fn status_of(o: &Observed<'_>) -> PodStatus {
         _ if o.doom.is_some() => "Failed".to_owned(),
         _ => phase_of(o.pod, &init, &apps, o.terminated),
     };
+    // A pod that was turned away never had containers.
+    let turned_away = o.doom.is_some_and(|d| !d.disruption) && o.containers.is_empty() && old.pod_ip.is_none();
+    let (init, apps) = if turned_away { (Vec::new(), Vec::new()) } else { (init, apps) };
     let ephemeral: Vec<ContainerStatus> =
         plan::ephemeral_containers(o.pod).iter().map(|(c, _)| ephemeral_status(o, c)).collect();
     let conditions = conditions_of(o, &old, &phase, &init, &apps);
@@ -99,7 +102,7 @@ pub(crate) fn status_of(o: &Observed<'_>) -> PodStatus {
         pod_ips: if keep_ips { old.pod_ips } else { (!pod_ips.is_empty()).then_some(pod_ips) },
         start_time: old.start_time.or(Some(Time(o.now))),
         init_container_statuses: (!init.is_empty()).then_some(init),
-        container_statuses: Some(apps),
+        container_statuses: (!apps.is_empty()).then_some(apps),
         qos_class: Some(old.qos_class.unwrap_or_else(|| crate::cgroups::qos_class(o.pod).to_owned())),
         ephemeral_container_statuses: (!ephemeral.is_empty()).then_some(ephemeral),
         message: o.doom.map(|d| d.message.clone()).or(old.message),

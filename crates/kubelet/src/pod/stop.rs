@@ -62,7 +62,9 @@ impl Worker {
             let ips: Vec<String> = pod.status.iter().filter_map(|s| s.pod_ip.clone()).collect();
             if let Err(why) = self.run_hook(container, hook, id, &ips, grace).await {
                 let regarding = self.regarding(pod, Some(&container.name));
-                self.context.events.warning(&regarding, "FailedPreStopHook", format!("PreStopHook failed: {why}"));
+                self.context.events.warning(&regarding, "FailedPreStopHook", "PreStopHook failed");
+                // What the hook said may be a secret: it is for the log alone.
+                tracing::info!(container = container.name, why, "a preStop hook failed");
             }
         }
         // Whatever the hook took, the process has two seconds to go by itself.
@@ -138,6 +140,7 @@ impl Worker {
         self.context.tokens.forget(uid);
         self.context.images.forget(uid);
         self.context.dooms.forget(uid);
+        self.context.probe_counts.forget(uid);
         self.context.statuses.finish(pod).await;
         Ok(())
     }

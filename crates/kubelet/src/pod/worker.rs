@@ -81,7 +81,7 @@ pub(super) struct Failed;
 
 impl Worker {
     pub(crate) fn new(context: Arc<Context>, desired: watch::Receiver<Desired>, woken: Arc<Notify>) -> Self {
-        let probes = Probes::new(context.runtime.clone(), context.events.clone(), Arc::clone(&woken));
+        let probes = Probes::new(&context, Arc::clone(&woken));
         let (backoff, waiting, messages) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         Worker {
             context,
@@ -216,9 +216,7 @@ impl Worker {
             None => self.grace_of(pod),
         };
         if look.anything_runs() {
-            if self.doom.is_some() {
-                self.report(pod, &look, false).await;
-            }
+            // A terminal phase is told when nothing runs any more, and not before.
             self.stop_containers(pod, &look, grace).await?;
         }
         for sandbox in look.state.sandboxes.iter().filter(|s| s.ready) {
@@ -413,7 +411,7 @@ impl Worker {
     }
 }
 
-pub(super) fn find(pod: &Pod, name: &str) -> Option<Container> {
+pub(crate) fn find(pod: &Pod, name: &str) -> Option<Container> {
     let ordinary = plan::containers(pod).iter().chain(plan::init_containers(pod)).find(|c| c.name == name).cloned();
     ordinary.or_else(|| plan::ephemeral_containers(pod).into_iter().map(|(c, _)| c).find(|c| c.name == name))
 }

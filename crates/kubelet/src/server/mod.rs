@@ -2,6 +2,7 @@
 
 mod auth;
 pub(crate) mod logs;
+mod stats;
 mod streaming;
 
 use std::collections::HashMap;
@@ -126,9 +127,16 @@ impl Server {
             }
             (&Method::GET, ["metrics"]) => Ok(typed(component_base::metrics::CONTENT_TYPE, self.metrics_text())),
             (&Method::GET, ["metrics", "resource"]) => {
-                Ok(typed(component_base::metrics::CONTENT_TYPE, self.resource_metrics().await?))
+                Ok(typed(component_base::metrics::CONTENT_TYPE, self.measure().await?.resource_metrics()))
             }
-            (&Method::GET, ["stats", "summary"]) => Ok(json(&self.summary().await?)),
+            (&Method::GET, ["metrics", "cadvisor"]) => {
+                let cpus = std::thread::available_parallelism().map_or(1, |n| i64::try_from(n.get()).unwrap_or(1));
+                Ok(typed(component_base::metrics::CONTENT_TYPE, self.measure().await?.cadvisor_metrics(cpus)))
+            }
+            (&Method::GET, ["metrics", "probes"]) => {
+                Ok(typed(component_base::metrics::CONTENT_TYPE, self.context.probe_counts.text()))
+            }
+            (&Method::GET, ["stats", "summary"]) => Ok(json(&self.measure().await?.summary(&self.context))),
             (&Method::GET, ["configz"]) => Ok(json(&serde_json::json!({"kubeletconfig": self.configuration()}))),
             (_, ["exec", rest @ ..]) => {
                 let (id, tty) = self.running_container(rest).await?;
@@ -189,9 +197,7 @@ impl Server {
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
         let state = self.context.runtime.pod(uid).await.map_err(internal)?;
         let mut runs = state.containers.iter().filter(|c| c.name == container);
-        let spec = pod.spec.clone().unwrap_or_default();
-        let known = spec.containers.iter().chain(spec.init_containers.iter().flatten()).any(|c| c.name == container);
-        if !known {
+        if crate::pod::worker::find(&pod, container).is_none() {
             let text = format!("container {container} is not valid for pod {name}");
             return Err(Refused(StatusCode::BAD_REQUEST, text));
         }
@@ -239,8 +245,7 @@ impl Server {
         let pod = self.pod(namespace, name)?;
         let state =
             self.context.runtime.pod(pod.metadata.uid.as_deref().unwrap_or_default()).await.map_err(internal)?;
-        let spec = pod.spec.unwrap_or_default();
-        let tty = spec.containers.iter().find(|c| c.name == *container).and_then(|c| c.tty) == Some(true);
+        let tty = crate::pod::worker::find(&pod, container).and_then(|c| c.tty) == Some(true);
         let found = state.containers.iter().find(|c| c.name == *container && c.phase == Phase::Running);
         let missing = || Refused(StatusCode::NOT_FOUND, format!("container not found (\"{container}\")\n"));
         found.map(|c| (c.id.clone(), tty)).ok_or_else(missing)
@@ -284,59 +289,8 @@ impl Server {
         text
     }
 
-    async fn resource_metrics(&self) -> Result<String, Refused> {
-        let stats = self.context.runtime.container_stats().await.map_err(internal)?;
-        let mut cpu = String::from(
-            "# HELP container_cpu_usage_seconds_total CPU time of a container in seconds\n\
-             # TYPE container_cpu_usage_seconds_total counter\n",
-        );
-        let mut memory = String::from(
-            "# HELP container_memory_working_set_bytes Working set of a container in bytes\n\
-             # TYPE container_memory_working_set_bytes gauge\n",
-        );
-        for s in stats {
-            let Some(attributes) = s.attributes else { continue };
-            let label = |key: &str| attributes.labels.get(key).cloned().unwrap_or_default();
-            let labels = format!(
-                "container=\"{}\",namespace=\"{}\",pod=\"{}\"",
-                label(crate::labels::CONTAINER_NAME),
-                label(crate::labels::POD_NAMESPACE),
-                label(crate::labels::POD_NAME)
-            );
-            if let Some(nanos) = s.cpu.and_then(|c| c.usage_core_nano_seconds) {
-                #[expect(clippy::cast_precision_loss, reason = "a metric is a float")]
-                cpu.push_str(&format!("container_cpu_usage_seconds_total{{{labels}}} {}\n", nanos.value as f64 / 1e9));
-            }
-            if let Some(bytes) = s.memory.and_then(|m| m.working_set_bytes) {
-                memory.push_str(&format!("container_memory_working_set_bytes{{{labels}}} {}\n", bytes.value));
-            }
-        }
-        Ok(cpu + &memory)
-    }
-
-    async fn summary(&self) -> Result<serde_json::Value, Refused> {
-        let stats = self.context.runtime.container_stats().await.map_err(internal)?;
-        let mut pods: std::collections::BTreeMap<String, serde_json::Value> = std::collections::BTreeMap::new();
-        for s in stats {
-            let Some(attributes) = s.attributes else { continue };
-            let label = |key: &str| attributes.labels.get(key).cloned().unwrap_or_default();
-            let uid = label(crate::labels::POD_UID);
-            let pod = pods.entry(uid.clone()).or_insert_with(|| {
-                serde_json::json!({"podRef": {"name": label(crate::labels::POD_NAME),
-                    "namespace": label(crate::labels::POD_NAMESPACE), "uid": uid}, "containers": []})
-            });
-            let container = serde_json::json!({
-                "name": label(crate::labels::CONTAINER_NAME),
-                "cpu": {"usageCoreNanoSeconds": s.cpu.and_then(|c| c.usage_core_nano_seconds).map(|v| v.value)},
-                "memory": {"workingSetBytes": s.memory.and_then(|m| m.working_set_bytes).map(|v| v.value)},
-            });
-            if let Some(list) = pod["containers"].as_array_mut() {
-                list.push(container);
-            }
-        }
-        Ok(
-            serde_json::json!({"node": {"nodeName": self.context.node_name}, "pods": pods.into_values().collect::<Vec<_>>()}),
-        )
+    async fn measure(&self) -> Result<stats::Snapshot, Refused> {
+        stats::Snapshot::take(&self.context).await.map_err(internal)
     }
 }
 
