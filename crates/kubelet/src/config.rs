@@ -256,14 +256,14 @@ pub struct Config {
     pub image_gc: ImageGc,
     pub logs: Logs,
     pub shutdown: Shutdown,
-    pub(crate) kube_reserved: Amounts,
-    pub(crate) system_reserved: Amounts,
+    pub kube_reserved: BTreeMap<String, i64>,
+    pub system_reserved: BTreeMap<String, i64>,
     pub seccomp_default: bool,
     pub pod_pids_limit: i64,
     pub provider_id: String,
     pub max_images: usize,
     /// The file as it was read, for `/configz`.
-    pub(crate) file: serde_json::Value,
+    pub file: serde_json::Value,
     pub metrics: Metrics,
 }
 

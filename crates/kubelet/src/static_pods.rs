@@ -2,13 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 
 use client::error::{ApiError, ignore_not_found};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Api;
-use kube::api::{DeleteParams, PostParams};
+use kube::api::{DeleteParams, PostParams, Preconditions};
 use sha2::{Digest, Sha256};
 
 use crate::labels;
@@ -86,23 +85,36 @@ fn parse(text: &str, file: &Path, node_name: &str) -> Result<Pod, String> {
     Ok(pod)
 }
 
-/// Makes the API show a static pod: a mirror with the same hash, owned by the Node.
-pub(crate) async fn ensure_mirror(client: &kube::Client, pod: &Arc<Pod>, node_name: &str) -> Result<(), kube::Error> {
+fn annotation<'a>(pod: &'a Pod, key: &str) -> Option<&'a str> {
+    pod.metadata.annotations.as_ref()?.get(key).map(String::as_str)
+}
+
+/// Whether this mirror shows this static pod as it is now, and stays.
+pub(crate) fn mirrors(mirror: &Pod, pod: &Pod) -> bool {
+    is_mirror(mirror)
+        && mirror.metadata.name == pod.metadata.name
+        && mirror.metadata.namespace == pod.metadata.namespace
+        && mirror.metadata.deletion_timestamp.is_none()
+        && annotation(mirror, labels::CONFIG_MIRROR) == annotation(pod, labels::CONFIG_HASH)
+}
+
+/// Takes a mirror from the API whose pod is gone or another one.
+pub(crate) async fn remove_mirror(client: &kube::Client, mirror: &Pod) -> Result<(), kube::Error> {
+    let api: Api<Pod> = Api::namespaced(client.clone(), mirror.metadata.namespace.as_deref().unwrap_or_default());
+    let only = Preconditions { uid: mirror.metadata.uid.clone(), resource_version: None };
+    let params = DeleteParams { preconditions: Some(only), ..DeleteParams::default().grace_period(0) };
+    ignore_not_found(api.delete(mirror.metadata.name.as_deref().unwrap_or_default(), &params).await).map(drop)
+}
+
+/// Makes the API show a static pod: a mirror with the same hash, owned by the Node. A node may not ask for pods that do
+/// not exist, so that the watch has to say whether there is one already.
+pub(crate) async fn make_mirror(client: &kube::Client, pod: &Pod, node_name: &str) -> Result<(), kube::Error> {
     let api: Api<Pod> = Api::namespaced(client.clone(), pod.metadata.namespace.as_deref().unwrap_or_default());
-    let name = pod.metadata.name.as_deref().unwrap_or_default();
-    let hash_of = |p: &Pod, key: &str| p.metadata.annotations.as_ref().and_then(|a| a.get(key)).cloned();
-    let wanted = hash_of(pod, labels::CONFIG_HASH);
-    if let Some(present) = ignore_not_found(api.get(name).await)? {
-        if hash_of(&present, labels::CONFIG_MIRROR) == wanted && present.metadata.deletion_timestamp.is_none() {
-            return Ok(());
-        }
-        ignore_not_found(api.delete(name, &DeleteParams::default().grace_period(0)).await)?;
-    }
-    let mut mirror = (**pod).clone();
+    let mut mirror = pod.clone();
     mirror.metadata.uid = None;
     mirror.status = None;
-    let annotations = mirror.metadata.annotations.get_or_insert_with(BTreeMap::new);
-    annotations.insert(labels::CONFIG_MIRROR.to_owned(), wanted.unwrap_or_default());
+    let hash = annotation(pod, labels::CONFIG_HASH).unwrap_or_default().to_owned();
+    mirror.metadata.annotations.get_or_insert_with(BTreeMap::new).insert(labels::CONFIG_MIRROR.to_owned(), hash);
     let node = Api::<Node>::all(client.clone()).get(node_name).await?;
     mirror.metadata.owner_references = Some(vec![OwnerReference {
         api_version: "v1".to_owned(),
@@ -139,6 +151,11 @@ mod tests {
         assert_eq!(pod.metadata.namespace.as_deref(), Some("default"));
         assert!(is_static(pod) && !is_mirror(pod));
         assert_eq!(api_identity(pod), Some(None));
+        let mut mirror = pod.clone();
+        assert!(!mirrors(&mirror, pod));
+        let hash = annotation(pod, labels::CONFIG_HASH).unwrap().to_owned();
+        mirror.metadata.annotations.as_mut().unwrap().insert(labels::CONFIG_MIRROR.to_owned(), hash);
+        assert!(mirrors(&mirror, pod));
         write(
             "web.yaml",
             "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec: {containers: [{name: c, image: j}]}\n",

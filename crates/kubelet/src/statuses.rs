@@ -27,6 +27,11 @@ impl Statuses {
         self.current.lock().get(uid).cloned()
     }
 
+    /// The next report is written even if it says nothing new.
+    pub(crate) fn tell_again(&self, uid: &str) {
+        self.written.lock().remove(uid);
+    }
+
     pub(crate) async fn report(&self, pod: &Arc<Pod>, status: PodStatus) {
         let uid = pod.metadata.uid.clone().unwrap_or_default();
         self.current.lock().insert(uid.clone(), status.clone());

@@ -21,6 +21,7 @@ use crate::static_pods;
 
 /// How often the runtime is asked what runs (upstream's generic PLEG).
 const RELIST: Duration = Duration::from_secs(1);
+const MIRROR_PATIENCE: Duration = Duration::from_secs(5);
 /// How often the directory of static pods is read.
 const STATIC_PERIOD: Duration = Duration::from_secs(20);
 
@@ -98,17 +99,19 @@ impl Manager {
         relist.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut static_tick = tokio::time::interval(STATIC_PERIOD);
         // Before the first look at the runtime: what runs and is wanted by nobody is stopped.
-        let mut statics = self.read_statics().await;
+        let mut statics = self.read_statics();
         static_tick.reset();
         let mut runtime_down = false;
         loop {
+            let mut looks_at_mirrors = true;
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = changed.notified() => {}
                 () = self.context.dooms.added() => self.wake_doomed(),
-                _ = static_tick.tick() => statics = self.read_statics().await,
+                _ = static_tick.tick() => statics = self.read_statics(),
                 _ = relist.tick() => match self.context.runtime.list().await {
                     Ok(now) => {
+                        looks_at_mirrors = false;
                         if runtime_down {
                             tracing::info!("the container runtime answers again");
                             runtime_down = false;
@@ -126,24 +129,41 @@ impl Manager {
                 },
             }
             self.dispatch(&statics, &seen, &workers);
+            if looks_at_mirrors {
+                // An apiserver that hangs must not keep pods from their workers.
+                let _ = tokio::time::timeout(MIRROR_PATIENCE, self.mirror(&statics)).await;
+            }
         }
         // Workers are dropped where they are: pods go on running, and the next start adopts them.
         self.pods.0.lock().clear();
         workers.close();
     }
 
-    async fn read_statics(&self) -> Vec<Arc<Pod>> {
+    fn read_statics(&self) -> Vec<Arc<Pod>> {
         let Some(dir) = &self.static_dir else { return Vec::new() };
-        let pods: Vec<Arc<Pod>> = static_pods::read(dir, &self.context.node_name).into_iter().map(Arc::new).collect();
-        self.mirror(&pods).await;
-        pods
+        static_pods::read(dir, &self.context.node_name).into_iter().map(Arc::new).collect()
     }
 
+    /// One mirror in the API for each static pod, and none besides.
     async fn mirror(&self, statics: &[Arc<Pod>]) {
-        let Some(client) = &self.context.client else { return };
-        for pod in statics {
-            if let Err(error) = static_pods::ensure_mirror(client, pod, &self.context.node_name).await {
+        let (Some(client), Some(informer)) = (&self.context.client, &self.informer) else { return };
+        let present: Vec<Arc<Pod>> =
+            informer.lister().list().into_iter().filter(|p| static_pods::is_mirror(p)).collect();
+        for mirror in present.iter().filter(|m| !statics.iter().any(|pod| static_pods::mirrors(m, pod))) {
+            if let Err(error) = static_pods::remove_mirror(client, mirror).await {
+                tracing::warn!(pod = mirror.metadata.name, %error, "a mirror without its pod could not be removed");
+            }
+        }
+        for pod in statics.iter().filter(|pod| !present.iter().any(|m| static_pods::mirrors(m, pod))) {
+            if let Err(error) = static_pods::make_mirror(client, pod, &self.context.node_name).await {
                 tracing::warn!(pod = pod.metadata.name, %error, "the static pod's mirror could not be made");
+                continue;
+            }
+            // A new mirror has no status yet, whatever its predecessor was told.
+            let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+            self.context.statuses.tell_again(uid);
+            if let Some(handle) = self.pods.0.lock().get(uid) {
+                handle.woken.notify_one();
             }
         }
     }

@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 
 use super::plan::{self, Cause, Plan};
 use super::status::Waiting;
-use super::worker::{Failed, Look, VOLUME_REFRESH, Worker, find};
+use super::worker::{Failed, Look, Shown, VOLUME_REFRESH, Worker, find};
 use super::{container_config, sub_path};
 use crate::env::{self, Sources};
 use crate::runtime::Phase;
@@ -154,6 +154,7 @@ impl Worker {
         match setup.all().await {
             Ok(paths) => {
                 self.volumes_at = Some(Instant::now());
+                self.volumes_show = shown_of(pod);
                 Ok(paths)
             }
             Err(error) => {
@@ -164,7 +165,7 @@ impl Worker {
     }
 
     pub(super) async fn refresh_volumes(&mut self, pod: &Arc<Pod>, look: &Look) -> Result<(), Failed> {
-        let due = self.volumes_at.is_none_or(|at| at.elapsed() >= VOLUME_REFRESH);
+        let due = self.volumes_at.is_none_or(|at| at.elapsed() >= VOLUME_REFRESH) || self.volumes_show != shown_of(pod);
         if !due || !materials::has_changing_volumes(pod) || look.state.sandboxes.is_empty() {
             return Ok(());
         }
@@ -302,6 +303,11 @@ impl Worker {
             }
         }
     }
+}
+
+/// What downward API volumes show of the pod and what may change while it runs.
+fn shown_of(pod: &Pod) -> Shown {
+    (pod.metadata.labels.clone().unwrap_or_default(), pod.metadata.annotations.clone().unwrap_or_default())
 }
 
 /// The running container whose processes an ephemeral container asks to see.

@@ -46,6 +46,8 @@ pub(crate) struct Worker {
     backoff: BTreeMap<String, Backoff>,
     pub(super) waiting: BTreeMap<String, Waiting>,
     pub(super) volumes_at: Option<Instant>,
+    /// The metadata that the volumes were made from.
+    pub(super) volumes_show: Shown,
     messages: BTreeMap<String, String>,
     /// Containers that are on their way down, so that hooks and events come once.
     pub(super) stopping: BTreeSet<String>,
@@ -75,6 +77,9 @@ impl Look {
     }
 }
 
+/// Labels and annotations of a pod.
+pub(super) type Shown = (BTreeMap<String, String>, BTreeMap<String, String>);
+
 /// A step that failed; the worker comes back later.
 #[derive(Debug)]
 pub(super) struct Failed;
@@ -91,6 +96,7 @@ impl Worker {
             backoff,
             waiting,
             volumes_at: None,
+            volumes_show: Shown::default(),
             messages,
             stopping: BTreeSet::new(),
             actual: BTreeMap::new(),

@@ -3,14 +3,17 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_cri::v1::ContainerStats;
+use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
 use crate::context::Context;
 use crate::labels;
-use crate::runtime::RuntimeError;
+use crate::pod::plan;
+use crate::runtime::{Phase, RuntimeError};
 
 /// One container as the runtime measures it.
 struct Measured {
@@ -42,20 +45,22 @@ pub(super) struct Snapshot {
     at: Timestamp,
 }
 
-fn measured(stats: ContainerStats, started: &BTreeMap<String, i64>) -> Option<Measured> {
+/// Of containers that run; what others have left behind would be counted again and again.
+fn measured(stats: ContainerStats, running: &BTreeMap<String, i64>, images: &Images) -> Option<Measured> {
     let attributes = stats.attributes?;
+    let created = *running.get(&attributes.id)?;
     let label = |key: &str| attributes.labels.get(key).cloned().unwrap_or_default();
     let value = |v: Option<k8s_cri::v1::UInt64Value>| v.map(|v| v.value).unwrap_or_default();
     let (cpu, memory) = (stats.cpu.unwrap_or_default(), stats.memory.unwrap_or_default());
     let layer = stats.writable_layer.unwrap_or_default();
     #[expect(clippy::cast_precision_loss, reason = "a metric is a float")]
-    let started = started.get(&attributes.id).map_or(0.0, |nanos| *nanos as f64 / 1e9);
+    let started = created as f64 / 1e9;
     Some(Measured {
         uid: label(labels::POD_UID),
         pod: label(labels::POD_NAME),
         namespace: label(labels::POD_NAMESPACE),
         container: label(labels::CONTAINER_NAME),
-        image: attributes.annotations.get("io.kubernetes.container.image").cloned().unwrap_or_default(),
+        image: images.get(&(label(labels::POD_UID), label(labels::CONTAINER_NAME))).cloned().unwrap_or_default(),
         id: attributes.id,
         started,
         cpu_nanos: value(cpu.usage_core_nano_seconds),
@@ -71,6 +76,18 @@ fn measured(stats: ContainerStats, started: &BTreeMap<String, i64>) -> Option<Me
     })
 }
 
+/// By pod uid and container name.
+type Images = BTreeMap<(String, String), String>;
+
+fn images_of(pods: &[Arc<Pod>]) -> Images {
+    let all = pods.iter().flat_map(|p| {
+        let uid = p.metadata.uid.clone().unwrap_or_default();
+        let containers = plan::containers(p).iter().chain(plan::init_containers(p));
+        containers.map(move |c| ((uid.clone(), c.name.clone()), c.image.clone().unwrap_or_default()))
+    });
+    all.collect()
+}
+
 /// CPU time of the machine from `/proc/stat`, in seconds: everything but idle and waiting for disks.
 fn busy_seconds(stat: &str) -> f64 {
     const TICKS_A_SECOND: f64 = 100.0;
@@ -84,8 +101,10 @@ impl Snapshot {
     pub(super) async fn take(context: &Context) -> Result<Self, RuntimeError> {
         let stats = context.runtime.container_stats().await?;
         let pods = context.runtime.list().await?;
-        let started = pods.values().flat_map(|p| &p.containers).map(|c| (c.id.clone(), c.created_at)).collect();
-        let mut containers: Vec<Measured> = stats.into_iter().filter_map(|s| measured(s, &started)).collect();
+        let running = pods.values().flat_map(|p| &p.containers).filter(|c| c.phase == Phase::Running);
+        let running = running.map(|c| (c.id.clone(), c.created_at)).collect();
+        let images = images_of(&context.admitted.all());
+        let mut containers: Vec<Measured> = stats.into_iter().filter_map(|s| measured(s, &running, &images)).collect();
         containers.sort_by(|a, b| (&a.namespace, &a.pod, &a.container).cmp(&(&b.namespace, &b.pod, &b.container)));
         let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
         let kib = |name: &str| {
