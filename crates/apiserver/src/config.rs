@@ -20,6 +20,8 @@ pub struct Config {
     pub authorization: AuthorizationConfig,
     pub enable_admission_plugins: Vec<String>,
     pub disable_admission_plugins: Vec<String>,
+    /// An `AdmissionConfiguration`.
+    pub admission_config_file: Option<PathBuf>,
     pub default_not_ready_toleration_seconds: i64,
     pub default_unreachable_toleration_seconds: i64,
     pub allow_privileged: bool,

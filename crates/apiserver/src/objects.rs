@@ -22,4 +22,20 @@ pub trait ObjectWriter: Send + Sync {
     /// # Errors
     /// 404 when it is gone.
     async fn delete(&self, gvr: &Gvr, namespace: &str, name: &str) -> Result<(), Status>;
+
+    /// The object as the store has it now.
+    ///
+    /// # Errors
+    /// 404 when it is not there; 405 from a writer that only writes.
+    async fn get(&self, gvr: &Gvr, _namespace: &str, _name: &str) -> Result<Value, Status> {
+        Err(Status::method_not_supported(gvr, "get"))
+    }
+
+    /// Replaces the status of an object; its `resourceVersion` is the precondition. Gives the object as it is then.
+    ///
+    /// # Errors
+    /// 409 `Conflict` when it has changed; 404 when it is gone; 405 from a writer of whole objects.
+    async fn update_status(&self, gvr: &Gvr, _object: Value) -> Result<Value, Status> {
+        Err(Status::method_not_supported(gvr, "update"))
+    }
 }

@@ -389,6 +389,7 @@ impl Flags {
             },
             enable_admission_plugins: self.enable_admission_plugins,
             disable_admission_plugins: self.disable_admission_plugins,
+            admission_config_file: self.admission_control_config_file,
             default_not_ready_toleration_seconds: self.default_not_ready_toleration_seconds,
             default_unreachable_toleration_seconds: self.default_unreachable_toleration_seconds,
             allow_privileged: self.allow_privileged,

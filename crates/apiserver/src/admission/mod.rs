@@ -1,15 +1,41 @@
 //! Admission: what a write must look like besides being valid. Mutating plugins run first, then the object is validated,
 //! then validating plugins run, each in upstream's order.
 
+mod always;
+mod always_pull_images;
+mod certificate_subject_restriction;
 mod chain;
+mod config;
+mod default_classes;
 mod default_toleration_seconds;
+mod deny_service_external_ips;
+mod event_rate_limit;
+mod extended_resource_toleration;
+mod limit_pod_hard_anti_affinity_topology;
+mod limit_ranger;
 mod namespace_lifecycle;
+mod namespaces;
 mod node_restriction;
+mod own;
+mod owner_references_permission_enforcement;
+mod persistent_volume_claim_resize;
+mod pod;
+mod pod_node_selector;
+mod pod_security;
+mod pod_toleration_restriction;
+mod pod_topology_labels;
 mod priority;
+mod quota;
+mod runtime_class;
 mod service_account;
+mod signers;
+mod storage_object_in_use_protection;
 mod taint_nodes_by_condition;
+mod tolerations;
 
-pub use chain::{Settings, UnknownPlugin, plugins};
+pub use chain::{PluginError, Settings, Tools, plugins};
+pub use config::{PluginConfigs, load as load_config};
+pub use own::OwnObjects;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -79,10 +105,22 @@ pub trait Plugin: Send + Sync {
 }
 
 impl Request {
+    /// Is it about this resource, without a subresource?
+    #[must_use]
+    pub fn is(&self, group: &str, resource: &str) -> bool {
+        self.gvr.group == group && self.gvr.resource == resource && self.subresource.is_empty()
+    }
+
     /// Is it about this resource of the core group, without a subresource?
     #[must_use]
     pub fn is_core(&self, resource: &str) -> bool {
-        self.gvr.group.is_empty() && self.gvr.resource == resource && self.subresource.is_empty()
+        self.is("", resource)
+    }
+
+    /// Is it about this subresource of a resource of the core group?
+    #[must_use]
+    pub fn is_core_part(&self, resource: &str, subresource: &str) -> bool {
+        self.gvr.group.is_empty() && self.gvr.resource == resource && self.subresource == subresource
     }
 
     /// A 403 about this object, in upstream's words.
@@ -96,6 +134,32 @@ impl Request {
             self.object.str_at(&["metadata", "generateName"]).to_owned()
         } else {
             self.name.clone()
+        }
+    }
+}
+
+/// Requests for tests of plugins.
+#[cfg(test)]
+pub(crate) mod fixture {
+    use super::*;
+
+    /// A request of nobody about an object of the core group in the namespace `ns`.
+    pub(crate) fn request(operation: Operation, resource: &str, object: &str) -> Request {
+        let object: Value = serde_json::from_str(object).unwrap();
+        Request {
+            operation,
+            gvr: Gvr::new("", "v1", resource),
+            gvk: Gvk::new("", "v1", object.kind()),
+            subresource: String::new(),
+            namespace: "ns".to_owned(),
+            name: object.name().to_owned(),
+            user: Arc::default(),
+            dry_run: false,
+            options: Value::Null,
+            object,
+            old_object: Value::Null,
+            warnings: Vec::new(),
+            audit_annotations: BTreeMap::new(),
         }
     }
 }

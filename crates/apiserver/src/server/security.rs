@@ -5,7 +5,7 @@ use std::sync::Arc;
 use apimachinery::Value;
 
 use super::Error;
-use crate::admission::{self, Plugin, Settings};
+use crate::admission::{self, OwnObjects, Plugin, Settings, Tools};
 use crate::authn::Authenticator;
 use crate::authn::certificate::ClientCertificates;
 use crate::authn::request_header::RequestHeaders;
@@ -28,6 +28,8 @@ pub(crate) struct Security {
     pub plugins: Vec<Arc<dyn Plugin>>,
     pub rbac: Arc<Rbac>,
     pub addresses: Arc<ServiceAddresses>,
+    /// What admission plugins write themselves.
+    pub own: Arc<OwnObjects>,
     /// Verifies service-account tokens, also for TokenReview.
     pub tokens: Option<Arc<ServiceAccountTokens>>,
     pub issuer: Option<TokenIssuer>,
@@ -78,8 +80,10 @@ impl Security {
             first..=last,
             Arc::clone(lister),
         ));
-        let mut plugins = admission_plugins(config, lister)?;
         let authorizers = authorizers(config, lister, &rbac)?;
+        let own = Arc::new(OwnObjects::default());
+        let tools = Tools { lister: Arc::clone(lister), authorizers: authorizers.clone(), own: Arc::clone(&own) };
+        let mut plugins = admission_plugins(config, &tools)?;
         plugins.push(Arc::new(NoEscalation { rbac: Arc::clone(&rbac), authorizers: authorizers.clone() }));
         plugins.push(Arc::clone(&addresses) as Arc<dyn Plugin>);
         Ok(Security {
@@ -88,6 +92,7 @@ impl Security {
             plugins,
             rbac,
             addresses,
+            own,
             tokens,
             issuer,
             documents,
@@ -148,14 +153,19 @@ fn authorizers(config: &Config, lister: &Arc<dyn Lister>, rbac: &Arc<Rbac>) -> R
     Ok(all)
 }
 
-fn admission_plugins(config: &Config, lister: &Arc<dyn Lister>) -> Result<Vec<Arc<dyn Plugin>>, Error> {
+fn admission_plugins(config: &Config, tools: &Tools) -> Result<Vec<Arc<dyn Plugin>>, Error> {
+    let configs = match &config.admission_config_file {
+        Some(path) => admission::load_config(path).map_err(Error::Config)?,
+        None => admission::PluginConfigs::new(),
+    };
     let settings = Settings {
         enable: config.enable_admission_plugins.clone(),
         disable: config.disable_admission_plugins.clone(),
         not_ready_toleration_seconds: config.default_not_ready_toleration_seconds,
         unreachable_toleration_seconds: config.default_unreachable_toleration_seconds,
+        configs,
     };
-    admission::plugins(&settings, lister).map_err(|e| Error::Config(e.to_string()))
+    admission::plugins(&settings, tools).map_err(|e| Error::Config(e.to_string()))
 }
 
 /// What `kube-system/extension-apiserver-authentication` tells aggregated servers.

@@ -67,6 +67,7 @@ pub(super) fn build(config: Config, storage: Arc<dyn Storage>, stop: &Cancellati
         tasks: TaskTracker::new(),
     }));
     server.inner().security.addresses.set_writer(Arc::new(OwnWriter::new(&server)));
+    server.inner().security.own.set(Arc::new(OwnWriter::new(&server)));
     Ok(server)
 }
 

@@ -75,4 +75,23 @@ impl ObjectWriter for OwnWriter {
         let (server, mut write) = self.write(gvr, namespace, name)?;
         server.registry.delete(&mut write, &DeleteOptions::default()).await.map(drop)
     }
+
+    async fn get(&self, gvr: &Gvr, namespace: &str, name: &str) -> Result<Value, Status> {
+        let (server, write) = self.write(gvr, namespace, name)?;
+        Ok((*server.registry.get(&write.resource, namespace, name, "").await?.decoded()).clone())
+    }
+
+    async fn update_status(&self, gvr: &Gvr, object: Value) -> Result<Value, Status> {
+        let (server, mut write) = self.write(gvr, object.namespace(), object.name())?;
+        "status".clone_into(&mut write.subresource);
+        let change = |_: &Value| Ok(object.clone());
+        let preconditions = Preconditions::default();
+        let updated = server.registry.update(&mut write, Part::Status, &preconditions, false, &change).await?;
+        let mut stored: Value =
+            serde_json::from_slice(&updated.stored.body).map_err(|error| Status::internal(error.to_string()))?;
+        if let Some(revision) = updated.stored.revision {
+            stored.set(&["metadata", "resourceVersion"], revision.0.to_string());
+        }
+        Ok(stored)
+    }
 }
