@@ -511,6 +511,9 @@ mod tests {
             old_object: object(old),
             warnings: Vec::new(),
             audit_annotations: std::collections::BTreeMap::new(),
+            reinvoke: false,
+            again: false,
+            asked: Vec::new(),
         }
     }
 

@@ -11,8 +11,8 @@ use super::{
     deny_service_external_ips, event_rate_limit, extended_resource_toleration, limit_pod_hard_anti_affinity_topology,
     limit_ranger, namespace_lifecycle, namespaces, node_restriction, owner_references_permission_enforcement,
     persistent_volume_claim_resize, pod_node_selector, pod_security, pod_toleration_restriction, pod_topology_labels,
-    priority, quota, runtime_class, service_account, signers, storage_object_in_use_protection,
-    taint_nodes_by_condition,
+    policy, priority, quota, runtime_class, service_account, signers, storage_object_in_use_protection,
+    taint_nodes_by_condition, webhook,
 };
 use crate::authz::Authorizer;
 use crate::lister::Lister;
@@ -167,6 +167,10 @@ fn make(name: &str, settings: &Settings, tools: &Tools) -> Result<Option<Arc<dyn
         "DefaultIngressClass" => Arc::new(default_classes::DefaultClass { lister, kind: &default_classes::INGRESS }),
         "PodTopologyLabels" => Arc::new(pod_topology_labels::PodTopologyLabels { lister }),
         "DenyServiceExternalIPs" => Arc::new(deny_service_external_ips::DenyServiceExternalIps),
+        "MutatingAdmissionPolicy" => Arc::new(policy::MutatingAdmissionPolicy::new(tools)),
+        "MutatingAdmissionWebhook" => Arc::new(webhook::MutatingAdmissionWebhook::new(tools)),
+        "ValidatingAdmissionPolicy" => Arc::new(policy::ValidatingAdmissionPolicy::new(tools)),
+        "ValidatingAdmissionWebhook" => Arc::new(webhook::ValidatingAdmissionWebhook::new(tools)),
         "ResourceQuota" => Arc::new(quota::ResourceQuota::new(lister, own(), config)),
         "AlwaysDeny" => Arc::new(always::AlwaysDeny),
         _ => return Ok(None),

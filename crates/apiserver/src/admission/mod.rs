@@ -9,6 +9,7 @@ mod config;
 mod default_classes;
 mod default_toleration_seconds;
 mod deny_service_external_ips;
+mod dynamic;
 mod event_rate_limit;
 mod extended_resource_toleration;
 mod limit_pod_hard_anti_affinity_topology;
@@ -24,6 +25,7 @@ mod pod_node_selector;
 mod pod_security;
 mod pod_toleration_restriction;
 mod pod_topology_labels;
+mod policy;
 mod priority;
 mod quota;
 mod runtime_class;
@@ -32,6 +34,7 @@ mod signers;
 mod storage_object_in_use_protection;
 mod taint_nodes_by_condition;
 mod tolerations;
+mod webhook;
 
 pub use chain::{PluginError, Settings, Tools, plugins};
 pub use config::{PluginConfigs, load as load_config};
@@ -75,6 +78,12 @@ pub struct Request {
     /// Warnings for the client, in order.
     pub warnings: Vec<String>,
     pub audit_annotations: BTreeMap<String, String>,
+    /// A webhook changed the object: the mutating plugins want to see it once more.
+    pub reinvoke: bool,
+    /// They are seeing it once more.
+    pub again: bool,
+    /// The webhooks that were asked, each with the object as it left it.
+    pub asked: Vec<(String, Value)>,
 }
 
 /// A plugin of the chain. Plugins that match nothing of a request cost one comparison: say what is wanted in `handles`.
@@ -160,6 +169,9 @@ pub(crate) mod fixture {
             old_object: Value::Null,
             warnings: Vec::new(),
             audit_annotations: BTreeMap::new(),
+            reinvoke: false,
+            again: false,
+            asked: Vec::new(),
         }
     }
 }

@@ -33,7 +33,10 @@ impl Plugin for ServiceAccount {
             return check_mirror(request);
         }
         if request.object.str_at(&["spec", "serviceAccountName"]).is_empty() {
-            request.object.set(&["spec", "serviceAccountName"], "default");
+            // The field's old name counts where the new one says nothing.
+            let old_name = request.object.str_at(&["spec", "serviceAccount"]).to_owned();
+            let name = if old_name.is_empty() { "default".to_owned() } else { old_name };
+            request.object.set(&["spec", "serviceAccountName"], name);
         }
         // The field's old name is kept equal.
         let name = request.object.str_at(&["spec", "serviceAccountName"]).to_owned();

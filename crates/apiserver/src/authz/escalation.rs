@@ -191,6 +191,9 @@ mod tests {
             old_object: json(old),
             warnings: Vec::new(),
             audit_annotations: BTreeMap::new(),
+            reinvoke: false,
+            again: false,
+            asked: Vec::new(),
         };
         assert!(plugin.handles(&request));
         plugin.validate(&mut request).await.err().map_or_else(|| "allowed".to_owned(), |status| status.message)

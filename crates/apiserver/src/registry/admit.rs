@@ -25,6 +25,15 @@ impl Admission {
     /// # Errors
     /// The first refusal.
     pub async fn admit(&self, request: &mut Request) -> Result<(), Status> {
+        self.admit_once(request).await?;
+        if request.reinvoke {
+            request.again = true;
+            self.admit_once(request).await?;
+        }
+        Ok(())
+    }
+
+    async fn admit_once(&self, request: &mut Request) -> Result<(), Status> {
         for plugin in &self.plugins {
             if plugin.handles(request) {
                 plugin.admit(request).await?;
@@ -80,6 +89,9 @@ impl Write {
             old_object,
             warnings: Vec::new(),
             audit_annotations: std::collections::BTreeMap::new(),
+            reinvoke: false,
+            again: false,
+            asked: Vec::new(),
         }
     }
 }
