@@ -24,7 +24,7 @@
 
 #![cfg_attr(
     not(test),
-    expect(dead_code, unused_imports, reason = "admission policies and custom resources use different parts of it")
+    expect(dead_code, reason = "admission policies and custom resources use different parts of it")
 )]
 
 mod eval;
