@@ -13,6 +13,7 @@
 mod admissionregistration;
 mod apiregistration;
 mod apps;
+mod authorization;
 mod autoscaling;
 mod batch;
 mod certificates;
@@ -39,6 +40,7 @@ mod validation;
 
 pub use crate::core::pod::{ephemeral_containers as validate_ephemeral_containers, resize as validate_resize};
 pub use crate::core::validate_service_addresses;
+pub use authorization::validate_access_review;
 pub use certificates::validate_conditions as validate_signing_conditions;
 pub use resource::{ResourceDef, Scope, Subresource};
 pub use strategy::{Cell, Column, Strategy};

@@ -65,8 +65,9 @@ impl Rules for Finalize {
         }
     }
 
-    fn validate(&self, _: &Value, _: &Value) -> FieldErrors {
-        FieldErrors::new()
+    fn validate(&self, object: &Value, _: &Value) -> FieldErrors {
+        let strategy = api::resource(&apimachinery::meta::Gvr::new("", "v1", "namespaces")).map(|def| def.strategy);
+        strategy.map(|s| s.validate(object)).unwrap_or_default()
     }
 }
 

@@ -41,8 +41,17 @@ pub(super) async fn token(call: &mut Call, target: &Target, body: RequestBody) -
 pub(super) async fn review(call: &mut Call, target: &Target, body: RequestBody) -> Result<Response<Body>, Status> {
     let mut review = decoded_body(call, target, body).await?;
     let options = WriteOptions::parse(&call.query, WriteKind::Create, call.user_agent())?;
-    track(&crate::handlers::write_of(call, target, options), &mut review);
+    let write = crate::handlers::write_of(call, target, options);
+    crate::handlers::fit_namespace(&mut review, &write)?;
+    track(&write, &mut review);
     let user = Arc::clone(&call.user);
+    let def = target.resource.def;
+    if def.kind.ends_with("AccessReview") {
+        let errs = api::validate_access_review(&def.kind, &review);
+        if !errs.is_empty() {
+            return Err(Status::invalid(&def.gvk(), "", &errs));
+        }
+    }
     match target.resource.def.gvr.resource.as_str() {
         "tokenreviews" => token_review(call, &mut review).await?,
         "selfsubjectreviews" => {
@@ -51,10 +60,7 @@ pub(super) async fn review(call: &mut Call, target: &Target, body: RequestBody) 
         }
         "selfsubjectaccessreviews" => access(call, &mut review, &user).await,
         "subjectaccessreviews" | "localsubjectaccessreviews" => {
-            if target.resource.def.gvr.resource == "localsubjectaccessreviews" {
-                check_namespace(call, &review)?;
-            }
-            let asked = subject(&review["spec"])?;
+            let asked = subject(&review["spec"]);
             access(call, &mut review, &Arc::new(asked)).await;
         }
         "selfsubjectrulesreviews" => rules(call, &mut review, &user)?,
@@ -68,14 +74,6 @@ pub(super) async fn review(call: &mut Call, target: &Target, body: RequestBody) 
 fn track(write: &Write, object: &mut Value) {
     let kind = crate::encoding::gvk_of(object.api_version(), object.kind());
     FieldManager::of(write).take_changes_of(&kind, None, object);
-}
-
-fn check_namespace(call: &Call, review: &Value) -> Result<(), Status> {
-    if review.str_at(&["spec", "resourceAttributes", "namespace"]) != call.info.namespace {
-        let why = format!("spec.resourceAttributes.namespace must match namespace: {}", call.info.namespace);
-        return Err(Status::bad_request(why));
-    }
-    Ok(())
 }
 
 async fn token_review(call: &Call, review: &mut Value) -> Result<(), Status> {
@@ -142,23 +140,17 @@ fn user_value(user: &UserInfo) -> Value {
     value
 }
 
-fn subject(spec: &Value) -> Result<UserInfo, Status> {
+fn subject(spec: &Value) -> UserInfo {
     let strings =
         |v: &Value| -> Vec<String> { v.items().iter().filter_map(Value::as_str).map(str::to_owned).collect() };
     let extra: BTreeMap<String, Vec<String>> =
         spec["extra"].entries().iter().map(|(k, v)| (k.to_string(), strings(v))).collect();
-    let user = UserInfo {
+    UserInfo {
         name: spec.str_at(&["user"]).to_owned(),
         uid: spec.str_at(&["uid"]).to_owned(),
         groups: strings(&spec["groups"]),
         extra,
-    };
-    if user.name.is_empty() && user.groups.is_empty() {
-        return Err(Status::bad_request(
-            "spec.user or spec.groups: Required value: at least one of user or group must be specified",
-        ));
     }
-    Ok(user)
 }
 
 async fn access(call: &Call, review: &mut Value, user: &Arc<UserInfo>) {
