@@ -50,6 +50,10 @@ impl Strategy for DefinitionStrategy {
             errs.invalid(&root.fields(&["metadata", "name"]), "must be spec.names.plural+\".\"+spec.group");
         }
         validate_spec(&root.field("spec"), &mut errs);
+        let stored = root.fields(&["status", "storedVersions"]);
+        if stored.value.items().is_empty() {
+            errs.invalid_value(&stored.path, Value::Null, "must have at least one stored version");
+        }
         errs
     }
 
@@ -194,7 +198,17 @@ fn validate_versions(spec: &Cursor<'_>, errs: &mut FieldErrors) {
         );
     }
     if items.iter().filter(|v| v["storage"].as_bool() == Some(true)).count() != 1 {
-        errs.invalid(&versions, "must have exactly one version marked as storage version");
+        // Upstream shows the versions as its own structs.
+        let field = |v: &Value, name: &str| if v[name].is_null() { Value::from("") } else { v[name].clone() };
+        let shown = |v: &Value| {
+            Value::from([
+                ("Name", field(v, "name")),
+                ("Served", v["served"].clone()),
+                ("Storage", v["storage"].clone()),
+            ])
+        };
+        let shown: Vec<Value> = items.iter().map(shown).collect();
+        errs.invalid_value(&versions.path, shown, "must have exactly one version marked as storage version");
     }
     // What is the same in all versions stands at the top of the form that is checked, and errors say so.
     let same = |field: &str| items.windows(2).all(|w| w[0][field] == w[1][field]);
@@ -207,9 +221,14 @@ fn validate_versions(spec: &Cursor<'_>, errs: &mut FieldErrors) {
         if let Some(path) = at(i, &version.path, "schema", "validation") {
             let schema = Cursor::new(path.child("openAPIV3Schema"), version.value.at(&["schema", "openAPIV3Schema"]));
             if schema.is_absent() {
-                errs.required(&version.path.child("schema").child("openAPIV3Schema"), "schemas are required");
+                errs.required(&version.path.child("schema").child("openAPIV3Schema"), "");
             } else {
-                validate_root(&schema, errs);
+                let structural = spec.value["preserveUnknownFields"].as_bool() != Some(true);
+                validate_root(&schema, structural, errs);
+                if !structural && has_defaults(schema.value) {
+                    let at = spec.field("preserveUnknownFields");
+                    errs.invalid(&at, "must be false in order to use defaults in the schema");
+                }
             }
         }
         if let Some(path) = at(i, &version.path, "additionalPrinterColumns", "additionalPrinterColumns") {
@@ -278,6 +297,7 @@ fn validate_scale(scale: &Cursor<'_>, errs: &mut FieldErrors) {
         let at = scale.field(field);
         match at.as_str().unwrap_or_default() {
             "" => errs.required(&at.path, ""),
+            text if !text.starts_with('.') => errs.invalid(&at, "must be a simple json path starting with ."),
             text if !text.starts_with(under) => {
                 errs.invalid(&at, format!("should be a json path under {}", under.trim_end_matches('.')));
             }
@@ -290,17 +310,26 @@ fn flag(schema: &Value, name: &str) -> bool {
     schema[name].as_bool() == Some(true)
 }
 
-fn validate_root(schema: &Cursor<'_>, errs: &mut FieldErrors) {
+/// Does any part of the schema have a default?
+fn has_defaults(schema: &Value) -> bool {
+    schema.get("default").is_some()
+        || schema["properties"].entries().values().any(has_defaults)
+        || (schema["items"].as_object().is_some() && has_defaults(&schema["items"]))
+        || (schema["additionalProperties"].as_object().is_some() && has_defaults(&schema["additionalProperties"]))
+}
+
+fn validate_root(schema: &Cursor<'_>, structural: bool, errs: &mut FieldErrors) {
     let ty = schema.field("type");
     match ty.as_str().unwrap_or_default() {
-        "" => errs.required(&ty.path, "must not be empty at the root"),
+        "" if structural => errs.required(&ty.path, "must not be empty at the root"),
+        "" => {}
         "object" => {}
         _ => errs.invalid(&ty, "must be object at the root"),
     }
     if flag(schema.value, "nullable") {
         errs.forbidden(&schema.path.child("nullable"), "nullable cannot be true at the root");
     }
-    validate_schema(schema, Where::Root, errs);
+    validate_schema(schema, (Where::Root, structural), errs);
 }
 
 /// What a schema stands for, which the words of errors depend on.
@@ -312,7 +341,7 @@ enum Where {
     Value,
 }
 
-fn validate_schema(schema: &Cursor<'_>, place: Where, errs: &mut FieldErrors) {
+fn validate_schema(schema: &Cursor<'_>, (place, structural): (Where, bool), errs: &mut FieldErrors) {
     let value = schema.value;
     let ty = schema.field("type");
     let kind = ty.as_str().unwrap_or_default();
@@ -324,7 +353,7 @@ fn validate_schema(schema: &Cursor<'_>, place: Where, errs: &mut FieldErrors) {
             Where::Value => "must not be empty for specified object fields",
             Where::Root => "",
         };
-        if !free && place != Where::Root {
+        if structural && !free && place != Where::Root {
             errs.required(&ty.path, what);
         }
     } else if !TYPES.contains(&kind) {
@@ -339,28 +368,31 @@ fn validate_schema(schema: &Cursor<'_>, place: Where, errs: &mut FieldErrors) {
     let values = schema.field("additionalProperties");
     let has_properties = !value["properties"].entries().is_empty();
     if !values.is_absent() {
-        if has_properties && values.as_bool() != Some(false) {
+        if values.as_bool() == Some(false) {
+            errs.forbidden(&values.path, "additionalProperties cannot be set to false");
+        }
+        if has_properties && values.value.as_object().is_some() {
             errs.forbidden(&values.path, "additionalProperties and properties are mutual exclusive");
         }
         if place == Where::Root {
             errs.forbidden(&values.path, "must not be used at the root");
         }
         if values.value.as_object().is_some() {
-            validate_schema(&values, Where::Value, errs);
+            validate_schema(&values, (Where::Value, structural), errs);
         }
     }
     for (name, property) in schema.field("properties").map_entries() {
         if place == Where::Root && name == "metadata" {
             continue;
         }
-        validate_schema(&property, Where::Field, errs);
+        validate_schema(&property, (Where::Field, structural), errs);
     }
     let items = schema.field("items");
-    if kind == "array" && items.is_absent() {
+    if structural && kind == "array" && items.is_absent() {
         errs.required(&items.path, "must be specified");
     }
     if items.value.as_object().is_some() {
-        validate_schema(&items, Where::Item, errs);
+        validate_schema(&items, (Where::Item, structural), errs);
     }
     if items.value.as_array().is_some() {
         errs.forbidden(&items.path, "items must be a schema object and not an array");
@@ -391,7 +423,9 @@ fn validate_schema(schema: &Cursor<'_>, place: Where, errs: &mut FieldErrors) {
     }
     validate_lists(schema, kind, errs);
     validate_rules(schema, errs);
-    validate_junctors(schema, errs);
+    if structural {
+        validate_junctors(schema, errs);
+    }
 }
 
 fn validate_lists(schema: &Cursor<'_>, kind: &str, errs: &mut FieldErrors) {
@@ -414,7 +448,9 @@ fn validate_lists(schema: &Cursor<'_>, kind: &str, errs: &mut FieldErrors) {
                 errs.required(&keys.path, "must not be empty if x-kubernetes-list-type is map");
             }
             let items = schema.field("items");
-            if items.str_at(&["type"]) != "object" {
+            if items.is_absent() {
+                errs.required(&items.path, "must have a schema if x-kubernetes-list-type is map");
+            } else if items.str_at(&["type"]) != "object" {
                 errs.invalid(&items.field("type"), "must be object if parent array's x-kubernetes-list-type is map");
             }
             for key in keys.elements() {

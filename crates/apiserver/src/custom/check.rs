@@ -95,15 +95,16 @@ impl Checker<'_> {
     }
 
     fn refuse(&mut self, rule: &Cursor<'_>, path: &Path, why: &str) {
-        let text = |field: &str| format!("{:?}", rule.str_at(&[field]));
-        let shown = format!(
-            "apiextensions.ValidationRule{{Rule:{}, Message:{}, MessageExpression:{}, \
-             Reason:(*apiextensions.FieldValueErrorReason)(nil), FieldPath:{}, OptionalOldSelf:(*bool)(nil)}}",
-            text("rule"),
-            text("message"),
-            text("messageExpression"),
-            text("fieldPath")
-        );
+        // Upstream shows the rule as its own struct.
+        let text = |field: &str| Value::from(rule.str_at(&[field]));
+        let shown = apimachinery::field::shown(&Value::from([
+            ("Rule", text("rule")),
+            ("Message", text("message")),
+            ("MessageExpression", text("messageExpression")),
+            ("Reason", rule.value["reason"].clone()),
+            ("FieldPath", text("fieldPath")),
+            ("OptionalOldSelf", rule.value["optionalOldSelf"].clone()),
+        ]));
         let error = FieldError { kind: ErrorKind::Invalid, path: path.clone(), shown: Some(shown), detail: why.into() };
         self.errs.0.push(error);
     }

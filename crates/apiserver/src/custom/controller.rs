@@ -19,6 +19,9 @@ use crate::server::{ApiServer, OwnWriter};
 pub(crate) const FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
 const DEFINITIONS: &str = "customresourcedefinitions.apiextensions.k8s.io";
 
+/// How long changes of definitions are gathered.
+const BATCH: std::time::Duration = std::time::Duration::from_millis(20);
+
 /// What is installed of a definition.
 struct Installed {
     /// The version of the definition that this was made of.
@@ -49,6 +52,10 @@ pub(crate) async fn run(server: ApiServer, halt: CancellationToken) {
         if seen != Some(generation) {
             seen = Some(generation);
             if halt.run_until_cancelled(controller.sync()).await.is_none() {
+                return;
+            }
+            // A look at all definitions for many changes at once: a thousand may be installed in a row.
+            if halt.run_until_cancelled(tokio::time::sleep(BATCH)).await.is_none() {
                 return;
             }
             // What was written just now may have been seen already.
