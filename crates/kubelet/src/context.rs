@@ -54,6 +54,8 @@ pub(crate) struct Context {
     /// What pods can be given: the node's capacity without what is reserved.
     pub allocatable: Amounts,
     pub max_pods: usize,
+    /// Processes that one pod may have; not positive: as many as it likes.
+    pub pod_pids_limit: i64,
     /// Pods without a seccomp profile of their own get the runtime's.
     pub seccomp_default: bool,
     pub pressures: Pressures,

@@ -86,6 +86,7 @@ pub async fn run(config: Config, client: Option<kube::Client>, stop: Cancellatio
         cgroup_root: config.cgroup_root.clone(),
         allocatable: capacity::allocatable(&capacity::of(&machine, &config), &config),
         max_pods: config.max_pods.try_into().unwrap_or(usize::MAX),
+        pod_pids_limit: config.pod_pids_limit,
         seccomp_default: config.seccomp_default,
         pressures: eviction::Pressures::default(),
         pressures_changed: tokio::sync::Notify::new(),

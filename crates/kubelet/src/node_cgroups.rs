@@ -43,8 +43,8 @@ fn layout() -> Layout {
     }
 }
 
-/// Makes the pod's cgroup with the sum of its containers' limits.
-pub(crate) fn make(sandbox: &PodSandboxConfig, pod: &Pod) -> io::Result<()> {
+/// Makes the pod's cgroup with the sum of its containers' limits, and at most `pids` processes where that is positive.
+pub(crate) fn make(sandbox: &PodSandboxConfig, pod: &Pod, pids: i64) -> io::Result<()> {
     let Some(parent) = sandbox.linux.as_ref().map(|l| l.cgroup_parent.trim_start_matches('/').to_owned()) else {
         return Ok(());
     };
@@ -65,6 +65,15 @@ pub(crate) fn make(sandbox: &PodSandboxConfig, pod: &Pod) -> io::Result<()> {
                 let dir = root.join(&parent);
                 make_v1(&root, &dir)?;
             }
+        }
+    }
+    if pids > 0 {
+        let roots = match layout() {
+            Layout::V1(roots) => roots,
+            Layout::V2(root) => vec![root],
+        };
+        for root in roots {
+            write(&root.join(&parent).join("pids.max"), &pids.to_string())?;
         }
     }
     apply(&parent, &Wanted::of(pod))

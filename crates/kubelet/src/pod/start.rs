@@ -82,7 +82,7 @@ impl Worker {
             }
             std::fs::create_dir_all(container_config::log_dir(&self.context.log_root, pod))
                 .map_err(|e| self.complain(pod, "cannot make the log directory", &e))?;
-            crate::node_cgroups::make(&sandbox_config, pod)
+            crate::node_cgroups::make(&sandbox_config, pod, self.context.pod_pids_limit)
                 .map_err(|e| self.complain(pod, "cannot make the cgroup", &e))?;
             let handler = pod
                 .spec
