@@ -379,6 +379,19 @@ impl Worker {
                 self.waiting.insert(name.clone(), Waiting { reason: "CrashLoopBackOff".to_owned(), message });
             }
         }
+        // A pull that failed and may not be tried again yet.
+        for (name, left) in backoff {
+            let Some(failed) = self.waiting.get(name).filter(|w| w.reason == "ErrImagePull" && !left.is_zero()) else {
+                continue;
+            };
+            let image = find(pod, name).and_then(|c| c.image).unwrap_or_default();
+            let text = format!("Back-off pulling image \"{image}\"");
+            let message = format!("{text}: ErrImagePull: {}", failed.message);
+            let regarding = self.regarding(pod, Some(name));
+            self.context.events.normal(&regarding, "BackOff", text);
+            self.context.events.warning(&regarding, "Failed", "Error: ImagePullBackOff");
+            self.waiting.insert(name.clone(), Waiting { reason: "ImagePullBackOff".to_owned(), message });
+        }
         let running =
             |name: &str| look.containers.iter().any(|c| c.listed.name == name && c.listed.phase == Phase::Running);
         self.waiting.retain(|name, w| {
