@@ -4,7 +4,7 @@ use apimachinery::Value;
 use apimachinery::field::{Cursor, FieldErrors};
 
 use super::rules::{self, int_cells, template_cells};
-use crate::core::pod::{Options, default_template, read_only_disks, validate_template};
+use crate::core::pod::{Options, default_template, read_only_disks, template_warnings, validate_template};
 use crate::go_json::{immutable_selector, invalid_selector};
 use crate::strategy::{Cell, Now, Strategy};
 use crate::table_cells;
@@ -117,6 +117,10 @@ impl Strategy for DaemonSetStrategy {
         rules::counters(&mut errs, &status, &others, &[]);
         rules::collisions(&mut errs, status.value, &old["status"]);
         errs
+    }
+
+    fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
+        template_warnings(object, old, &["spec", "template"], false)
     }
 
     fn has_generation(&self) -> bool {

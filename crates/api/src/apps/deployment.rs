@@ -4,7 +4,7 @@ use apimachinery::Value;
 use apimachinery::field::{Cursor, FieldErrors};
 
 use super::rules::{self, int_cells, template_cells};
-use crate::core::pod::{Options, default_template};
+use crate::core::pod::{Options, default_template, template_warnings};
 use crate::go_json::immutable_selector;
 use crate::strategy::{Cell, Now, Strategy};
 use crate::table_cells;
@@ -104,6 +104,10 @@ impl Strategy for DeploymentStrategy {
         rules::available(&mut errs, &status, "readyReplicas");
         rules::collisions(&mut errs, status.value, &old["status"]);
         errs
+    }
+
+    fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
+        template_warnings(object, old, &["spec", "template"], true)
     }
 
     fn has_generation(&self) -> bool {

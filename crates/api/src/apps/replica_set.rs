@@ -4,7 +4,7 @@ use apimachinery::Value;
 use apimachinery::field::{Cursor, FieldErrors};
 
 use super::rules::{self, int_cells, template_cells};
-use crate::core::pod::{Options, default_template};
+use crate::core::pod::{Options, default_template, template_warnings};
 use crate::go_json::immutable_selector;
 use crate::strategy::{Cell, Now, Strategy};
 use crate::table_cells;
@@ -45,6 +45,10 @@ impl Strategy for ReplicaSetStrategy {
 
     fn validate_status_update(&self, set: &Value, _: &Value) -> FieldErrors {
         rules::replica_status(set)
+    }
+
+    fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
+        template_warnings(object, old, &["spec", "template"], true)
     }
 
     fn has_generation(&self) -> bool {

@@ -4,7 +4,7 @@ use apimachinery::Value;
 use apimachinery::field::{Cursor, FieldErrors};
 
 use super::rules::{self, template_cells};
-use crate::core::pod::{Options, default_template, validate_template};
+use crate::core::pod::{Options, default_template, template_warnings, validate_template};
 use crate::go_json::invalid_selector;
 use crate::strategy::{Cell, Now, Strategy, dns_label};
 use crate::table_cells;
@@ -203,6 +203,10 @@ impl Strategy for StatefulSetStrategy {
         rules::available(&mut errs, &status, "status.readyReplicas");
         rules::collisions(&mut errs, status.value, &old["status"]);
         errs
+    }
+
+    fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
+        template_warnings(object, old, &["spec", "template"], false)
     }
 
     fn has_generation(&self) -> bool {

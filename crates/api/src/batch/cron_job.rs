@@ -4,11 +4,11 @@ use apimachinery::Value;
 use apimachinery::field::{Cursor, FieldErrors};
 
 use super::{job_rules, schedule, time_zone};
-use crate::core::pod::{Options, default_template};
+use crate::core::pod::{Options, default_template, template_warnings};
 use crate::go_json::invalid_selector;
 use crate::strategy::{Cell, Now, Strategy};
 use crate::table_cells;
-use crate::validation::{Checks, same, text};
+use crate::validation::{Checks, text};
 
 pub(crate) struct CronJobStrategy;
 
@@ -97,13 +97,7 @@ impl Strategy for CronJobStrategy {
     }
 
     fn warnings(&self, job: &Value, old: Option<&Value>) -> Vec<String> {
-        let schedule = job.at(&["spec", "schedule"]);
-        let unchanged = old.is_some_and(|old| same(old.at(&["spec", "schedule"]), schedule));
-        let has_zone = schedule.as_str().is_some_and(|s| s.contains("TZ"));
-        if !has_zone || unchanged {
-            return Vec::new();
-        }
-        vec!["CRON_TZ or TZ used in spec.schedule is not officially supported, see https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/ for more details".to_owned()]
+        template_warnings(job, old, &["spec", "jobTemplate", "spec", "template"], true)
     }
 
     fn has_generation(&self) -> bool {

@@ -6,7 +6,7 @@ use apimachinery::field::FieldErrors;
 use super::job_rules::{CONTROLLER_UID, JOB_NAME, LEGACY};
 use super::{job_change, job_rules, job_status};
 use crate::apps::rules::template_cells;
-use crate::core::pod::default_template;
+use crate::core::pod::{default_template, template_warnings};
 use crate::strategy::{Cell, Now, Strategy};
 use crate::table_cells;
 use crate::validation::int;
@@ -80,6 +80,10 @@ impl Strategy for JobStrategy {
     /// Upstream completes what it reads from its store, generated labels included.
     fn canonicalize(&self, job: &mut Value) {
         default_labels(job);
+    }
+
+    fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
+        template_warnings(object, old, &["spec", "template"], true)
     }
 
     fn has_generation(&self) -> bool {

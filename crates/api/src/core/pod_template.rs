@@ -3,7 +3,7 @@
 use apimachinery::Value;
 use apimachinery::field::{Cursor, FieldErrors};
 
-use crate::core::pod::{Options, default_template, validate_template};
+use crate::core::pod::{Options, default_template, template_warnings, validate_template};
 use crate::strategy::{Cell, Now, Strategy};
 use crate::table_cells;
 
@@ -25,6 +25,10 @@ impl Strategy for PodTemplateStrategy {
         let options = Options::keeping(false, &old["template"]);
         validate_template(&mut errs, &Cursor::root(template).field("template"), options);
         errs
+    }
+
+    fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
+        template_warnings(object, old, &["template"], false)
     }
 
     fn has_generation(&self) -> bool {

@@ -4,7 +4,7 @@ use apimachinery::Value;
 use apimachinery::field::{Cursor, FieldErrors};
 
 use crate::apps::rules::{self, int_cells};
-use crate::core::pod::{Options, default_template, validate_template};
+use crate::core::pod::{Options, default_template, template_warnings, validate_template};
 use crate::strategy::{Cell, Now, Strategy};
 use crate::table_cells;
 use crate::validation::Checks;
@@ -61,6 +61,10 @@ impl Strategy for ReplicationControllerStrategy {
 
     fn validate_status_update(&self, controller: &Value, _: &Value) -> FieldErrors {
         rules::replica_status(controller)
+    }
+
+    fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
+        template_warnings(object, old, &["spec", "template"], true)
     }
 
     fn has_generation(&self) -> bool {

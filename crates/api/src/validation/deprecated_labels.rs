@@ -18,19 +18,20 @@ const DEPRECATED: &[(&str, &str)] = &[
     ("node-role.kubernetes.io/master", "use \"node-role.kubernetes.io/control-plane\" instead"),
 ];
 
-fn what_of(label: &str) -> Option<&'static str> {
+/// What to say of a label, if it has a newer name.
+pub(crate) fn message(label: &str) -> Option<&'static str> {
     DEPRECATED.iter().find(|(old, _)| *old == label).map(|(_, what)| *what)
 }
 
 /// About a list of expressions, each with a `key`.
 pub(crate) fn in_expressions(list: &Cursor<'_>) -> Vec<String> {
     let keys = list.elements().map(|expression| expression.field("key"));
-    keys.filter_map(|key| what_of(text(&key)).map(|what| format!("{}: {} is {what}", key.path, text(&key)))).collect()
+    keys.filter_map(|key| message(text(&key)).map(|what| format!("{}: {} is {what}", key.path, text(&key)))).collect()
 }
 
 /// About the keys of a map of labels; `with_key`: the path ends with the label.
 pub(crate) fn in_map(labels: &Cursor<'_>, with_key: bool) -> Vec<String> {
     let path = |key: &str| if with_key { labels.path.child(key) } else { Path::clone(&labels.path) };
     let keys = labels.entries().keys();
-    keys.filter_map(|key| what_of(key).map(|what| format!("{}: {what}", path(key)))).collect()
+    keys.filter_map(|key| message(key).map(|what| format!("{}: {what}", path(key)))).collect()
 }

@@ -162,7 +162,7 @@ fn node_terms(errs: &mut FieldErrors, affinity: &Cursor<'_>, old: &Value) {
         let was_empty = lists.iter().all(|l| before[*l].items().is_empty());
         let only_added = lists.iter().all(|list| {
             let (new, old) = (term.value[*list].items(), before[*list].items());
-            new.len() >= old.len() && new.iter().zip(old).all(|(n, o)| same(n, o)) && !(was_empty && !new.is_empty())
+            new.len() >= old.len() && new.iter().zip(old).all(|(n, o)| same(n, o)) && (!was_empty || new.is_empty())
         });
         if !only_added {
             errs.invalid_struct(&term, "only additions are allowed (no mutations or deletions)");

@@ -24,6 +24,7 @@ mod table;
 mod template;
 mod volume_sources;
 mod volumes;
+mod warnings;
 mod windows;
 
 use std::collections::BTreeMap;
@@ -39,6 +40,7 @@ pub use resize::validate as resize;
 pub(crate) use strategy::PodStrategy;
 pub(crate) use template::validate as validate_template;
 pub(crate) use volume_sources::read_only_disks;
+pub(crate) use warnings::of_template as template_warnings;
 
 /// The lists of containers, in the order in which upstream visits them.
 const LISTS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];

@@ -51,6 +51,17 @@ pub(super) fn pod_affinities(errs: &mut FieldErrors, affinity: &Cursor<'_>, opti
     }
 }
 
+/// Every term of the affinities between pods.
+pub(super) fn pod_terms<'a>(affinity: &Cursor<'a>) -> Vec<Cursor<'a>> {
+    let mut all = Vec::new();
+    for kind in ["podAffinity", "podAntiAffinity"] {
+        let pods = affinity.field(kind);
+        all.extend(pods.field(REQUIRED).elements());
+        all.extend(pods.field(PREFERRED).elements().map(|weighted| weighted.field("podAffinityTerm")));
+    }
+    all
+}
+
 fn pod_term(errs: &mut FieldErrors, term: &Cursor<'_>, options: Options) {
     for selector in ["labelSelector", "namespaceSelector"] {
         label_selector(errs, &term.field(selector), !options.any_selector_values);
@@ -83,7 +94,8 @@ fn label_keys(errs: &mut FieldErrors, term: &Cursor<'_>) {
         }
     }
     let matched: Vec<&str> = strings(&term.value["matchLabelKeys"]);
-    let mut seen: Vec<&str> = selector["matchLabels"].entries().keys().map(|k| k.as_str()).collect();
+    let mut seen: Vec<&str> =
+        selector["matchLabels"].entries().keys().map(compact_str::CompactString::as_str).collect();
     for expression in selector["matchExpressions"].items() {
         let key = expression.str_at(&["key"]);
         if let Some(i) = matched.iter().rposition(|k| *k == key)

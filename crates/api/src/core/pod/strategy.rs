@@ -3,7 +3,7 @@
 use apimachinery::Value;
 use apimachinery::field::FieldErrors;
 
-use super::{change, create, defaults, qos_class, scheduling, status, table};
+use super::{change, create, defaults, qos_class, scheduling, status, table, warnings};
 use crate::strategy::{Cell, Deletion, Now, Strategy};
 
 pub(crate) struct PodStrategy;
@@ -51,6 +51,10 @@ impl Strategy for PodStrategy {
 
     fn validate_status_update(&self, pod: &Value, old: &Value) -> FieldErrors {
         status::validate(pod, old)
+    }
+
+    fn warnings(&self, pod: &Value, old: Option<&Value>) -> Vec<String> {
+        warnings::of_pod(pod, old)
     }
 
     fn has_generation(&self) -> bool {
