@@ -542,7 +542,7 @@ fn validate_nested(schema: &Cursor<'_>, int_or_string: bool, errs: &mut FieldErr
         RULES,
     ] {
         let at = schema.field(field);
-        if !at.value.is_empty_value() && !(field == "type" && int_or_string) {
+        if !at.value.is_empty_value() && (field != "type" || !int_or_string) {
             errs.forbidden(&at.path, "must be empty to be structural");
         }
     }

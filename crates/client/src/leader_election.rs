@@ -77,7 +77,6 @@ pub struct Leadership {
 
 impl Leadership {
     /// The same client, refusing writes once leadership is over: for clients with an identity of their own.
-    #[must_use]
     pub fn guard(&self) -> impl Fn(&Client) -> Client + Clone + Send + Sync + use<> {
         let fence = self.fence.clone();
         move |client| fence.guard(client)

@@ -1,5 +1,7 @@
 //! How many pods are decided on in a second, in process: `throughput [nodes] [pods]`.
 
+#![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
+
 use std::time::Instant;
 
 use k8s_openapi::api::core::v1::{Node, Pod};

@@ -65,8 +65,9 @@ fn validate_item(item: &Cursor<'_>, errs: &mut FieldErrors) {
     names("maxLimitRequestRatio", errs);
     let defaults: &[&str] = if kind == "Pod" { &[] } else { &["default", "defaultRequest"] };
     let fields = ["max", "min"].iter().chain(defaults);
-    let mut resources: Vec<&str> =
-        fields.flat_map(|f| item[f].entries().keys().map(|k| k.as_str()).collect::<Vec<_>>()).collect();
+    let mut resources: Vec<&str> = fields
+        .flat_map(|f| item[f].entries().keys().map(compact_str::CompactString::as_str).collect::<Vec<_>>())
+        .collect();
     resources.sort_unstable();
     resources.dedup();
     for resource in resources {

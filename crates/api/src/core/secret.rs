@@ -48,23 +48,17 @@ fn validate_type(secret: &Value, errs: &mut FieldErrors) {
     let values = &secret["data"];
     let has = |key: &str| values.get(key).is_some();
     match secret.str_at(&["type"]) {
-        "kubernetes.io/service-account-token" => {
-            if secret.annotation(ACCOUNT_NAME).unwrap_or_default().is_empty() {
-                errs.required(&Path::new("metadata.annotations").key(ACCOUNT_NAME), "");
-            }
+        "kubernetes.io/service-account-token" if secret.annotation(ACCOUNT_NAME).unwrap_or_default().is_empty() => {
+            errs.required(&Path::new("metadata.annotations").key(ACCOUNT_NAME), "");
         }
         "kubernetes.io/dockercfg" => docker_config(values, ".dockercfg", errs),
         "kubernetes.io/dockerconfigjson" => docker_config(values, ".dockerconfigjson", errs),
-        "kubernetes.io/basic-auth" => {
-            if !has("username") && !has("password") {
-                errs.required(&data.key("username"), "");
-                errs.required(&data.key("password"), "");
-            }
+        "kubernetes.io/basic-auth" if !has("username") && !has("password") => {
+            errs.required(&data.key("username"), "");
+            errs.required(&data.key("password"), "");
         }
-        "kubernetes.io/ssh-auth" => {
-            if values.str_at(&["ssh-privatekey"]).is_empty() {
-                errs.required(&data.key("ssh-privatekey"), "");
-            }
+        "kubernetes.io/ssh-auth" if values.str_at(&["ssh-privatekey"]).is_empty() => {
+            errs.required(&data.key("ssh-privatekey"), "");
         }
         "kubernetes.io/tls" => {
             for key in ["tls.crt", "tls.key"].into_iter().filter(|key| !has(key)) {

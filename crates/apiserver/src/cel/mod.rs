@@ -95,12 +95,6 @@ impl Program {
         self.names.iter().any(|n| n == name)
     }
 
-    /// The variables that it mentions, those of its own comprehensions included.
-    #[must_use]
-    pub(crate) fn names(&self) -> &[String] {
-        &self.names
-    }
-
     pub(crate) fn expression(&self) -> &Expression {
         &self.expression
     }

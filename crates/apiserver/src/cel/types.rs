@@ -10,7 +10,6 @@ use compact_str::CompactString;
 pub(crate) enum Type {
     #[default]
     Dyn,
-    Null,
     Bool,
     Int,
     Double,
@@ -21,7 +20,6 @@ pub(crate) enum Type {
     List(Arc<Type>),
     Map(Arc<Type>),
     Object(Arc<ObjectType>),
-    Optional(Arc<Type>),
 }
 
 /// An object with known fields, by their names as expressions write them.

@@ -124,8 +124,7 @@ fn check_number(at: &Cursor<'_>, schema: &Value, typed: bool, errs: &mut FieldEr
         let exclusive = flag(schema, "exclusiveMaximum");
         if n > max || (exclusive && n >= max) {
             let or = if exclusive { "" } else { " or equal to" };
-            let than = if exclusive { " than" } else { " than" };
-            errs.invalid(at, format!("{} in body should be less{than}{or} {}", at.path, shown(&schema["maximum"])));
+            errs.invalid(at, format!("{} in body should be less than{or} {}", at.path, shown(&schema["maximum"])));
         }
     }
     if let Some(min) = schema["minimum"].as_f64() {

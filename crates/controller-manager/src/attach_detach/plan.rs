@@ -12,13 +12,13 @@ use sha2::{Digest, Sha256};
 /// The name of the attachment, by which whoever makes it and the kubelet that waits for it agree.
 pub(super) fn attachment_name(csi: &CSIPersistentVolumeSource, node: &str) -> String {
     let digest = Sha256::digest(format!("{}{}{node}", csi.volume_handle, csi.driver));
-    let hex = digest.iter().fold(String::from("csi-"), |mut text, byte| {
+
+    digest.iter().fold(String::from("csi-"), |mut text, byte| {
         use std::fmt::Write;
         // Writing to a String cannot fail.
         let _ = write!(text, "{byte:02x}");
         text
-    });
-    hex
+    })
 }
 
 /// The volume's name in a Node's status.

@@ -205,7 +205,7 @@ impl Evaluation<'_> {
         let status = ExternalMetricStatus { metric: metric.clone(), current };
         Ok(Proposed {
             replicas,
-            name: format!("external metric {name}({})", metric_selector),
+            name: format!("external metric {name}({metric_selector})"),
             status: MetricStatus { type_: "External".to_owned(), external: Some(status), ..Default::default() },
         })
     }

@@ -70,10 +70,8 @@ impl Controller for ClaimProtection {
         let Some(claim) = self.claim_lister.get(key) else { return Ok(Action::await_change()) };
         let api = Api::namespaced(self.client.clone(), key.namespace());
         match (claim.metadata.deletion_timestamp.is_some(), has_finalizer(&*claim, FINALIZER)) {
-            (true, true) => {
-                if !self.is_used(key).await? {
-                    remove_finalizer(&api, &*claim, FINALIZER).await?;
-                }
+            (true, true) if !self.is_used(key).await? => {
+                remove_finalizer(&api, &*claim, FINALIZER).await?;
             }
             (false, false) => add_finalizer(&api, &*claim, FINALIZER).await?,
             _ => {}

@@ -106,7 +106,7 @@ pub(super) fn of_resource_claim(claim: &ResourceClaim) -> Amounts {
             .flatten()
             .map(|sub| (&sub.device_class_name, &sub.allocation_mode, sub.count));
         let exact = request.exactly.iter().map(|one| (&one.device_class_name, &one.allocation_mode, one.count));
-        for (class, mode, number) in exact.chain(alternatives.map(|(class, mode, n)| (class, mode, n))) {
+        for (class, mode, number) in exact.chain(alternatives) {
             let number = if mode.as_deref() == Some("All") { 32 } else { number.unwrap_or(1) };
             let name = format!("{class}.deviceclass.resource.k8s.io/devices");
             let known = worst.entry(name).or_default();

@@ -71,7 +71,7 @@ enum At {
     Authorizer,
     Path(String),
     Group(String),
-    Resource(RequestInfo),
+    Resource(Box<RequestInfo>),
     Decision(Verdict),
 }
 
@@ -104,7 +104,7 @@ impl<'a> Opaque<'a> for Asking {
 
     fn field(&self, name: &str) -> Option<Result<Val<'a>, Error>> {
         let is_request = matches!(self.at, At::Authorizer) && name == "requestResource";
-        is_request.then(|| Ok(self.with(At::Resource(self.asker.resource.clone()))))
+        is_request.then(|| Ok(self.with(At::Resource(Box::new(self.asker.resource.clone())))))
     }
 
     fn call(&self, method: &str, arguments: &[Val<'a>], cost: &mut u64) -> Option<Result<Val<'a>, Error>> {
@@ -130,7 +130,7 @@ impl<'a> Opaque<'a> for Asking {
             (At::Group(group), "resource", [resource]) => {
                 let info =
                     RequestInfo { is_resource: true, gvr: Gvr::new(group, "*", resource), ..RequestInfo::default() };
-                Some(Ok(self.with(At::Resource(info))))
+                Some(Ok(self.with(At::Resource(Box::new(info)))))
             }
             (At::Resource(_), "subresource", [part]) => self.narrowed(|info| (*part).clone_into(&mut info.subresource)),
             (At::Resource(_), "namespace", [namespace]) => {
@@ -145,7 +145,7 @@ impl<'a> Opaque<'a> for Asking {
             }
             (At::Resource(info), "check", [verb]) => {
                 *cost += CHECK_COST;
-                let question = RequestInfo { verb: (*verb).to_owned(), ..info.clone() };
+                let question = RequestInfo { verb: (*verb).to_owned(), ..(**info).clone() };
                 Some(Ok(self.with(At::Decision(self.asker.ask(question)))))
             }
             (At::Path(path), "check", [verb]) => {

@@ -56,7 +56,8 @@ fn decide(profiles: &Profiles, cluster: &mut Cluster, classes: &mut Classes, wor
         Feasible::These(nodes) => nodes,
     };
     let scores = cycle.scores(&feasible).unwrap_or_else(|error| panic!("{error:?}"));
-    let name = |at| cycle.cluster.nodes().get(at).map(NodeRef::name).map(|name| name.to_string()).unwrap_or_default();
+    let name =
+        |at| cycle.cluster.nodes().get(at).map(NodeRef::name).map(std::string::ToString::to_string).unwrap_or_default();
     feasible.iter().copied().map(name).zip(scores).collect()
 }
 

@@ -129,10 +129,10 @@ impl<'a> Allocator<'a> {
     /// # Errors
     /// When there were too many combinations to try.
     pub(super) fn allocate(mut self) -> Result<Option<Vec<Pick>>, String> {
-        Ok(self.from_request(0)?.then_some(self.picks))
+        Ok(self.pick_from(0)?.then_some(self.picks))
     }
 
-    fn from_request(&mut self, at: usize) -> Result<bool, String> {
+    fn pick_from(&mut self, at: usize) -> Result<bool, String> {
         let Some(request) = self.requests.get(at) else { return Ok(true) };
         for (place, alternative) in request.alternatives.iter().enumerate() {
             let matching: Vec<usize> =
@@ -150,7 +150,7 @@ impl<'a> Allocator<'a> {
 
     fn pick_some(&mut self, at: usize, place: usize, from: &[usize], count: usize) -> Result<bool, String> {
         if count == 0 {
-            return self.from_request(at + 1);
+            return self.pick_from(at + 1);
         }
         for (next, device) in from.iter().enumerate() {
             self.steps += 1;
@@ -172,7 +172,7 @@ impl<'a> Allocator<'a> {
     fn pick_all(&mut self, at: usize, place: usize, from: &[usize]) -> Result<bool, String> {
         let before = self.picks.len();
         let all = !from.is_empty() && from.iter().all(|device| self.try_pick(at, place, *device));
-        if all && self.from_request(at + 1)? {
+        if all && self.pick_from(at + 1)? {
             return Ok(true);
         }
         self.picks.truncate(before);

@@ -166,7 +166,7 @@ impl Plugin for InterPodAffinity {
             own.is_some_and(|own| own.required_anti.iter().any(|term| selects(term, other)))
                 || other.affinity.as_ref().is_some_and(|its| its.required_anti.iter().any(|term| selects(term, pod)))
         };
-        Hint::queue_if(new.iter().any(|new| wanted(new)) || old.iter().any(|old| unwanted(old)))
+        Hint::queue_if(new.iter().any(wanted) || old.iter().any(unwanted))
     }
 }
 
@@ -225,7 +225,8 @@ impl Filter for InterPodAffinity {
                 Some(_) => {}
             }
         }
-        if !somebody && !(state.may_be_first && state.nobody_near) {
+        let is_first = state.may_be_first && state.nobody_near;
+        if !somebody && !is_first {
             return FilterStatus::unresolvable(REASON_AFFINITY);
         }
         if state.far.iter().any(|own| own.on(node).is_some_and(|count| count > 0)) {
