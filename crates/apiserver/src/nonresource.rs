@@ -9,6 +9,7 @@ use http::{HeaderValue, Response, StatusCode, header};
 
 use crate::body::{Body, RequestBody};
 use crate::handlers::{Call, error_response, negotiation};
+use crate::resources::is_builtin_group;
 use crate::server::Endpoint;
 
 pub(crate) async fn handle(call: Call, _body: RequestBody) -> Response<Body> {
@@ -102,8 +103,8 @@ fn discovery(call: &Call, segments: &[&str]) -> Response<Body> {
     let discovery = &call.server.inner().discovery;
     match discovery.answer(call, segments) {
         Ok(Some(response)) => response,
-        // The rest of a known group is a Status; of an unknown one, a plain page.
-        Ok(None) if segments[0] == "api" || call.server.resources().has_group(segments.get(1).unwrap_or(&"")) => {
+        // The rest of a built-in group is a Status; of any other, a plain page.
+        Ok(None) if segments[0] == "api" || is_builtin_group(segments.get(1).unwrap_or(&"")) => {
             error_response(&Status::no_such_path(), call.accept())
         }
         Ok(None) => page_not_found(),

@@ -109,7 +109,7 @@ async fn steps(
     authz::decide(authorizers, &asked).await?;
     let call = Call { server, parts, query, info, user, remote, warnings: Vec::new() };
     within(deadline, async {
-        if call.info.is_resource && call.server.resources().has_group_version(&call.info.gvr.group_version()) {
+        if call.info.is_resource && call.server.resources().answers_for(&call.info.gvr) {
             handlers::handle(call, body).await
         } else {
             nonresource::handle(call, body).await

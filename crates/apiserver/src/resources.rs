@@ -39,6 +39,12 @@ impl Resource {
     }
 }
 
+/// Whether this program itself knows the group.
+#[must_use]
+pub(crate) fn is_builtin_group(group: &str) -> bool {
+    api::resources().iter().any(|def| def.gvr.group == group)
+}
+
 /// The resources by group, version and plural.
 pub struct Resources {
     by_gvr: RwLock<HashMap<Gvr, Resource>>,
@@ -87,9 +93,11 @@ impl Resources {
         custom
     }
 
+    /// Whether the resource is served here, or lacks only in a version of a built-in group: of that, clients get a Status.
     #[must_use]
-    pub fn has_group(&self, group: &str) -> bool {
-        self.group_versions.read().iter().any(|gv| gv.group == group)
+    pub fn answers_for(&self, gvr: &Gvr) -> bool {
+        let served = self.get(gvr).is_some();
+        served || (is_builtin_group(&gvr.group) && self.has_group_version(&gvr.group_version()))
     }
 
     #[must_use]

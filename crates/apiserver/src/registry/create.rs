@@ -47,8 +47,9 @@ impl Registry {
             FieldManager::of(write).take_changes(None, &mut object);
         }
         let mut request = write.admission_request(Operation::Create, object, Value::Null);
-        self.admission.admit(&mut request).await?;
+        let admitted = self.admission.admit(&mut request).await;
         write.warnings.append(&mut request.warnings);
+        admitted?;
         let stored = self.store_new(write, &mut request).await;
         self.admission.finish(&request, stored.is_ok()).await;
         stored
@@ -76,8 +77,9 @@ impl Registry {
         }
         write.warnings.extend(def.strategy.warnings(object, None));
         def.strategy.canonicalize(object);
-        self.admission.validate(request).await?;
+        let validated = self.admission.validate(request).await;
         write.warnings.append(&mut request.warnings);
+        validated?;
 
         if !request.object.meta("resourceVersion").is_empty_value() {
             return Err(status::plain("resourceVersion should not be set on objects to be created"));

@@ -60,9 +60,12 @@ impl Registry {
 
     async fn admit_deletion(&self, write: &mut Write, old: Value) -> Result<Request, Status> {
         let mut request = write.admission_request(Operation::Delete, Value::Null, old);
-        self.admission.admit(&mut request).await?;
-        self.admission.validate(&mut request).await?;
+        let mut admitted = self.admission.admit(&mut request).await;
+        if admitted.is_ok() {
+            admitted = self.admission.validate(&mut request).await;
+        }
         write.warnings.append(&mut request.warnings);
+        admitted?;
         Ok(request)
     }
 

@@ -184,8 +184,9 @@ impl Registry {
         let mut request = write.admission_request(Operation::Update, new, shown);
         let admitted = !matches!(part, Part::Other(rules) if !rules.is_admitted());
         if admitted {
-            self.admission.admit(&mut request).await?;
+            let admitted = self.admission.admit(&mut request).await;
             write.warnings.append(&mut request.warnings);
+            admitted?;
         }
         if let Part::View(view) = part {
             request.object = view.merge(&request.object, &old)?;
