@@ -6,6 +6,7 @@ use apimachinery::patch::{merge, strategic_merge};
 use apimachinery::schema::{PatchStrategy, Shape, TypeRef};
 use apimachinery::{Map, Value};
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 
 use crate::arbitrary::{Random, kinds, neighbours, object, objects};
 
@@ -32,7 +33,7 @@ fn every_type_goes_through_every_encoding() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, rng_seed: RngSeed::Fixed(1), ..ProptestConfig::default() })]
 
     #[test]
     fn encodings_agree((ty, value) in objects()) {
@@ -271,7 +272,16 @@ fn divide(ours: &mut Value, theirs: &mut Value, random: &mut Random, ty: &TypeRe
                         f.atomic != Some(true) && matches!(&f.ty.shape, Shape::Struct(s) if !s.atomic)
                     });
                 if let (true, Some(value), Some(field)) = (divides, map.get_mut(&name), ty.field(&name)) {
-                    divide(value, theirs.make_object().entry(&name), random, &field.ty);
+                    let mut part = Value::object();
+                    divide(value, &mut part, random, &field.ty);
+                    // An empty struct is a value of its own, which nobody has applied.
+                    let all_went = value.entries().is_empty() && !part.entries().is_empty();
+                    if !part.entries().is_empty() {
+                        theirs.make_object().insert(name.clone(), part);
+                    }
+                    if all_went {
+                        map.remove(&name);
+                    }
                 }
             }
             _ => {}

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 
 use super::{Classes, Cycle, Feasible};
 use crate::cluster::{Cluster, NodeRef};
@@ -62,7 +63,7 @@ fn decide(profiles: &Profiles, cluster: &mut Cluster, classes: &mut Classes, wor
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 512, rng_seed: RngSeed::Fixed(1), ..ProptestConfig::default() })]
 
     #[test]
     fn decides_as_the_reference_does(tape in proptest::collection::vec(any::<u16>(), 400)) {
