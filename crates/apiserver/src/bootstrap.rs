@@ -17,6 +17,8 @@ use tokio_util::sync::CancellationToken;
 use crate::lister::Lister;
 use crate::objects::ObjectWriter;
 
+/// How often the caches are looked at while they catch up with the first objects.
+const CACHE_LOOKS: Duration = Duration::from_millis(5);
 const OBJECTS: &str = include_str!("../data/bootstrap.jsonl");
 const AUTOUPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";
 const RBAC: &str = "rbac.authorization.k8s.io";
@@ -79,6 +81,12 @@ pub async fn run(
             return;
         }
         pause = (pause * 2).min(Duration::from_secs(5));
+    }
+    // Authorization reads the caches: whoever comes in now must find the roles there.
+    while !objects().all(|(gvr, o)| lister.get(&gvr.group_resource(), o.namespace(), o.name()).is_some()) {
+        if stop.run_until_cancelled(tokio::time::sleep(CACHE_LOOKS)).await.is_none() {
+            return;
+        }
     }
     done();
     let mut seen = u64::MAX;

@@ -64,6 +64,7 @@ pub async fn run(config: Config, client: kube::Client, stop: CancellationToken) 
     let mut listed = false;
     while let Some(Some(event)) = stop.run_until_cancelled(events.next()).await {
         let before = nodes.clone();
+        let list_ends = matches!(event, Ok(watcher::Event::InitDone));
         match event {
             Ok(watcher::Event::Init) => nodes.clear(),
             Ok(watcher::Event::InitApply(node) | watcher::Event::Apply(node)) => {
@@ -75,7 +76,7 @@ pub async fn run(config: Config, client: kube::Client, stop: CancellationToken) 
             Ok(watcher::Event::InitDone) => listed = true,
             Err(error) => tracing::warn!(%error, "watching nodes failed, trying again"),
         }
-        if listed && (nodes != before || !before.contains_key(&config.node_name)) {
+        if list_ends || (listed && nodes != before) {
             sync(&config, &nodes, &handle).await;
         }
     }
