@@ -6,18 +6,30 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
+/// What `cargo run` tells a program about its package.
+const OF_OUR_PACKAGE: [&str; 3] = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_"];
+
 /// The root of the checkout.
 pub(crate) fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().map(PathBuf::from).unwrap_or_default()
 }
 
+/// A program to run. It does not see what `cargo run` says of our own package: build scripts of dependencies ask for it, and
+/// a cargo that is run from here would then build all of them anew, and so would the next one that is run from a shell.
+pub(crate) fn command(program: &str) -> Command {
+    let mut command = Command::new(program);
+    for (name, _) in std::env::vars_os() {
+        if OF_OUR_PACKAGE.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
 /// Runs a program to its end with our own output; anything but success is an error.
 pub(crate) fn run<S: AsRef<OsStr>>(program: &str, args: &[S]) -> Result<()> {
-    let status = Command::new(program)
-        .args(args)
-        .current_dir(root())
-        .status()
-        .with_context(|| format!("cannot run {program}"))?;
+    let status =
+        command(program).args(args).current_dir(root()).status().with_context(|| format!("cannot run {program}"))?;
     if !status.success() {
         bail!("{program} ended with {status}");
     }
@@ -26,7 +38,7 @@ pub(crate) fn run<S: AsRef<OsStr>>(program: &str, args: &[S]) -> Result<()> {
 
 /// Runs a program and returns what it printed; anything but success is an error that shows its complaint.
 pub(crate) fn output<S: AsRef<OsStr>>(program: &str, args: &[S]) -> Result<String> {
-    let done = Command::new(program)
+    let done = command(program)
         .args(args)
         .current_dir(root())
         .stdin(Stdio::null())

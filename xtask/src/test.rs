@@ -40,7 +40,7 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
 
 /// Runs the workspace's tests; the runner's output goes on to ours.
 fn cargo_test(args: &[String]) -> Result<(Count, bool)> {
-    let mut runner = Command::new("cargo")
+    let mut runner = shell::command("cargo")
         .args(["test", "--workspace", "--no-fail-fast"])
         .args(args)
         .current_dir(shell::root())

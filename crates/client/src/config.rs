@@ -82,31 +82,41 @@ pub enum ConfigError {
 
 /// Reads `path` and makes a client of its current context. Token files are read again when they change, and so are
 /// client certificates: connections made with the old one are left to finish.
-pub async fn from_kubeconfig(path: &Path, options: &ClientOptions) -> Result<Client, ConfigError> {
-    let named = || path.display().to_string();
-    let unreadable = |source| ConfigError::Kubeconfig { path: named(), source: Box::new(source) };
-    let kubeconfig = Kubeconfig::read_from(path).map_err(unreadable)?;
-    from_parsed(kubeconfig, &named(), options).await
+pub fn from_kubeconfig<'a>(path: &'a Path, options: &'a ClientOptions) -> BoxFuture<'a, Result<Client, ConfigError>> {
+    // Boxed, so that it is compiled here: the body of an `async fn` is compiled by the crate that awaits it.
+    Box::pin(async move {
+        let named = || path.display().to_string();
+        let unreadable = |source| ConfigError::Kubeconfig { path: named(), source: Box::new(source) };
+        let kubeconfig = Kubeconfig::read_from(path).map_err(unreadable)?;
+        from_parsed(kubeconfig, &named(), options).await
+    })
 }
 
 /// The same from the text of a kubeconfig; relative paths in it are relative to the working directory.
-pub async fn from_kubeconfig_text(text: &str, options: &ClientOptions) -> Result<Client, ConfigError> {
-    let inline = "(inline)".to_owned();
-    let kubeconfig = Kubeconfig::from_yaml(text)
-        .map_err(|source| ConfigError::Kubeconfig { path: inline.clone(), source: Box::new(source) })?;
-    from_parsed(kubeconfig, &inline, options).await
+pub fn from_kubeconfig_text<'a>(
+    text: &'a str,
+    options: &'a ClientOptions,
+) -> BoxFuture<'a, Result<Client, ConfigError>> {
+    Box::pin(async move {
+        let inline = "(inline)".to_owned();
+        let kubeconfig = Kubeconfig::from_yaml(text)
+            .map_err(|source| ConfigError::Kubeconfig { path: inline.clone(), source: Box::new(source) })?;
+        from_parsed(kubeconfig, &inline, options).await
+    })
 }
 
 /// The same connection without the kubeconfig's user: for clients that get an identity of their own from
 /// [`with_token`].
-pub async fn without_identity(path: &Path, options: &ClientOptions) -> Result<Client, ConfigError> {
-    let named = path.display().to_string();
-    let unreadable = |source| ConfigError::Kubeconfig { path: named.clone(), source: Box::new(source) };
-    let mut kubeconfig = Kubeconfig::read_from(path).map_err(unreadable)?;
-    for user in &mut kubeconfig.auth_infos {
-        user.auth_info = Some(AuthInfo::default());
-    }
-    from_parsed(kubeconfig, &named, options).await
+pub fn without_identity<'a>(path: &'a Path, options: &'a ClientOptions) -> BoxFuture<'a, Result<Client, ConfigError>> {
+    Box::pin(async move {
+        let named = path.display().to_string();
+        let unreadable = |source| ConfigError::Kubeconfig { path: named.clone(), source: Box::new(source) };
+        let mut kubeconfig = Kubeconfig::read_from(path).map_err(unreadable)?;
+        for user in &mut kubeconfig.auth_infos {
+            user.auth_info = Some(AuthInfo::default());
+        }
+        from_parsed(kubeconfig, &named, options).await
+    })
 }
 
 /// Where a client's bearer token comes from; asked before every request, so it answers from memory whenever it can.

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use client::informer::SharedInformerFactory;
 use component_base::metrics::Metrics;
+use futures::future::BoxFuture;
 use hickory_server::Server;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -55,7 +56,12 @@ const TCP_ANSWERS: usize = 32;
 ///
 /// # Errors
 /// When an address cannot be bound or the configuration makes no sense.
-pub async fn run(config: Config, client: kube::Client, stop: CancellationToken) -> Result<(), Error> {
+pub fn run(config: Config, client: kube::Client, stop: CancellationToken) -> BoxFuture<'static, Result<(), Error>> {
+    // Boxed, so that it is compiled here: the body of an `async fn` is compiled by the crate that awaits it.
+    Box::pin(answer(config, client, stop))
+}
+
+async fn answer(config: Config, client: kube::Client, stop: CancellationToken) -> Result<(), Error> {
     let informers = SharedInformerFactory::new(client, stop.clone());
     let services = informers.informer::<Service>();
     let slices = informers.informer::<EndpointSlice>();

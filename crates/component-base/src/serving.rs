@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use http::{Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -69,7 +70,12 @@ impl Server {
     ///
     /// # Errors
     /// When the address cannot be bound.
-    pub async fn start(self, stop: CancellationToken) -> std::io::Result<SocketAddr> {
+    pub fn start(self, stop: CancellationToken) -> BoxFuture<'static, std::io::Result<SocketAddr>> {
+        // Boxed, so that it is compiled here: the body of an `async fn` is compiled by the crate that awaits it.
+        Box::pin(self.bind_and_serve(stop))
+    }
+
+    async fn bind_and_serve(self, stop: CancellationToken) -> std::io::Result<SocketAddr> {
         let listener = TcpListener::bind(self.address).await?;
         let address = listener.local_addr()?;
         let acceptor = self.tls.map(|config| TlsAcceptor::from(Arc::new(config)));

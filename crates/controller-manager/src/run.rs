@@ -15,6 +15,7 @@ use component_base::{
     serving::{Endpoints, Server},
     tls,
 };
+use futures::future::BoxFuture;
 use kube::Client;
 use rustls::server::ResolvesServerCert;
 use tokio::task::JoinSet;
@@ -42,7 +43,12 @@ pub enum Error {
 const COMPONENT: &str = "kube-controller-manager";
 
 /// Runs the controllers until `stop`, or until leadership is lost. `client` acts as the controller manager.
-pub async fn run(config: Config, client: Client, stop: CancellationToken) -> Result<(), Error> {
+pub fn run(config: Config, client: Client, stop: CancellationToken) -> BoxFuture<'static, Result<(), Error>> {
+    // Boxed, so that it is compiled here: the body of an `async fn` is compiled by the crate that awaits it.
+    Box::pin(elect_and_run(config, client, stop))
+}
+
+async fn elect_and_run(config: Config, client: Client, stop: CancellationToken) -> Result<(), Error> {
     let metrics = Metrics::new();
     if let Some(serving) = &config.serving {
         serve(serving, &client, metrics.clone(), stop.clone()).await?;

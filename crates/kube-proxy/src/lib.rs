@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use client::informer::SharedInformerFactory;
 use component_base::serving::{Endpoints, Server};
+use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use prometheus_client::metrics::counter::Counter;
@@ -76,7 +77,12 @@ impl SyncMetrics {
 ///
 /// # Errors
 /// When an address for health or metrics cannot be bound.
-pub async fn run(config: Config, client: kube::Client, stop: CancellationToken) -> Result<(), Error> {
+pub fn run(config: Config, client: kube::Client, stop: CancellationToken) -> BoxFuture<'static, Result<(), Error>> {
+    // Boxed, so that it is compiled here: the body of an `async fn` is compiled by the crate that awaits it.
+    Box::pin(keep_rules(config, client, stop))
+}
+
+async fn keep_rules(config: Config, client: kube::Client, stop: CancellationToken) -> Result<(), Error> {
     let metrics = config.metrics.register(SyncMetrics::register);
     let healthy = Arc::new(AtomicBool::new(false));
     for address in config.healthz_address.into_iter().chain(config.metrics_address) {

@@ -29,7 +29,22 @@ pub(crate) async fn check(host: &str, port: u16, service: &str) -> Result<(), St
     let request = tonic::Request::new(HealthCheckRequest { service: service.to_owned() });
     match grpc.unary(request, path, codec).await {
         Ok(answer) if answer.get_ref().status == SERVING => Ok(()),
-        Ok(answer) => Err(format!("service unhealthy (responded with {:?})", answer.get_ref().status)),
+        Ok(answer) => Err(format!("service unhealthy (responded with {:?})", name_of(answer.get_ref().status))),
+        Err(status) if status.code() == tonic::Code::Unimplemented => Err(format!(
+            "error: this server does not implement the grpc health protocol (grpc.health.v1.Health): {}",
+            status.message()
+        )),
         Err(status) => Err(format!("error: health rpc probe failed: {}", status.message())),
+    }
+}
+
+/// The name of a ServingStatus.
+fn name_of(status: i32) -> String {
+    match status {
+        0 => "UNKNOWN".to_owned(),
+        SERVING => "SERVING".to_owned(),
+        2 => "NOT_SERVING".to_owned(),
+        3 => "SERVICE_UNKNOWN".to_owned(),
+        other => other.to_string(),
     }
 }

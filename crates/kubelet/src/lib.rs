@@ -39,6 +39,7 @@ use std::sync::Arc;
 use client::events::{Dialect, Recorder};
 use client::informer::{Selection, SharedInformerFactory};
 use component_base::serving;
+use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use tokio_util::sync::CancellationToken;
@@ -63,12 +64,22 @@ pub enum Error {
 /// Runs the node until `stop`. Without a client only static pods run. Containers go on running after it returns.
 ///
 /// # Errors
-/// When the kubelet cannot start: its directory, its port or its certificates cannot be used.
-pub async fn run(config: Config, client: Option<kube::Client>, stop: CancellationToken) -> Result<(), Error> {
+/// When the kubelet cannot start: its directory, its port, its certificates or its container runtime cannot be used.
+pub fn run(
+    config: Config,
+    client: Option<kube::Client>,
+    stop: CancellationToken,
+) -> BoxFuture<'static, Result<(), Error>> {
+    // Boxed, so that it is compiled here: the body of an `async fn` is compiled by the crate that awaits it.
+    Box::pin(run_node(config, client, stop))
+}
+
+async fn run_node(config: Config, client: Option<kube::Client>, stop: CancellationToken) -> Result<(), Error> {
     std::fs::create_dir_all(&config.root_dir)
         .map_err(|source| Error::Directory { path: config.root_dir.clone(), source })?;
     let machine = node::Machine::look();
     let runtime = runtime::Runtime::connect(&config.runtime_endpoint)?;
+    runtime.validate(&config.runtime_endpoint).await?;
     let factory = client.clone().map(|client| SharedInformerFactory::new(client, stop.clone()));
     let events = match &client {
         Some(client) => Recorder::start(client.clone(), Dialect::Core, "kubelet", &config.node_name, stop.clone()),

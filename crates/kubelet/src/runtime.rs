@@ -18,8 +18,8 @@ pub enum RuntimeError {
     Endpoint(String),
     #[error("{}", .0.message())]
     Call(#[from] Box<tonic::Status>),
-    #[error("cannot reach the container runtime: {0}")]
-    Connect(String),
+    #[error("validate service connection: validate CRI v1 runtime API for endpoint {endpoint:?}: {}", source.in_full())]
+    Unusable { endpoint: String, source: Box<RuntimeError> },
     #[error("the container runtime answered without {0}")]
     Incomplete(&'static str),
 }
@@ -147,6 +147,12 @@ impl Runtime {
     pub(crate) async fn version(&self) -> Result<cri::VersionResponse> {
         let request = cri::VersionRequest { version: "0.1.0".into() };
         Ok(self.runtime.clone().version(within(QUICK, request)).await?.into_inner())
+    }
+
+    /// Whether something answers there that speaks CRI v1.
+    pub(crate) async fn validate(&self, endpoint: &str) -> Result<()> {
+        let unusable = |source| RuntimeError::Unusable { endpoint: endpoint.to_owned(), source: Box::new(source) };
+        self.version().await.map(drop).map_err(unusable)
     }
 
     /// Conditions that are not met, as `type: message`; empty when the runtime and its network are ready.

@@ -19,6 +19,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use futures::StreamExt;
+use futures::future::BoxFuture;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
 use kube::Api;
@@ -55,7 +56,12 @@ pub enum Error {
 /// # Errors
 /// Only when the kernel or the file system refuses at the start; later failures are logged and tried again with the next
 /// change of a Node.
-pub async fn run(config: Config, client: kube::Client, stop: CancellationToken) -> Result<(), Error> {
+pub fn run(config: Config, client: kube::Client, stop: CancellationToken) -> BoxFuture<'static, Result<(), Error>> {
+    // Boxed, so that it is compiled here: the body of an `async fn` is compiled by the crate that awaits it.
+    Box::pin(keep_routes(config, client, stop))
+}
+
+async fn keep_routes(config: Config, client: kube::Client, stop: CancellationToken) -> Result<(), Error> {
     let (connection, handle, _) = rtnetlink::new_connection().map_err(Error::Socket)?;
     let netlink = tokio::spawn(connection);
     let mut events =

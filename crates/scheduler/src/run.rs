@@ -9,6 +9,7 @@ use client::leader_election::{self, Outcome};
 use component_base::metrics;
 use component_base::serving::{Endpoints, Server};
 use component_base::tls;
+use futures::future::BoxFuture;
 use kube::Client;
 use rustls::server::ResolvesServerCert;
 use tokio::sync::{Semaphore, mpsc};
@@ -50,7 +51,12 @@ const MEASURED_EVERY: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// When the plugins cannot be made, nothing can be served, or another instance leads.
-pub async fn run(config: Config, client: Client, stop: CancellationToken) -> Result<(), Error> {
+pub fn run(config: Config, client: Client, stop: CancellationToken) -> BoxFuture<'static, Result<(), Error>> {
+    // Boxed, so that it is compiled here: the body of an `async fn` is compiled by the crate that awaits it.
+    Box::pin(elect_and_run(config, client, stop))
+}
+
+async fn elect_and_run(config: Config, client: Client, stop: CancellationToken) -> Result<(), Error> {
     let registry = metrics::Metrics::new();
     if let Some(serving) = &config.serving {
         serve(serving, &config, &client, registry.clone(), stop.clone()).await?;

@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use component_base::metrics::Metrics;
+use futures::future::BoxFuture;
 use storage::etcd::{ConfigError, Etcd, EtcdOptions};
 use storage::{Storage, StorageError};
 use tokio::task::JoinHandle;
@@ -155,7 +156,12 @@ impl Handle {
 ///
 /// # Errors
 /// When the store, the address or a file of the configuration cannot be used.
-pub async fn start(config: Config, stop: CancellationToken) -> Result<Handle, Error> {
+pub fn start(config: Config, stop: CancellationToken) -> BoxFuture<'static, Result<Handle, Error>> {
+    // Boxed, so that it is compiled here: the body of an `async fn` is compiled by the crate that awaits it.
+    Box::pin(build_and_listen(config, stop))
+}
+
+async fn build_and_listen(config: Config, stop: CancellationToken) -> Result<Handle, Error> {
     let (storage, upkeep) = open_store(&config).await?;
     let server = wiring::build(config, storage, &stop)?;
     let inner = server.inner();
@@ -179,9 +185,11 @@ pub async fn start(config: Config, stop: CancellationToken) -> Result<Handle, Er
 ///
 /// # Errors
 /// As [`start`].
-pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
-    start(config, stop).await?.wait().await;
-    Ok(())
+pub fn run(config: Config, stop: CancellationToken) -> BoxFuture<'static, Result<(), Error>> {
+    Box::pin(async move {
+        start(config, stop).await?.wait().await;
+        Ok(())
+    })
 }
 
 /// What an etcd needs besides requests.

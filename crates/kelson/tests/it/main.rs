@@ -6,3 +6,4 @@ mod apiserver;
 mod clients;
 mod cluster;
 mod etcd;
+mod runtime;

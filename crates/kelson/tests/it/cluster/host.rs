@@ -239,7 +239,7 @@ pub(crate) fn holds_in_time(mut holds: impl FnMut() -> bool) -> bool {
     false
 }
 
-fn said(mut command: Command, input: &str) -> Said {
+pub(crate) fn said(mut command: Command, input: &str) -> Said {
     let mut process = command.spawn().unwrap();
     // It may end without reading all of it.
     let _ = process.stdin.take().unwrap().write_all(input.as_bytes());

@@ -2,6 +2,8 @@
 
 mod faults;
 mod host;
+mod probes;
+mod streams;
 mod workload;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
