@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use client::config::ClientOptions;
 use component_base::{flags, logs};
+use kubelet::Bootstrap;
 use tokio_util::sync::CancellationToken;
 
 /// What this program can be called as, by a first word or by a link of that name.
@@ -96,6 +97,10 @@ async fn apiserver(flags: apiserver::Flags, stop: CancellationToken) -> Result<(
 async fn kubelet(flags: kubelet::Flags, stop: CancellationToken) -> Result<()> {
     logs::init(flags.v, logs::Format::Text);
     let config = flags.complete()?;
+    if let (Some(bootstrap_kubeconfig), Some(kubeconfig)) = (&flags.bootstrap_kubeconfig, &flags.kubeconfig) {
+        let (cert_dir, node_name) = (&config.cert_dir, &config.node_name);
+        kubelet::bootstrap(&Bootstrap { bootstrap_kubeconfig, kubeconfig, cert_dir, node_name }).await?;
+    }
     let client = match &flags.kubeconfig {
         Some(path) => Some(client_of(path, &ClientOptions::limited("kubelet", 50.0, 100)).await?),
         None => None,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use clap::Parser;
+use clap::{ArgAction, Parser};
 use component_base::config_file::{self, ConfigError};
 use component_base::feature_gates::FeatureGates;
 use component_base::flags;
@@ -37,6 +37,12 @@ pub struct Flags {
     pub root_dir: PathBuf,
     #[arg(long)]
     pub cert_dir: Option<PathBuf>,
+    /// Renew the client certificate before it expires.
+    #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub rotate_certificates: Option<bool>,
+    /// Ask the cluster for the serving certificate, and renew it before it expires.
+    #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub rotate_server_certificates: Option<bool>,
     #[arg(long)]
     pub container_runtime_endpoint: Option<String>,
     /// Labels for the Node at its registration: `a=b,c=d`.
@@ -71,6 +77,9 @@ struct File {
     container_runtime_endpoint: Option<String>,
     tls_cert_file: Option<PathBuf>,
     tls_private_key_file: Option<PathBuf>,
+    rotate_certificates: Option<bool>,
+    #[serde(rename = "serverTLSBootstrap")]
+    server_tls_bootstrap: Option<bool>,
     static_pod_path: Option<PathBuf>,
     max_pods: Option<u32>,
     max_parallel_image_pulls: Option<usize>,
@@ -194,11 +203,9 @@ const OTHER_FIELDS: &[&str] = &[
     "registryPullQPS",
     "reservedMemory",
     "reservedSystemCPUs",
-    "rotateCertificates",
     "runOnce",
     "runtimeRequestTimeout",
     "seccompDefault",
-    "serverTLSBootstrap",
     "showHiddenMetricsForVersion",
     "shutdownGracePeriod",
     "shutdownGracePeriodByPodPriority",
@@ -242,6 +249,9 @@ pub struct Config {
     pub webhook_authorization: bool,
     pub tls: Option<(PathBuf, PathBuf)>,
     pub cert_dir: PathBuf,
+    pub rotate_certificates: bool,
+    /// The serving certificate comes from the cluster; ignored where `tls` names one.
+    pub server_tls_bootstrap: bool,
     pub static_pod_path: Option<PathBuf>,
     pub cluster_dns: Vec<String>,
     pub cluster_domain: String,
@@ -285,6 +295,8 @@ impl Default for Config {
             webhook_authorization: true,
             tls: None,
             cert_dir: "/var/lib/kubelet/pki".into(),
+            rotate_certificates: false,
+            server_tls_bootstrap: false,
             static_pod_path: None,
             cluster_dns: Vec::new(),
             cluster_domain: String::new(),
@@ -366,6 +378,8 @@ impl Flags {
             webhook_authorization: file.authorization.mode.as_deref() != Some("AlwaysAllow"),
             tls: file.tls_cert_file.zip(file.tls_private_key_file),
             cert_dir: self.cert_dir.clone().unwrap_or_else(|| self.root_dir.join("pki")),
+            rotate_certificates: self.rotate_certificates.or(file.rotate_certificates).unwrap_or_default(),
+            server_tls_bootstrap: self.rotate_server_certificates.or(file.server_tls_bootstrap).unwrap_or_default(),
             static_pod_path: file.static_pod_path,
             cluster_dns: file.cluster_dns,
             cluster_domain: file.cluster_domain.unwrap_or_default(),

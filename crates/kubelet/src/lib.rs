@@ -10,6 +10,7 @@
 //! - Paths that come from pods are opened beneath the directory that they belong to.
 
 mod capacity;
+mod certificates;
 mod cgroups;
 mod config;
 mod context;
@@ -36,6 +37,7 @@ mod volumes;
 
 use std::sync::Arc;
 
+use certificates::{Purpose, Wish};
 use client::events::{Dialect, Recorder};
 use client::informer::{Selection, SharedInformerFactory};
 use component_base::serving;
@@ -44,6 +46,7 @@ use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use tokio_util::sync::CancellationToken;
 
+pub use certificates::{Bootstrap, CertificateError, bootstrap};
 pub use config::{Config, FlagError, Flags};
 pub use runtime::RuntimeError;
 pub use server::ServeError;
@@ -134,6 +137,11 @@ async fn run_node(config: Config, client: Option<kube::Client>, stop: Cancellati
     let evictions = eviction::Watcher { context: Arc::clone(&context), settings: config.eviction.clone() };
     let logs = housekeeping::rotate_logs(Arc::clone(&context), config.logs.clone(), stop.clone());
     let images = housekeeping::collect_images(Arc::clone(&context), config.image_gc.clone(), stop.clone());
+    if let Some(client) = client.clone().filter(|_| config.rotate_certificates) {
+        let wish = Wish { purpose: Purpose::Client, node_name: config.node_name.clone(), hosts: Vec::new() };
+        let (dir, stop) = (config.cert_dir.clone(), stop.clone());
+        tokio::spawn(async move { certificates::rotate(client, &dir, wish, None, stop).await });
+    }
     let reporter = async {
         if let Some(client) = client.filter(|_| config.register_node) {
             let context = Arc::clone(&context);

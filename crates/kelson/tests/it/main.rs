@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 mod apiserver;
+mod bootstrap;
 mod clients;
 mod cluster;
 mod etcd;

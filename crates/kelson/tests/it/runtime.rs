@@ -17,8 +17,7 @@ fn failure(args: &[&str], path: &str) -> String {
 #[test]
 fn up_names_what_the_host_lacks() {
     let said = failure(&["up", "--data-dir=DIR/data", "--node-ip=198.19.0.1"], "/nonexistent");
-    assert!(said.contains("this host lacks "), "{said}");
-    assert!(said.contains("containerd (Debian: containerd)") && said.contains("runc (Debian: runc)"), "{said}");
+    assert!(said.contains("this host lacks containerd (Debian: containerd)"), "{said}");
 }
 
 #[test]

@@ -22,6 +22,7 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
+use crate::certificates::{self, Purpose, ServingCertificate, Wish};
 use crate::config::Config;
 use crate::context::Context;
 use crate::pod::manager::Pods;
@@ -53,15 +54,33 @@ impl Server {
         Server { context, pods, auth, config }
     }
 
+    /// The names and addresses that it is reached by.
+    fn hosts(&self) -> Vec<String> {
+        std::iter::once(&self.config.node_name).chain(&self.context.host_ips).cloned().collect()
+    }
+
+    /// A certificate that the cluster issues and renews. Nobody is served before it is there.
+    fn issued_certificate(
+        &self,
+        client: kube::Client,
+        stop: &CancellationToken,
+    ) -> Arc<dyn rustls::server::ResolvesServerCert> {
+        let serving = Arc::new(ServingCertificate::default());
+        let (name, dir) = (self.config.node_name.clone(), self.config.cert_dir.clone());
+        let wish = Wish { purpose: Purpose::Serving, node_name: name, hosts: self.hosts() };
+        let (filled, stop) = (Arc::clone(&serving), stop.clone());
+        tokio::spawn(async move { certificates::rotate(client, &dir, wish, Some(filled), stop).await });
+        serving
+    }
+
     /// Binds and serves in a task of its own until `stop`. Gives the port.
     pub(crate) async fn start(self, stop: CancellationToken) -> Result<u16, ServeError> {
         let certificate: Arc<dyn rustls::server::ResolvesServerCert> = match &self.config.tls {
             Some((cert, key)) => Arc::new(tls::ReloadingCertificate::open(cert, key)?),
-            None => {
-                let mut hosts = vec![self.config.node_name.clone()];
-                hosts.extend(self.context.host_ips.iter().cloned());
-                tls::self_signed("kubelet", &hosts, Some(&self.config.cert_dir))?
-            }
+            None => match &self.context.client {
+                Some(client) if self.config.server_tls_bootstrap => self.issued_certificate(client.clone(), &stop),
+                _ => tls::self_signed("kubelet", &self.hosts(), Some(&self.config.cert_dir))?,
+            },
         };
         let roots = self.config.client_ca_file.as_deref().map(tls::load_roots).transpose()?;
         // HTTP/1.1 only: exec, attach and port-forward upgrade their connections.
