@@ -20,6 +20,9 @@ const TYPES: &[&str] = &["array", "boolean", "integer", "number", "object", "str
 impl Strategy for DefinitionStrategy {
     fn default(&self, object: &mut Value) {
         object.set_default(&["spec", "conversion", "strategy"], "None");
+        if object.at(&["spec", "conversion", "webhook", "clientConfig", "service"]).as_object().is_some() {
+            object.set_default(&["spec", "conversion", "webhook", "clientConfig", "service", "port"], 443);
+        }
         let kind = object.str_at(&["spec", "names", "kind"]).to_owned();
         let names = object.entry(&["spec", "names"]);
         if names["singular"].is_empty_value() {
@@ -234,6 +237,10 @@ fn validate_versions(spec: &Cursor<'_>, errs: &mut FieldErrors) {
         if let Some(path) = at(i, &version.path, "additionalPrinterColumns", "additionalPrinterColumns") {
             validate_columns(&Cursor::new(path, &version.value["additionalPrinterColumns"]), errs);
         }
+        if let Some(path) = at(i, &version.path, "selectableFields", "selectableFields") {
+            let schema = version.value.at(&["schema", "openAPIV3Schema"]);
+            validate_selectable(&Cursor::new(path, &version.value["selectableFields"]), schema, errs);
+        }
         if let Some(path) = at(i, &version.path, "subresources", "subresources") {
             validate_scale(&Cursor::new(path, &version.value["subresources"]).field("scale"), errs);
         }
@@ -250,17 +257,83 @@ fn validate_conversion(conversion: &Cursor<'_>, errs: &mut FieldErrors) {
             }
         }
         "Webhook" => {
-            if webhook.value["clientConfig"].is_null() {
-                errs.required(
-                    &conversion.path.child("webhookClientConfig"),
-                    "required when strategy is set to Webhook",
-                );
+            // The form that upstream checks is an older one, which errors show.
+            let config = Cursor::new(conversion.path.child("webhookClientConfig"), &webhook.value["clientConfig"]);
+            if config.is_absent() {
+                errs.required(&config.path, "required when strategy is set to Webhook");
+            } else {
+                crate::admissionregistration::webhooks::validate_client_config(&config, errs);
             }
-            if webhook.value["conversionReviewVersions"].items().is_empty() {
-                errs.required(&conversion.path.child("conversionReviewVersions"), "");
-            }
+            let path = conversion.path.child("conversionReviewVersions");
+            validate_review_versions(&Cursor::new(path, &webhook.value["conversionReviewVersions"]), errs);
         }
         _ => errs.not_supported(&strategy, &["None", "Webhook"]),
+    }
+}
+
+fn validate_review_versions(versions: &Cursor<'_>, errs: &mut FieldErrors) {
+    let items = versions.value.items();
+    if items.is_empty() {
+        errs.required(&versions.path, "");
+        return;
+    }
+    let mut seen: Vec<&str> = Vec::new();
+    let mut known = false;
+    for version in versions.elements() {
+        let text = version.value.as_str().unwrap_or_default();
+        if seen.contains(&text) {
+            errs.invalid(&version, "duplicate version");
+            continue;
+        }
+        for message in dns_1035(text) {
+            errs.invalid(&version, message);
+        }
+        known |= matches!(text, "v1" | "v1beta1");
+        seen.push(text);
+    }
+    if !known {
+        errs.invalid(versions, "must include at least one of v1, v1beta1");
+    }
+}
+
+/// How many fields clients may select by.
+const MAX_SELECTABLE: usize = 8;
+
+fn validate_selectable(fields: &Cursor<'_>, schema: &Value, errs: &mut FieldErrors) {
+    let mut seen: Vec<&str> = Vec::new();
+    for field in fields.elements() {
+        let path = field.field("jsonPath");
+        let text = path.value.as_str().unwrap_or_default();
+        if text.is_empty() {
+            errs.required(&field.path.child("jsonPath"), "");
+            continue;
+        }
+        let keys: Vec<&str> = text.trim_start_matches('.').split('.').collect();
+        let found = keys.iter().try_fold(schema, |at, key| at["properties"].get(key));
+        match found {
+            _ if !text.starts_with('.') => {
+                errs.invalid(&path, format!("is an invalid path: expected [ or . but got: {}", keys[0]));
+                continue;
+            }
+            None if keys[0] == "metadata" => errs.invalid(&path, "must not point to fields in metadata"),
+            None => {
+                errs.invalid(&path, "is an invalid path: does not refer to a valid field");
+                continue;
+            }
+            Some(_) if keys[0] == "metadata" => errs.invalid(&path, "must not point to fields in metadata"),
+            Some(schema) if !matches!(schema.str_at(&["type"]), "string" | "boolean" | "integer") => {
+                errs.invalid(&path, "must point to a field of type string, boolean or integer. Enum string fields and strings with formats are allowed.");
+            }
+            Some(_) => {}
+        }
+        if seen.contains(&text) {
+            errs.duplicate(&path.path, text);
+        } else {
+            seen.push(text);
+        }
+    }
+    if seen.len() > MAX_SELECTABLE {
+        errs.too_many(&fields.path, seen.len(), MAX_SELECTABLE);
     }
 }
 

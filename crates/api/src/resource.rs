@@ -14,6 +14,8 @@ pub enum Scope {
 pub struct ResourceDef {
     pub gvr: Gvr,
     pub kind: String,
+    /// Of lists of it; only a custom resource's definition may say another than `<kind>List`.
+    pub list_kind: String,
     pub singular: String,
     pub short_names: Vec<String>,
     pub categories: Vec<String>,
@@ -43,11 +45,6 @@ impl ResourceDef {
     #[must_use]
     pub fn gvk(&self) -> Gvk {
         Gvk { group: self.gvr.group.clone(), version: self.gvr.version.clone(), kind: self.kind.as_str().into() }
-    }
-
-    #[must_use]
-    pub fn list_kind(&self) -> String {
-        format!("{}List", self.kind)
     }
 
     #[must_use]

@@ -68,6 +68,7 @@ fn resource_of(row: &Value) -> ResourceDef {
     ResourceDef {
         gvr: Gvr::new(&gv.group, &gv.version, plural),
         kind: kind.to_owned(),
+        list_kind: format!("{kind}List"),
         singular: row.str_at(&["singularName"]).to_owned(),
         short_names: strings(&row["shortNames"]),
         categories: strings(&row["categories"]),

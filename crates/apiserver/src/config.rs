@@ -41,6 +41,8 @@ pub struct Config {
     pub shutdown_delay: Duration,
     /// `host:port` that clients outside reach the server by; `None`: whatever they asked for.
     pub external_address: Option<String>,
+    pub audit: AuditConfig,
+    pub encryption: Option<EncryptionConfig>,
     pub feature_gates: FeatureGates,
     pub runtime_config: BTreeMap<String, String>,
 }
@@ -52,6 +54,56 @@ pub struct SeatsConfig {
     pub mutating: usize,
     /// Both share their seats, and requests wait for one. Else each has its own, zero being no limit, and nobody waits.
     pub waiting: bool,
+}
+
+/// What is written down of requests.
+#[derive(Clone, Debug, Default)]
+pub struct AuditConfig {
+    pub policy_file: Option<PathBuf>,
+    pub log: Option<AuditLogConfig>,
+    pub webhook: Option<AuditWebhookConfig>,
+}
+
+/// When an event is handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuditMode {
+    /// In its own time.
+    Batch,
+    /// Before the request goes on.
+    Blocking,
+}
+
+#[derive(Clone, Debug)]
+pub struct AuditLogConfig {
+    /// `-`: standard output.
+    pub path: PathBuf,
+    pub mode: AuditMode,
+    /// Zero: files that were put aside are kept, however old.
+    pub max_age: Duration,
+    /// Zero: however many.
+    pub max_backups: usize,
+    /// In MiB.
+    pub max_size: u64,
+}
+
+#[derive(Clone, Debug)]
+pub struct AuditWebhookConfig {
+    /// A kubeconfig.
+    pub config_file: PathBuf,
+    pub mode: AuditMode,
+    pub initial_backoff: Duration,
+    pub buffer_size: usize,
+    pub max_batch_size: usize,
+    pub max_batch_wait: Duration,
+}
+
+/// How some resources are encrypted in the store.
+#[derive(Clone, Debug)]
+pub struct EncryptionConfig {
+    /// An `EncryptionConfiguration`.
+    pub file: PathBuf,
+    /// The file is read again when it changes.
+    pub reload: bool,
 }
 
 /// Where the state of the cluster is.
@@ -134,6 +186,34 @@ pub struct AuthenticationConfig {
     pub request_header: Option<RequestHeaderConfig>,
     /// An `AuthenticationConfiguration`.
     pub config_file: Option<PathBuf>,
+    pub oidc: Option<OidcConfig>,
+    pub webhook: Option<TokenWebhookConfig>,
+}
+
+/// The one issuer of tokens that flags can name.
+#[derive(Clone, Debug, Default)]
+pub struct OidcConfig {
+    pub issuer_url: String,
+    pub client_id: String,
+    pub ca_file: Option<PathBuf>,
+    pub username_claim: String,
+    /// `-`: none. `None`: the issuer, unless the name is an address.
+    pub username_prefix: Option<String>,
+    pub groups_claim: Option<String>,
+    pub groups_prefix: String,
+    /// `claim=value`.
+    pub required_claims: Vec<String>,
+    pub signing_algorithms: Vec<String>,
+}
+
+/// A server that is asked about tokens.
+#[derive(Clone, Debug)]
+pub struct TokenWebhookConfig {
+    /// A kubeconfig.
+    pub config_file: PathBuf,
+    /// Of `TokenReview`.
+    pub version: String,
+    pub cache_ttl: Duration,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -166,7 +246,18 @@ pub struct AuthorizationConfig {
     pub modes: Vec<String>,
     /// An `AuthorizationConfiguration`.
     pub config_file: Option<PathBuf>,
-    pub webhook_config_file: Option<PathBuf>,
+    pub webhook: Option<AuthorizationWebhookConfig>,
+}
+
+/// The one server that the mode `Webhook` asks.
+#[derive(Clone, Debug)]
+pub struct AuthorizationWebhookConfig {
+    /// A kubeconfig.
+    pub config_file: PathBuf,
+    /// Of `SubjectAccessReview`.
+    pub version: String,
+    pub authorized_ttl: Duration,
+    pub unauthorized_ttl: Duration,
 }
 
 #[derive(Clone, Debug)]

@@ -66,6 +66,8 @@ pub enum StoredForm {
     Protobuf,
     /// What other writers may leave: another version, or JSON that is laid out differently.
     Foreign,
+    /// A version that only a webhook can convert: which of [`crate::cache::Shape::stored_versions`].
+    OtherVersion(u8),
 }
 
 /// What a kind is written as. The kinds that extend the API are JSON in upstream's etcd too, whatever the others are.

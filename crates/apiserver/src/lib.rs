@@ -7,7 +7,9 @@
 #![forbid(unsafe_code)]
 
 pub mod admission;
+mod aggregation;
 pub mod attributes;
+mod audit;
 pub mod authn;
 pub mod authz;
 mod body;
@@ -28,6 +30,7 @@ mod nonresource;
 pub mod objects;
 mod openapi;
 mod options;
+mod outbound;
 mod pipeline;
 mod proxy;
 mod query;
@@ -41,8 +44,9 @@ mod subresources;
 
 pub use body::{Body, BoxError};
 pub use config::{
-    AuthenticationConfig, AuthorizationConfig, Config, EtcdConfig, KubeletConfig, RequestHeaderConfig, SeatsConfig,
-    ServiceAccountConfig, ServiceConfig, ServingConfig, StorageEncoding, StoreConfig,
+    AuditConfig, AuditLogConfig, AuditMode, AuditWebhookConfig, AuthenticationConfig, AuthorizationConfig,
+    AuthorizationWebhookConfig, Config, EncryptionConfig, EtcdConfig, KubeletConfig, OidcConfig, RequestHeaderConfig,
+    SeatsConfig, ServiceAccountConfig, ServiceConfig, ServingConfig, StorageEncoding, StoreConfig, TokenWebhookConfig,
 };
 pub use options::Flags;
 pub use server::{ApiServer, Error, Handle, LocalService, run, start};

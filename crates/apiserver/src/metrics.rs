@@ -47,6 +47,19 @@ pub(crate) struct ServerMetrics {
     requests: Family<RequestLabels, Counter>,
     durations: Family<DurationLabels, Histogram, fn() -> Histogram>,
     inflight: Family<KindLabels, Gauge<i64, AtomicI64>>,
+    unavailable: Family<ServiceLabels, Gauge<i64, AtomicI64>>,
+    unavailable_total: Family<ReasonLabels, Counter>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ServiceLabels {
+    name: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ReasonLabels {
+    name: String,
+    reason: &'static str,
 }
 
 /// Upstream's buckets of request durations, in seconds.
@@ -68,7 +81,31 @@ impl ServerMetrics {
             durations.clone(),
         );
         registry.register("apiserver_current_inflight_requests", "Requests being answered", inflight.clone());
-        ServerMetrics { requests, durations, inflight }
+        let (unavailable, unavailable_total) = (Family::default(), Family::default());
+        registry.register(
+            "aggregator_unavailable_apiservice",
+            "Whether an APIService is not available",
+            unavailable.clone(),
+        );
+        registry.register(
+            "aggregator_unavailable_apiservice",
+            "How often an APIService was found unavailable, by reason",
+            unavailable_total.clone(),
+        );
+        ServerMetrics { requests, durations, inflight, unavailable, unavailable_total }
+    }
+
+    /// An APIService was looked at.
+    pub(crate) fn api_service_available(&self, name: &str, available: bool, reason: &'static str) {
+        let gauge = self.unavailable.get_or_create(&ServiceLabels { name: name.to_owned() }).clone();
+        let before = gauge.set(i64::from(!available));
+        if !available && before == 0 {
+            self.unavailable_total.get_or_create(&ReasonLabels { name: name.to_owned(), reason }).inc();
+        }
+    }
+
+    pub(crate) fn api_service_gone(&self, name: &str) {
+        self.unavailable.remove(&ServiceLabels { name: name.to_owned() });
     }
 
     /// Counts a request that has been answered.

@@ -12,7 +12,7 @@ use crate::handlers::{Call, error_response, negotiation};
 use crate::resources::is_builtin_group;
 use crate::server::Endpoint;
 
-pub(crate) async fn handle(call: Call, _body: RequestBody) -> Response<Body> {
+pub(crate) async fn handle(call: Call, body: RequestBody) -> Response<Body> {
     let path = call.info.path.trim_end_matches('/');
     let segments: Vec<&str> = path.split('/').skip(1).collect();
     match segments.as_slice() {
@@ -25,6 +25,11 @@ pub(crate) async fn handle(call: Call, _body: RequestBody) -> Response<Body> {
         }
         ["openid", "v1", "jwks"] => issuer_document(&call, |(_, keys)| keys, "application/jwk-set+json"),
         ["metrics"] => metrics(&call),
+        ["openapi", "v3", "apis", group, version]
+            if let Some(backend) = call.server.inner().aggregator.backend(group, version) =>
+        {
+            crate::aggregation::proxy::handle(call, &backend, body).await
+        }
         ["openapi", rest @ ..] => call.server.inner().openapi.answer(&call, rest).unwrap_or_else(page_not_found),
         ["api" | "apis", ..] => discovery(&call, &segments),
         [] | [""] => json(&call.server.inner().discovery.root_paths()),

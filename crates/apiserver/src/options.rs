@@ -10,8 +10,9 @@ use component_base::flags::{go_duration, key_values};
 use ipnet::IpNet;
 
 use crate::config::{
-    AuthenticationConfig, AuthorizationConfig, Config, EtcdConfig, KubeletConfig, RequestHeaderConfig, SeatsConfig,
-    ServiceAccountConfig, ServiceConfig, ServingConfig, StorageEncoding, StoreConfig,
+    AuditConfig, AuditLogConfig, AuditMode, AuditWebhookConfig, AuthenticationConfig, AuthorizationConfig,
+    AuthorizationWebhookConfig, Config, EncryptionConfig, EtcdConfig, KubeletConfig, OidcConfig, RequestHeaderConfig,
+    SeatsConfig, ServiceAccountConfig, ServiceConfig, ServingConfig, StorageEncoding, StoreConfig, TokenWebhookConfig,
 };
 use crate::server::Error;
 
@@ -47,6 +48,8 @@ pub struct Flags {
     pub data_dir: PathBuf,
     #[arg(long)]
     pub encryption_provider_config: Option<PathBuf>,
+    #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub encryption_provider_config_automatic_reload: bool,
     #[arg(long, value_parser = go_duration, default_value = "1h0m0s")]
     pub event_ttl: Duration,
 
@@ -227,6 +230,14 @@ pub struct Flags {
     pub audit_webhook_config_file: Option<PathBuf>,
     #[arg(long, default_value = "batch")]
     pub audit_webhook_mode: String,
+    #[arg(long, value_parser = go_duration, default_value = "10s")]
+    pub audit_webhook_initial_backoff: Duration,
+    #[arg(long, default_value_t = 10_000)]
+    pub audit_webhook_batch_buffer_size: usize,
+    #[arg(long, default_value_t = 400)]
+    pub audit_webhook_batch_max_size: usize,
+    #[arg(long, value_parser = go_duration, default_value = "30s")]
+    pub audit_webhook_batch_max_wait: Duration,
     #[arg(long)]
     pub tracing_config_file: Option<PathBuf>,
     #[arg(long)]
@@ -242,6 +253,13 @@ pub struct Flags {
     pub v: i32,
     #[arg(long, default_value = "text")]
     pub logging_format: String,
+}
+
+/// How large the audit log becomes before it is put aside, in MiB.
+const DEFAULT_LOG_MIB: u64 = 100;
+
+fn audit_mode(text: &str) -> AuditMode {
+    if text == "batch" { AuditMode::Batch } else { AuditMode::Blocking }
 }
 
 /// `a=b,c=d`, in order of the keys.
@@ -289,6 +307,40 @@ impl Flags {
             if !["AlwaysAllow", "AlwaysDeny", "ABAC", "Webhook", "RBAC", "Node"].contains(&mode.as_str()) {
                 wrong.push(format!("authorization-mode {mode:?} is not a valid mode"));
             }
+        }
+        if self.authentication_config.is_some() && self.oidc_issuer_url.is_some() {
+            wrong.push("authentication-config file and oidc-* flags are mutually exclusive".to_owned());
+        }
+        if self.oidc_issuer_url.is_some() != self.oidc_client_id.is_some() {
+            wrong.push(
+                "oidc-issuer-url and oidc-client-id must be specified together when any oidc-* flags are set"
+                    .to_owned(),
+            );
+        }
+        for (flag, version) in [
+            ("authentication-token-webhook-version", &self.authentication_token_webhook_version),
+            ("authorization-webhook-version", &self.authorization_webhook_version),
+        ] {
+            if !["v1", "v1beta1"].contains(&version.as_str()) {
+                wrong.push(format!("--{flag} must be v1 or v1beta1, got {version:?}"));
+            }
+        }
+        for (flag, mode) in [("audit-log-mode", &self.audit_log_mode), ("audit-webhook-mode", &self.audit_webhook_mode)]
+        {
+            if !["batch", "blocking", "blocking-strict"].contains(&mode.as_str()) {
+                wrong
+                    .push(format!("invalid audit --{flag} {mode}, allowed modes are batch, blocking, blocking-strict"));
+            }
+        }
+        if self.audit_log_format != "json" {
+            wrong.push(format!("invalid audit log format {}, allowed formats are json", self.audit_log_format));
+        }
+        let webhook_mode = self.authorization_mode.iter().any(|mode| mode == "Webhook");
+        if webhook_mode && self.authorization_webhook_config_file.is_none() {
+            wrong.push("authorization-mode Webhook's authorization config file not passed".to_owned());
+        }
+        if !webhook_mode && self.authorization_webhook_config_file.is_some() {
+            wrong.push("cannot specify --authorization-webhook-config-file without mode Webhook".to_owned());
         }
         if !self.authorization_mode.is_empty() && self.authorization_config.is_some() {
             wrong.push("--authorization-config can not be specified when --authorization-mode is specified".to_owned());
@@ -342,6 +394,38 @@ impl Flags {
         .into();
         self_signed_hosts.extend([advertise.to_string(), "127.0.0.1".to_owned()]);
         self_signed_hosts.extend(ranges.iter().filter_map(|r| r.hosts().next()).map(|ip| ip.to_string()));
+        let oidc = self.oidc_issuer_url.zip(self.oidc_client_id).map(|(issuer_url, client_id)| OidcConfig {
+            issuer_url,
+            client_id,
+            ca_file: self.oidc_ca_file,
+            username_claim: self.oidc_username_claim,
+            username_prefix: self.oidc_username_prefix,
+            groups_claim: self.oidc_groups_claim,
+            groups_prefix: self.oidc_groups_prefix.unwrap_or_default(),
+            required_claims: self.oidc_required_claim,
+            signing_algorithms: self.oidc_signing_algs,
+        });
+        let audit = AuditConfig {
+            policy_file: self.audit_policy_file,
+            log: self.audit_log_path.map(|path| AuditLogConfig {
+                path,
+                mode: audit_mode(&self.audit_log_mode),
+                max_age: Duration::from_secs(u64::from(self.audit_log_maxage) * 24 * 3600),
+                max_backups: self.audit_log_maxbackup as usize,
+                max_size: if self.audit_log_maxsize == 0 { DEFAULT_LOG_MIB } else { self.audit_log_maxsize.into() },
+            }),
+            webhook: self.audit_webhook_config_file.map(|config_file| AuditWebhookConfig {
+                config_file,
+                mode: audit_mode(&self.audit_webhook_mode),
+                initial_backoff: self.audit_webhook_initial_backoff,
+                buffer_size: self.audit_webhook_batch_buffer_size,
+                max_batch_size: self.audit_webhook_batch_max_size,
+                max_batch_wait: self.audit_webhook_batch_max_wait,
+            }),
+        };
+        let encryption = self
+            .encryption_provider_config
+            .map(|file| EncryptionConfig { file, reload: self.encryption_provider_config_automatic_reload });
         let issuers = self.service_account_issuer;
         let api_audiences =
             if self.api_audiences.is_empty() { issuers.iter().take(1).cloned().collect() } else { self.api_audiences };
@@ -368,6 +452,12 @@ impl Flags {
                     extra_headers_prefix: self.requestheader_extra_headers_prefix,
                 }),
                 config_file: self.authentication_config,
+                oidc,
+                webhook: self.authentication_token_webhook_config_file.map(|config_file| TokenWebhookConfig {
+                    config_file,
+                    version: self.authentication_token_webhook_version,
+                    cache_ttl: self.authentication_token_webhook_cache_ttl,
+                }),
             },
             service_accounts: ServiceAccountConfig {
                 issuers,
@@ -385,7 +475,12 @@ impl Flags {
                     self.authorization_mode
                 },
                 config_file: self.authorization_config,
-                webhook_config_file: self.authorization_webhook_config_file,
+                webhook: self.authorization_webhook_config_file.map(|config_file| AuthorizationWebhookConfig {
+                    config_file,
+                    version: self.authorization_webhook_version,
+                    authorized_ttl: self.authorization_webhook_cache_authorized_ttl,
+                    unauthorized_ttl: self.authorization_webhook_cache_unauthorized_ttl,
+                }),
             },
             enable_admission_plugins: self.enable_admission_plugins,
             disable_admission_plugins: self.disable_admission_plugins,
@@ -417,6 +512,8 @@ impl Flags {
             },
             shutdown_delay: self.shutdown_delay_duration,
             external_address: self.external_hostname.map(|h| format!("{h}:{}", self.secure_port)),
+            audit,
+            encryption,
             feature_gates: self.feature_gates,
             runtime_config: self.runtime_config,
         })

@@ -3,14 +3,15 @@
 //! 1. request info: what is asked
 //! 2. guards: a panic is this request's 500 alone; every request is measured
 //! 3. authentication: who asks
-//! 4. impersonation: as whom
-//! 5. a seat: so many requests at once, and each for so long
-//! 6. authorization: may they
-//! 7. deadline, then the handler: body limits, decoding, admission, validation, registry, encoding
+//! 4. audit: what comes in, and at the end what became of it
+//! 5. impersonation: as whom
+//! 6. a seat: so many requests at once, and each for so long
+//! 7. authorization: may they
+//! 8. deadline, then the handler: an aggregated server's, or body limits, decoding, admission, validation, registry, encoding
 
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use apimachinery::status::Status;
@@ -19,9 +20,11 @@ use futures::FutureExt;
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 
+use crate::aggregation;
 use crate::attributes::{Attributes, RequestInfo, UserInfo};
+use crate::audit::{self, Record};
 use crate::authn::{Outcome, ProxyCertificates, bearer_token};
-use crate::authz;
+use crate::authz::{self, Authorizer, Decision};
 use crate::body::{Body, RequestBody};
 use crate::handlers::{self, Call, error_response};
 use crate::impersonation;
@@ -57,12 +60,18 @@ pub(crate) async fn serve(server: ApiServer, request: Request<RequestBody>, orig
     let accept = parts.headers.get(http::header::ACCEPT).and_then(|v| v.to_str().ok()).map(str::to_owned);
     let audit_id = audit_id_of(&parts);
 
-    let running = steps(server.clone(), parts, body, query, Arc::clone(&info), origin);
+    let recorded = Recorded { id: audit_id.clone(), record: OnceLock::new() };
+    let running = steps(server.clone(), parts, body, query, Arc::clone(&info), origin, &recorded);
     let mut response = match AssertUnwindSafe(running).catch_unwind().await {
-        Ok(Ok(response)) => response,
-        Ok(Err(status)) => error_response(&status, accept.as_deref()),
+        Ok(answered) => {
+            let response = answered.unwrap_or_else(|status| error_response(&status, accept.as_deref()));
+            recorded.answered(response).await
+        }
         Err(_) => {
             tracing::error!(path = info.path, verb = info.verb, "a request panicked");
+            if let Some(record) = recorded.record.get() {
+                record.panicked().await;
+            }
             let message = "This request caused apiserver to panic. Look in the logs for details.";
             error_response(&Status::internal(message), accept.as_deref())
         }
@@ -72,6 +81,33 @@ pub(crate) async fn serve(server: ApiServer, request: Request<RequestBody>, orig
     response
 }
 
+/// What is written down of a request, once somebody is known to have made it.
+struct Recorded {
+    id: HeaderValue,
+    record: OnceLock<Arc<Record>>,
+}
+
+impl Recorded {
+    fn begin(
+        &self,
+        server: &ApiServer,
+        parts: &Parts,
+        info: &Arc<RequestInfo>,
+        user: &Arc<UserInfo>,
+        remote: Option<std::net::IpAddr>,
+    ) -> Option<Arc<Record>> {
+        let audit = server.inner().audit.as_ref()?;
+        audit.begin(parts, info, user, remote, self.id.to_str().unwrap_or_default())
+    }
+
+    async fn answered(&self, response: Response<Body>) -> Response<Body> {
+        match self.record.get() {
+            Some(record) => Arc::clone(record).answered(response).await,
+            None => response,
+        }
+    }
+}
+
 async fn steps(
     server: ApiServer,
     mut parts: Parts,
@@ -79,17 +115,47 @@ async fn steps(
     query: Query,
     info: Arc<RequestInfo>,
     origin: Origin,
+    recorded: &Recorded,
 ) -> Result<Response<Body>, Status> {
     let remote = match &origin {
         Origin::Remote(peer) => Some(peer.address.ip()),
         Origin::Local(_) => None,
     };
-    let user = authenticate(&server, &mut parts, origin).await?;
+    let user = match authenticate(&server, &mut parts, origin).await {
+        Ok(user) => user,
+        Err(status) => {
+            if let Some(record) = recorded.begin(&server, &parts, &info, &Arc::default(), remote) {
+                record.refused(StatusCode::UNAUTHORIZED).await;
+            }
+            return Err(status);
+        }
+    };
+    let Some(record) = recorded.begin(&server, &parts, &info, &user, remote) else {
+        return authenticated(server, parts, body, query, info, user, remote).await;
+    };
+    let record = recorded.record.get_or_init(|| record);
+    record.received().await;
+    let body = record.watch_body(&parts, body);
+    record.during(authenticated(server, parts, body, query, info, user, remote)).await
+}
+
+/// What follows once it is known who asks.
+async fn authenticated(
+    server: ApiServer,
+    mut parts: Parts,
+    body: RequestBody,
+    query: Query,
+    info: Arc<RequestInfo>,
+    user: Arc<UserInfo>,
+    remote: Option<std::net::IpAddr>,
+) -> Result<Response<Body>, Status> {
     let authorizers = &server.inner().security.authorizers;
     let user = match impersonation::take_wanted(&mut parts.headers)? {
         Some(wanted) => {
             let gates = &server.inner().config.feature_gates;
-            impersonation::impersonate(authorizers, &user, &wanted, &info, gates).await?
+            let user = impersonation::impersonate(authorizers, &user, &wanted, &info, gates).await?;
+            audit::impersonates(&user);
+            user
         }
         None => user,
     };
@@ -106,16 +172,27 @@ async fn steps(
     };
     let _counted = (!long_running).then(|| server.inner().measured.inflight(mutating));
     let asked = Attributes { user: Arc::clone(&user), request: Arc::clone(&info) };
-    authz::decide(authorizers, &asked).await?;
+    authorize(authorizers, &asked).await?;
     let call = Call { server, parts, query, info, user, remote, warnings: Vec::new() };
+    let backend = call.server.inner().aggregator.backend_of(&call.info.path);
     within(deadline, async {
-        if call.info.is_resource && call.server.resources().answers_for(&call.info.gvr) {
+        if let Some(backend) = backend {
+            aggregation::proxy::handle(call, &backend, body).await
+        } else if call.info.is_resource && call.server.resources().answers_for(&call.info.gvr) {
             handlers::handle(call, body).await
         } else {
             nonresource::handle(call, body).await
         }
     })
     .await
+}
+
+async fn authorize(authorizers: &[Arc<dyn Authorizer>], asked: &Attributes) -> Result<(), Status> {
+    let verdict = authz::judge(authorizers, asked).await;
+    let allowed = verdict.decision == Decision::Allow;
+    audit::annotate("authorization.k8s.io/decision", if allowed { "allow" } else { "forbid" });
+    audit::annotate("authorization.k8s.io/reason", &verdict.reason);
+    if allowed { Ok(()) } else { Err(authz::forbidden(&asked.user, &asked.request, &verdict.reason)) }
 }
 
 async fn authenticate(server: &ApiServer, parts: &mut Parts, origin: Origin) -> Result<Arc<UserInfo>, Status> {
@@ -141,11 +218,8 @@ async fn authenticate(server: &ApiServer, parts: &mut Parts, origin: Origin) -> 
             }
         }
     }
-    if failed { Err(Status::unauthorized()) } else { Ok(Arc::new(anonymous())) }
-}
-
-fn anonymous() -> UserInfo {
-    UserInfo { name: "system:anonymous".into(), groups: vec!["system:unauthenticated".into()], ..UserInfo::default() }
+    let anonymous = server.inner().security.anonymous.user(&decode_path(parts.uri.path()));
+    anonymous.filter(|_| !failed).map(Arc::new).ok_or_else(Status::unauthorized)
 }
 
 /// The operator's own requests, and questions about the server's health, are answered however busy it is.

@@ -1,24 +1,27 @@
 //! What this server serves: the table of resources, each with its cache.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use api::ResourceDef;
 use apimachinery::meta::{GroupVersion, Gvr};
 use apimachinery::schema::TypeRef;
+use compact_str::CompactString;
 use parking_lot::RwLock;
 
 use crate::cache::feed::REGISTRY;
 use crate::cache::{Cache, Shape};
 use crate::custom::Custom;
+use crate::custom::conversion::Webhook;
 use crate::encoding;
 
 /// A resource in one served version.
 #[derive(Clone)]
 pub struct Resource {
     pub def: &'static ResourceDef,
-    /// The schema of its kind in this version.
-    pub ty: TypeRef,
+    /// The schema of a built-in kind in this version.
+    builtin_ty: TypeRef,
     /// Shared by all versions of a resource. `None`: nothing of it is stored (reviews, bindings).
     pub cache: Option<Arc<Cache>>,
     /// `None` for a built-in kind.
@@ -26,6 +29,24 @@ pub struct Resource {
 }
 
 impl Resource {
+    /// A version of a custom resource.
+    #[must_use]
+    pub(crate) fn custom(def: &'static ResourceDef, cache: Arc<Cache>, custom: Arc<Custom>) -> Self {
+        Resource { def, builtin_ty: TypeRef::any(), cache: Some(cache), custom: Some(custom) }
+    }
+
+    /// The schema of its kind in this version.
+    #[must_use]
+    pub fn ty(&self) -> &TypeRef {
+        self.custom.as_ref().map_or(&self.builtin_ty, |custom| custom.ty())
+    }
+
+    /// Who converts between the versions of a custom resource, if somebody has to be asked.
+    #[must_use]
+    pub(crate) fn webhook(&self) -> Option<&Arc<Webhook>> {
+        self.custom.as_ref().and_then(|custom| custom.webhook.as_ref())
+    }
+
     /// The stored objects need conversion before they are served in this version.
     #[must_use]
     pub fn converts(&self) -> bool {
@@ -48,7 +69,10 @@ pub(crate) fn is_builtin_group(group: &str) -> bool {
 /// The resources by group, version and plural.
 pub struct Resources {
     by_gvr: RwLock<HashMap<Gvr, Resource>>,
-    group_versions: RwLock<BTreeSet<GroupVersion>>,
+    /// How many resources each group and version has.
+    group_versions: RwLock<BTreeMap<GroupVersion, usize>>,
+    /// Rises with every change.
+    generation: AtomicU64,
 }
 
 impl Resources {
@@ -63,10 +87,15 @@ impl Resources {
                 Arc::clone(caches.entry(shape.prefix.clone()).or_insert_with(|| Arc::new(Cache::new(shape))))
             });
             let ty = encoding::type_of(&def.gvk()).unwrap_or_else(TypeRef::any);
-            by_gvr.insert(def.gvr.clone(), Resource { def, ty, cache, custom: None });
+            by_gvr.insert(def.gvr.clone(), Resource { def, builtin_ty: ty, cache, custom: None });
         }
-        let group_versions = by_gvr.keys().map(Gvr::group_version).collect();
-        Resources { by_gvr: RwLock::new(by_gvr), group_versions: RwLock::new(group_versions) }
+        let mut group_versions = BTreeMap::new();
+        by_gvr.keys().for_each(|gvr| *group_versions.entry(gvr.group_version()).or_default() += 1);
+        Resources {
+            by_gvr: RwLock::new(by_gvr),
+            group_versions: RwLock::new(group_versions),
+            generation: AtomicU64::new(0),
+        }
     }
 
     #[must_use]
@@ -77,11 +106,32 @@ impl Resources {
     /// Takes entries of custom resources out and puts others in.
     pub fn replace(&self, gone: &[Gvr], new: impl IntoIterator<Item = Resource>) {
         let mut by_gvr = self.by_gvr.write();
+        let mut group_versions = self.group_versions.write();
         for gvr in gone {
-            by_gvr.remove(gvr);
+            let group_version = gvr.group_version();
+            if by_gvr.remove(gvr).is_some()
+                && let Some(count) = group_versions.get_mut(&group_version)
+            {
+                *count -= 1;
+                if *count == 0 {
+                    group_versions.remove(&group_version);
+                }
+            }
         }
-        by_gvr.extend(new.into_iter().map(|resource| (resource.def.gvr.clone(), resource)));
-        *self.group_versions.write() = by_gvr.keys().map(Gvr::group_version).collect();
+        for resource in new {
+            let gvr = resource.def.gvr.clone();
+            let group_version = gvr.group_version();
+            if by_gvr.insert(gvr, resource).is_none() {
+                *group_versions.entry(group_version).or_default() += 1;
+            }
+        }
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// Rises with every change of what is served.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
     }
 
     /// The entries of custom resources, by group, version and plural.
@@ -102,7 +152,13 @@ impl Resources {
 
     #[must_use]
     pub fn has_group_version(&self, gv: &GroupVersion) -> bool {
-        self.group_versions.read().contains(gv)
+        self.group_versions.read().contains_key(gv)
+    }
+
+    /// All groups and versions, in order.
+    #[must_use]
+    pub fn group_versions(&self) -> Vec<GroupVersion> {
+        self.group_versions.read().keys().cloned().collect()
     }
 
     /// Every cache once.
@@ -129,8 +185,8 @@ fn is_stored(def: &ResourceDef) -> bool {
 
 /// The shape of a custom resource's cache.
 #[must_use]
-pub(crate) fn shape_of_custom(def: &'static ResourceDef) -> Shape {
-    Shape { typed_items: true, ..shape_of(def) }
+pub(crate) fn shape_of_custom(def: &'static ResourceDef, stored_versions: Vec<CompactString>) -> Shape {
+    Shape { typed_items: true, stored_versions, ..shape_of(def) }
 }
 
 fn shape_of(def: &'static ResourceDef) -> Shape {
@@ -142,6 +198,7 @@ fn shape_of(def: &'static ResourceDef) -> Shape {
         namespaced: def.is_namespaced(),
         head: format!(r#"{{"kind":"{}","apiVersion":"{}","metadata":{{"#, stored.kind, stored.group_version()),
         typed_items: false,
+        stored_versions: Vec::new(),
         fields: stored_def.strategy.selectable_fields(),
         strategy: stored_def.strategy,
     }

@@ -178,6 +178,8 @@ pub enum StorageError {
     Unavailable { reason: String },
     #[error("the store is corrupt: {reason}")]
     Corrupt { reason: String },
+    #[error("unable to transform key {:?}: {reason}", key.0)]
+    Transform { key: Key, reason: String },
     #[error("I/O in the store failed")]
     Io(#[from] std::io::Error),
 }

@@ -59,6 +59,16 @@ fn qualified(name: &Cursor<'_>, errs: &mut FieldErrors) {
     }
 }
 
+/// Where a webhook is: a URL or a Service.
+pub(crate) fn validate_client_config(client: &Cursor<'_>, errs: &mut FieldErrors) {
+    let (url, service) = (client.field("url"), client.field("service"));
+    match (url.is_absent(), service.is_absent()) {
+        (false, true) => validate_url(&url, errs),
+        (true, false) => validate_service(&service, errs),
+        _ => errs.required(&client.path, "exactly one of url or service is required"),
+    }
+}
+
 fn validate_url(at: &Cursor<'_>, errs: &mut FieldErrors) {
     let url = text(at);
     let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
@@ -155,13 +165,7 @@ fn validate_hook(hook: &Cursor<'_>, mutating: bool, strict: &Strict, errs: &mut 
     for field in ["namespaceSelector", "objectSelector"] {
         label_selector(errs, &hook.field(field), strict.labels);
     }
-    let client = hook.field("clientConfig");
-    let (url, service) = (client.field("url"), client.field("service"));
-    match (url.is_absent(), service.is_absent()) {
-        (false, true) => validate_url(&url, errs),
-        (true, false) => validate_service(&service, errs),
-        _ => errs.required(&client.path, "exactly one of url or service is required"),
-    }
+    validate_client_config(&hook.field("clientConfig"), errs);
     match_conditions(&hook.field("matchConditions"), errs);
     validate_versions(&hook.field("admissionReviewVersions"), strict, errs);
 }

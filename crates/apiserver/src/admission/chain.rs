@@ -8,11 +8,11 @@ use super::config::PluginConfigs;
 use super::own::OwnObjects;
 use super::{
     Plugin, always, always_pull_images, certificate_subject_restriction, default_classes, default_toleration_seconds,
-    deny_service_external_ips, event_rate_limit, extended_resource_toleration, limit_pod_hard_anti_affinity_topology,
-    limit_ranger, namespace_lifecycle, namespaces, node_restriction, owner_references_permission_enforcement,
-    persistent_volume_claim_resize, pod_node_selector, pod_security, pod_toleration_restriction, pod_topology_labels,
-    policy, priority, quota, runtime_class, service_account, signers, storage_object_in_use_protection,
-    taint_nodes_by_condition, webhook,
+    deny_service_external_ips, event_rate_limit, extended_resource_toleration, image_policy_webhook,
+    limit_pod_hard_anti_affinity_topology, limit_ranger, namespace_lifecycle, namespaces, node_restriction,
+    owner_references_permission_enforcement, persistent_volume_claim_resize, pod_node_selector, pod_security,
+    pod_toleration_restriction, pod_topology_labels, policy, priority, quota, runtime_class, service_account, signers,
+    storage_object_in_use_protection, taint_nodes_by_condition, webhook,
 };
 use crate::authz::Authorizer;
 use crate::lister::Lister;
@@ -129,6 +129,7 @@ fn make(name: &str, settings: &Settings, tools: &Tools) -> Result<Option<Arc<dyn
         "NodeRestriction" => Arc::new(node_restriction::NodeRestriction { lister }),
         "TaintNodesByCondition" => Arc::new(taint_nodes_by_condition::TaintNodesByCondition),
         "AlwaysPullImages" => Arc::new(always_pull_images::AlwaysPullImages),
+        "ImagePolicyWebhook" => Arc::new(image_policy_webhook::ImagePolicyWebhook::parse(config)?),
         "PodSecurity" => {
             Arc::new(pod_security::PodSecurity { lister, settings: pod_security::Settings::parse(config)? })
         }

@@ -12,6 +12,7 @@ mod deny_service_external_ips;
 mod dynamic;
 mod event_rate_limit;
 mod extended_resource_toleration;
+mod image_policy_webhook;
 mod limit_pod_hard_anti_affinity_topology;
 mod limit_ranger;
 mod namespace_lifecycle;

@@ -1,11 +1,14 @@
 //! Authentication: from a request's credentials to a user.
 
+pub(crate) mod anonymous;
 pub(crate) mod bootstrap_token;
 pub mod certificate;
+pub(crate) mod jwt;
 pub(crate) mod request_header;
 pub mod service_account;
 pub mod signer;
 pub(crate) mod token_file;
+pub(crate) mod webhook;
 
 use async_trait::async_trait;
 use http::request::Parts;

@@ -1,10 +1,13 @@
 //! Authorization: may this user do this?
 
+pub(crate) mod chain;
+pub(crate) mod config;
 pub(crate) mod escalation;
 pub(crate) mod modes;
 pub mod node;
 pub mod rbac;
 pub mod rule;
+pub(crate) mod webhook;
 
 use std::sync::Arc;
 
@@ -33,25 +36,30 @@ pub trait Authorizer: Send + Sync {
     async fn authorize(&self, attributes: &Attributes) -> Verdict;
 }
 
-/// Asks the authorizers in turn; the first who has an opinion decides.
-///
-/// # Errors
-/// 403, with the reasons that they gave.
-pub(crate) async fn decide(authorizers: &[Arc<dyn Authorizer>], attributes: &Attributes) -> Result<(), Status> {
+/// Asks the authorizers in turn; the first who has an opinion decides. Without any it is the reasons of all.
+pub(crate) async fn judge(authorizers: &[Arc<dyn Authorizer>], attributes: &Attributes) -> Verdict {
     let mut reasons = Vec::new();
     for authorizer in authorizers {
         let verdict = authorizer.authorize(attributes).await;
         match verdict.decision {
-            Decision::Allow => return Ok(()),
-            Decision::Deny => {
-                reasons = vec![verdict.reason];
-                break;
-            }
+            Decision::Allow | Decision::Deny => return verdict,
             Decision::NoOpinion => reasons.push(verdict.reason),
         }
     }
     reasons.retain(|r| !r.is_empty());
-    Err(forbidden(&attributes.user, &attributes.request, &reasons.join(", ")))
+    Verdict { decision: Decision::NoOpinion, reason: reasons.join(", ") }
+}
+
+/// May they?
+///
+/// # Errors
+/// 403, with the reasons that the authorizers gave.
+pub(crate) async fn decide(authorizers: &[Arc<dyn Authorizer>], attributes: &Attributes) -> Result<(), Status> {
+    let verdict = judge(authorizers, attributes).await;
+    match verdict.decision {
+        Decision::Allow => Ok(()),
+        Decision::Deny | Decision::NoOpinion => Err(forbidden(&attributes.user, &attributes.request, &verdict.reason)),
+    }
 }
 
 /// 403 in upstream's words: who may not do what, and why.

@@ -104,16 +104,6 @@ impl Feed {
         }
     }
 
-    /// Tells of every change that the caches have seen.
-    pub(crate) fn changes(&self) -> watch::Receiver<Revision> {
-        self.revision.subscribe()
-    }
-
-    /// Wakes whoever waits for changes.
-    pub(crate) fn nudge(&self) {
-        self.revision.send_modify(|_| {});
-    }
-
     /// Waits until the caches have been filled for the first time.
     pub async fn reach_sync(&self) {
         // The sender is part of this.
@@ -190,7 +180,11 @@ impl Feed {
                 }
                 Some(join) = joiners.recv() => {
                     self.fill(&join.cache, self.revision()).await?;
-                    self.caches.write().insert(join.cache.shape.prefix.clone(), join.cache);
+                    let before = self.caches.write().insert(join.cache.shape.prefix.clone(), join.cache);
+                    if let Some(before) = before {
+                        // Nothing more comes there.
+                        before.close_watches();
+                    }
                     // Whoever asked may have gone away.
                     let _ = join.joined.send(());
                 }

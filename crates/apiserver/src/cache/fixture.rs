@@ -22,6 +22,7 @@ pub(super) fn shape() -> Shape {
         namespaced: true,
         head: r#"{"kind":"Pod","apiVersion":"v1","metadata":{"#.into(),
         typed_items: false,
+        stored_versions: Vec::new(),
         fields: Pods.selectable_fields(),
         strategy: &Pods,
     }

@@ -104,12 +104,8 @@ impl Cache {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Makes readers that wait for a change look again.
-    pub(crate) fn touch(&self) {
-        self.generation.fetch_add(1, Ordering::Release);
-    }
-
-    fn close_watches(&self) {
+    /// Ends every watch of it.
+    pub(crate) fn close_watches(&self) {
         self.dispatcher.lock().close_all();
     }
 

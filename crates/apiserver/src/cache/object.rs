@@ -21,6 +21,8 @@ pub struct Shape {
     pub head: String,
     /// Items of a list of this resource carry kind and apiVersion (custom resources do, built-in kinds do not).
     pub typed_items: bool,
+    /// The versions that objects may be stored in (`group/version`), where a webhook has to convert between them.
+    pub stored_versions: Vec<CompactString>,
     /// Selectable fields, as the strategy states them.
     pub fields: &'static [(&'static str, &'static [&'static str])],
     pub strategy: &'static dyn api::Strategy,
@@ -49,6 +51,26 @@ pub struct BadObject {
 }
 
 impl Shape {
+    /// A cache of this shape is as good as one of the other.
+    #[must_use]
+    pub fn serves_as(&self, other: &Shape) -> bool {
+        self.head == other.head
+            && self.namespaced == other.namespaced
+            && self.stored_versions == other.stored_versions
+            && self.fields == other.fields
+            && std::ptr::addr_eq(self.strategy, other.strategy)
+    }
+
+    /// The version that an object is stored in.
+    #[must_use]
+    pub fn version_of(&self, form: StoredForm) -> &str {
+        let other = match form {
+            StoredForm::OtherVersion(index) => self.stored_versions.get(usize::from(index)),
+            StoredForm::Json | StoredForm::Protobuf | StoredForm::Foreign => None,
+        };
+        other.map_or_else(|| self.head.split('"').nth(7).unwrap_or_default(), CompactString::as_str)
+    }
+
     /// Namespace and name of a key of this resource.
     #[must_use]
     pub fn names<'a>(&self, key: &'a Key) -> (&'a str, &'a str) {
@@ -175,11 +197,14 @@ fn read_foreign(shape: &Shape, value: &[u8]) -> Result<(Value, StoredForm), Stri
         form = StoredForm::Foreign;
     }
     // A custom resource may have been stored in another version; without a converter, versions differ in name only.
-    if shape.typed_items
-        && let Some(version) = shape.head.split('"').nth(7)
-        && object.api_version() != version
-    {
+    let version = shape.version_of(StoredForm::Json);
+    if shape.typed_items && object.api_version() != version {
+        let known = shape.stored_versions.iter().position(|v| v == object.api_version());
         object.set(&["apiVersion"], version);
+        if let Some(index) = known.and_then(|index| u8::try_from(index).ok()) {
+            // What it has is of the other version still.
+            return Ok((object, StoredForm::OtherVersion(index)));
+        }
         form = StoredForm::Foreign;
     }
     // It may be older than some fields of its kind.

@@ -193,6 +193,7 @@ mod tests {
             namespaced: true,
             head: r#"{"kind":"Pod","apiVersion":"v1","metadata":{"#.into(),
             typed_items: false,
+            stored_versions: Vec::new(),
             fields: &[("spec.nodeName", &["spec", "nodeName"]), ("status.phase", &["status", "phase"])],
             strategy: &Selectable,
         };

@@ -58,14 +58,28 @@ impl Selection {
     ///
     /// # Errors
     /// When the resource does not know a field of it.
-    pub fn with_fields(mut self, shape: &Shape, selector: &FieldSelector) -> Result<Self, UnknownField> {
+    pub fn with_fields(self, shape: &Shape, selector: &FieldSelector) -> Result<Self, UnknownField> {
+        self.with_some_fields(shape, selector, &|_| true)
+    }
+
+    /// As [`Self::with_fields`], where not every field of the shape may be named.
+    ///
+    /// # Errors
+    /// When the resource does not know a field of it.
+    pub fn with_some_fields(
+        mut self,
+        shape: &Shape,
+        selector: &FieldSelector,
+        allowed: &dyn Fn(&str) -> bool,
+    ) -> Result<Self, UnknownField> {
+        let has_fields = shape.fields.iter().any(|(label, _)| allowed(label));
         for term in &selector.terms {
             let field = match term.field.as_str() {
                 "metadata.name" => Field::Name,
                 "metadata.namespace" => Field::Namespace,
-                other => match shape.fields.iter().position(|(label, _)| *label == other) {
+                other => match shape.fields.iter().position(|(label, _)| *label == other && allowed(label)) {
                     Some(index) => Field::Of(index),
-                    None if shape.fields.is_empty() => return Err(UnknownField::OfPlainKind(other.to_owned())),
+                    None if !has_fields => return Err(UnknownField::OfPlainKind(other.to_owned())),
                     None => return Err(UnknownField::OfKind(other.to_owned())),
                 },
             };

@@ -5,6 +5,7 @@ use apimachinery::Value;
 use apimachinery::field::{Cursor, ErrorKind, FieldError, FieldErrors, Path};
 
 use super::cost;
+use super::default_check;
 use super::rules;
 use super::schema::{EMBEDDED, RULES, flag};
 use crate::cel::{Program, Type, mark_at};
@@ -49,6 +50,7 @@ impl Checker<'_> {
     /// `places`: in how many places of an object this schema may apply.
     fn schema(&mut self, at: &Cursor<'_>, places: u64, root: bool) {
         let schema = at.value;
+        default_check::check(at, root, self.errs);
         for rule in at.field(RULES).elements() {
             self.rule(&rule, schema, places, root);
         }

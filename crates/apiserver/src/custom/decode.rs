@@ -110,8 +110,8 @@ pub(crate) fn typed(custom: &Custom, object: Value) -> Result<Decoded, codec::De
 
 fn prune_decoded(custom: &Custom, decoded: &mut Decoded) {
     let mut unknown = Vec::new();
-    if !custom.schema.is_null() {
-        prune(&mut decoded.value, &custom.schema, true, "", &mut unknown);
+    if !custom.schema().is_null() {
+        prune(&mut decoded.value, custom.schema(), true, "", &mut unknown);
     }
     unknown.sort();
     decoded.strict.extend(unknown.into_iter().map(|path| format!("unknown field {path:?}")));
@@ -119,7 +119,7 @@ fn prune_decoded(custom: &Custom, decoded: &mut Decoded) {
 }
 
 /// Drops what the schema does not know.
-fn prune(value: &mut Value, schema: &Value, is_object: bool, path: &str, unknown: &mut Vec<String>) {
+pub(super) fn prune(value: &mut Value, schema: &Value, is_object: bool, path: &str, unknown: &mut Vec<String>) {
     match value {
         Value::Object(map) => {
             let properties = schema["properties"].entries();

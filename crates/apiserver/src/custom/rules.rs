@@ -53,7 +53,7 @@ pub(super) fn type_of(schema: &Value, root: bool) -> Type {
 /// Evaluates every rule over the object.
 pub(super) fn check(custom: &Custom, object: &Value, old: Option<&Value>, errs: &mut FieldErrors) {
     let mut walk = Walk { custom, left: Budget::new(OBJECT_LIMIT), errs, spent: false };
-    walk.value(&Cursor::root(object), &custom.schema, old, true);
+    walk.value(&Cursor::root(object), custom.schema(), old, true);
 }
 
 struct Walk<'w> {

@@ -4,9 +4,9 @@ use apimachinery::Value;
 use apimachinery::meta::Gvk;
 use apimachinery::schema::{Field, ListKind, ListShape, MapShape, Schema, Shape, Struct, TypeRef};
 
-pub(super) const PRESERVE: &str = "x-kubernetes-preserve-unknown-fields";
+pub(crate) const PRESERVE: &str = "x-kubernetes-preserve-unknown-fields";
 pub(super) const INT_OR_STRING: &str = "x-kubernetes-int-or-string";
-pub(super) const EMBEDDED: &str = "x-kubernetes-embedded-resource";
+pub(crate) const EMBEDDED: &str = "x-kubernetes-embedded-resource";
 pub(super) const LIST_TYPE: &str = "x-kubernetes-list-type";
 pub(super) const LIST_KEYS: &str = "x-kubernetes-list-map-keys";
 pub(super) const RULES: &str = "x-kubernetes-validations";

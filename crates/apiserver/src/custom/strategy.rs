@@ -33,11 +33,11 @@ impl CustomStrategy {
     fn findings(&self, object: &Value, old: Option<&Value>) -> FieldErrors {
         let custom = self.custom();
         let mut errs = FieldErrors::new();
-        if custom.schema.is_null() {
+        if custom.schema().is_null() {
             return errs;
         }
-        validate::validate(&Cursor::root(object), &custom.schema, old, &mut errs);
-        if custom.has_rules {
+        validate::validate(&Cursor::root(object), custom.schema(), old, &mut errs);
+        if custom.has_rules() {
             let blocking = |kind| {
                 matches!(
                     kind,
@@ -63,8 +63,8 @@ impl CustomStrategy {
 impl api::Strategy for CustomStrategy {
     fn default(&self, object: &mut Value) {
         let custom = self.custom();
-        if !custom.schema.is_null() {
-            defaults::fill(object, &custom.schema);
+        if !custom.schema().is_null() {
+            defaults::fill(object, custom.schema());
         }
     }
 

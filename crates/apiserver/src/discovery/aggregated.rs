@@ -36,12 +36,18 @@ pub(super) fn wanted(accept: Option<&str>) -> Result<Option<&'static str>, Statu
 pub(super) fn document(groups: &[&Group]) -> Bytes {
     let items = groups.iter().map(|group| {
         let versions = group.versions.iter().map(|version| {
-            let resources = version.resources.iter().map(|def| resource(def)).collect::<Vec<_>>();
-            Value::from([
-                ("version", version.name.as_str().into()),
-                ("freshness", "Current".into()),
-                ("resources", resources.into()),
-            ])
+            let mut out = Value::from([("version", version.name.as_str().into())]);
+            let (freshness, resources) = match &version.backend {
+                None => ("Current", version.resources.iter().map(|def| resource(def)).collect::<Vec<_>>().into()),
+                Some(backend) => {
+                    (if backend.available { "Current" } else { "Stale" }, backend.remote.resources.clone())
+                }
+            };
+            out.set(&["freshness"], freshness);
+            if !resources.is_null() {
+                out.set(&["resources"], resources);
+            }
+            out
         });
         let mut metadata = Value::object();
         if !group.name.is_empty() {

@@ -1,13 +1,18 @@
 //! The documents of discovery as trees.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use api::ResourceDef;
 use apimachinery::{Map, Value};
 
+use crate::aggregation::{Backend, group_priority};
 use crate::handlers::Call;
 
 /// A group with its versions, the preferred one first.
 pub(super) struct Group {
     pub name: String,
+    priority: i64,
     pub versions: Vec<Version>,
 }
 
@@ -15,53 +20,56 @@ pub(super) struct Version {
     pub group: String,
     pub name: String,
     pub resources: Vec<&'static ResourceDef>,
+    /// Another server that answers for it.
+    pub backend: Option<Arc<Backend>>,
 }
 
-/// The order in which `/apis` lists the groups: by upstream's priorities, which its aggregator gives them.
-const ORDER: [&str; 20] = [
-    "apiregistration.k8s.io",
-    "apps",
-    "events.k8s.io",
-    "authentication.k8s.io",
-    "authorization.k8s.io",
-    "autoscaling",
-    "batch",
-    "certificates.k8s.io",
-    "networking.k8s.io",
-    "policy",
-    "rbac.authorization.k8s.io",
-    "storage.k8s.io",
-    "admissionregistration.k8s.io",
-    "apiextensions.k8s.io",
-    "scheduling.k8s.io",
-    "coordination.k8s.io",
-    "node.k8s.io",
-    "discovery.k8s.io",
-    "resource.k8s.io",
-    "flowcontrol.apiserver.k8s.io",
-];
-
-pub(super) fn groups(resources: impl IntoIterator<Item = &'static ResourceDef>) -> Vec<Group> {
+/// The groups in order: by the priorities that upstream's aggregator gives them, and those that APIServices have.
+pub(super) fn groups(
+    resources: impl IntoIterator<Item = &'static ResourceDef>,
+    backends: Vec<Arc<Backend>>,
+) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
+    let mut index: HashMap<String, usize> = HashMap::new();
+    let mut group_of = |name: &str, priority: i64, groups: &mut Vec<Group>| -> usize {
+        let at = *index.entry(name.to_owned()).or_insert(groups.len());
+        if at == groups.len() {
+            groups.push(Group { name: name.to_owned(), priority, versions: Vec::new() });
+        }
+        at
+    };
     for def in resources {
         let (name, version) = (def.gvr.group.as_str(), def.gvr.version.as_str());
-        let at = groups.iter().position(|g| g.name == name).unwrap_or_else(|| {
-            groups.push(Group { name: name.to_owned(), versions: Vec::new() });
-            groups.len() - 1
-        });
-        let versions = &mut groups[at].versions;
-        let at = versions.iter().position(|v| v.name == version).unwrap_or_else(|| {
-            let (group, name) = (name.to_owned(), version.to_owned());
-            versions.push(Version { group, name, resources: Vec::new() });
-            versions.len() - 1
-        });
-        versions[at].resources.push(def);
+        let at = group_of(name, group_priority(name), &mut groups);
+        let group = &mut groups[at];
+        match group.versions.iter_mut().find(|v| v.name == version) {
+            Some(version) => version.resources.push(def),
+            None => {
+                let (group_name, name) = (name.to_owned(), version.to_owned());
+                group.versions.push(Version { group: group_name, name, resources: vec![def], backend: None });
+            }
+        }
+    }
+    for backend in backends {
+        let (group, name) = (backend.gv.group.to_string(), backend.gv.version.to_string());
+        let at = group_of(&group, backend.group_priority, &mut groups);
+        let into = &mut groups[at];
+        into.priority = into.priority.max(backend.group_priority);
+        into.versions.retain(|v| v.name != name);
+        into.versions.push(Version { group, name, resources: Vec::new(), backend: Some(backend) });
     }
     for group in &mut groups {
-        group.versions.sort_by(|a, b| rank_of_version(&b.name).cmp(&rank_of_version(&a.name)));
+        group.versions.sort_by(|a, b| {
+            b.priority().cmp(&a.priority()).then_with(|| rank_of_version(&b.name).cmp(&rank_of_version(&a.name)))
+        });
     }
-    let rank = |name: &str| ORDER.iter().position(|o| *o == name).map_or(ORDER.len(), |i| i + 1);
-    groups.sort_by_key(|g| if g.name.is_empty() { 0 } else { rank(&g.name) });
+    // Core has a place of its own; the group of the APIServices themselves is told first.
+    let rank = |group: &Group| match group.name.as_str() {
+        "" => 0,
+        "apiregistration.k8s.io" => 1,
+        _ => 2,
+    };
+    groups.sort_by(|a, b| rank(a).cmp(&rank(b)).then(b.priority.cmp(&a.priority)).then_with(|| a.name.cmp(&b.name)));
     groups
 }
 
@@ -85,6 +93,12 @@ fn rank_of_version(name: &str) -> (u8, u64, u64, std::cmp::Reverse<&str>) {
 }
 
 impl Version {
+    /// Among the versions of a group: what this server serves goes by its name.
+    fn priority(&self) -> i64 {
+        const OWN: i64 = 100;
+        self.backend.as_ref().map_or(OWN, |backend| backend.version_priority)
+    }
+
     pub(super) fn group_version(&self) -> String {
         if self.group.is_empty() { self.name.clone() } else { format!("{}/{}", self.group, self.name) }
     }

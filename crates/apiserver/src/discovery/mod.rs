@@ -1,4 +1,4 @@
-//! What is served: `/api`, `/apis`, and below. Made once from the table of resources, and again when that changes.
+//! What is served: `/api`, `/apis`, and below. Made of the table of resources when somebody asks and that has changed.
 
 mod aggregated;
 mod documents;
@@ -9,15 +9,21 @@ use apimachinery::Value;
 use apimachinery::status::Status;
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
-use parking_lot::RwLock;
+use parking_lot::Mutex;
 
+use crate::aggregation::Aggregator;
 use crate::body::Body;
 use crate::handlers::{Call, plain_value};
 use crate::nonresource::document_encoding;
 use crate::resources::Resources;
 
 /// The documents, in their JSON form as trees, and the aggregated ones as bytes.
-pub(crate) struct Discovery(RwLock<Arc<Documents>>);
+pub(crate) struct Discovery {
+    resources: Arc<Resources>,
+    aggregator: Arc<Aggregator>,
+    /// `None`: what is served has changed since they were made.
+    documents: Mutex<Option<Arc<Documents>>>,
+}
 
 struct Documents {
     groups: Vec<documents::Group>,
@@ -32,18 +38,18 @@ struct Aggregated {
 
 impl Discovery {
     #[must_use]
-    pub(crate) fn new(resources: &Resources) -> Self {
-        Discovery(RwLock::new(Arc::new(Documents::new(resources))))
+    pub(crate) fn new(resources: Arc<Resources>, aggregator: Arc<Aggregator>) -> Self {
+        Discovery { resources, aggregator, documents: Mutex::default() }
     }
 
-    /// Makes the documents again: the resources have changed.
-    pub(crate) fn renew(&self, resources: &Resources) {
-        let documents = Arc::new(Documents::new(resources));
-        *self.0.write() = documents;
+    /// What is served has changed. A thousand changes in a row cost no more than one.
+    pub(crate) fn renew(&self) {
+        *self.documents.lock() = None;
     }
 
     fn documents(&self) -> Arc<Documents> {
-        Arc::clone(&self.0.read())
+        let mut documents = self.documents.lock();
+        Arc::clone(documents.get_or_insert_with(|| Arc::new(Documents::new(&self.resources, &self.aggregator))))
     }
 
     /// Answers a path of discovery, split at its slashes; `None` for one that there is not.
@@ -62,9 +68,9 @@ impl Discovery {
 }
 
 impl Documents {
-    fn new(resources: &Resources) -> Self {
+    fn new(resources: &Resources, aggregator: &Aggregator) -> Self {
         let custom = resources.custom().into_iter().map(|r| r.def);
-        let groups = documents::groups(api::resources().iter().chain(custom));
+        let groups = documents::groups(api::resources().iter().chain(custom), aggregator.backends());
         let (core, named): (Vec<_>, Vec<_>) = groups.iter().partition(|g| g.name.is_empty());
         let aggregated = [aggregated::document(&core), aggregated::document(&named)];
         let aggregated = aggregated.map(|body| Aggregated { etag: aggregated::etag(&body), body });

@@ -17,7 +17,7 @@ use crate::body::{Body, BoxError};
 use crate::cache::Object;
 use crate::encoding;
 use crate::gzip::Gzip;
-use crate::registry::{ListResult, Stored};
+use crate::registry::{self, ListResult, Stored};
 
 /// How much is written before it is sent.
 const BUFFER: usize = 128 << 10;
@@ -30,7 +30,7 @@ type WriteItem = Box<dyn FnMut(&Object, &mut BytesMut) + Send>;
 ///
 /// # Errors
 /// 406 for a form that does not fit, 400 for wrong options of a Table.
-pub(super) fn stream(
+pub(super) async fn stream(
     call: &Call,
     accepted: Accepted,
     code: StatusCode,
@@ -50,19 +50,21 @@ pub(super) fn stream(
             respond::go_type(&resource, "List")
         )));
     }
-    if accepted.encoding != Encoding::Json || accepted.pretty {
-        let value = whole(call, accepted, &listing)?;
+    if accepted.encoding != Encoding::Json || accepted.pretty || resource.webhook().is_some() {
+        let stored: Vec<Stored> = listing.result.objects.iter().map(|object| Stored::of(object)).collect();
+        let items = registry::values_in_version(&resource, &stored).await?;
+        let value = whole(call, accepted, &listing, items)?;
         let body = respond::encode(&value, accepted);
         return Ok(respond::compressed_if_long(call, body, code, accepted.encoding.media_type()));
     }
     let mut head = BytesMut::new();
     let write: WriteItem = match accepted.form {
         Form::Object | Form::Metadata(_) => {
-            let (kind, version) = (def.list_kind(), def.gvr.group_version().to_string());
-            open(&mut head, &kind, &version, &listing.result, "items");
+            let (kind, version) = (&def.list_kind, def.gvr.group_version().to_string());
+            open(&mut head, kind, &version, &listing.result, "items");
             if resource.converts() {
                 Box::new(move |object, out| {
-                    let mut value = respond::value_of(&resource, &stored(object));
+                    let mut value = registry::value_of(&resource, &Stored::of(object));
                     value.remove(&["kind"]);
                     value.remove(&["apiVersion"]);
                     put_json(out, &value);
@@ -86,7 +88,7 @@ pub(super) fn stream(
             head.truncate(head.len() - 1);
             head.put_slice(br#","rows":["#);
             Box::new(move |object, out| {
-                let value = respond::value_of(&resource, &stored(object));
+                let value = registry::value_of(&resource, &Stored::of(object));
                 put_json(out, &table::row(resource.def, &value, options, version));
             })
         }
@@ -108,13 +110,9 @@ pub(super) fn stream(
     Ok(response)
 }
 
-fn stored(object: &Object) -> Stored {
-    Stored { body: object.body.clone(), revision: Some(object.revision) }
-}
-
 /// The whole answer as a tree, for encodings that are not written item by item.
-fn whole(call: &Call, accepted: Accepted, listing: &Listing<'_>) -> Result<Value, Status> {
-    let mut value = respond::listing_value(listing);
+fn whole(call: &Call, accepted: Accepted, listing: &Listing<'_>, items: Vec<Value>) -> Result<Value, Status> {
+    let mut value = respond::listing_value(listing, items);
     let def = listing.resource.def;
     match accepted.form {
         Form::Object | Form::Metadata(_) => {}

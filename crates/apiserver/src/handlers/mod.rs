@@ -31,7 +31,7 @@ use crate::server::ApiServer;
 pub(crate) use decode::{Decoded, body_encoding, decode, read_body};
 pub(crate) use read::get;
 pub(crate) use reply::{Coded, Reply};
-pub(crate) use respond::{error_response, plain_value, respond, value_of};
+pub(crate) use respond::{error_response, plain_value, respond};
 pub(crate) use route::Target;
 pub(crate) use write::{check_name, fit_namespace, patch, patch_part, update, write_of};
 
@@ -99,7 +99,7 @@ fn answer(call: &mut Call, body: RequestBody) -> BoxFuture<'_, Result<Response<B
 async fn by_verb(call: &mut Call, body: RequestBody) -> Result<Response<Body>, Status> {
     let target = route::route(call)?;
     if let Some(warning) = route::deprecation(&target) {
-        call.warnings.push(warning.to_owned());
+        call.warnings.push(warning);
     }
     if target.subresource.is_some() {
         return crate::subresources::handle(call, target, body).await;

@@ -15,9 +15,9 @@ pub(crate) async fn get(call: &mut Call, target: &Target) -> Result<Response<Bod
     let version = call.query.get("resourceVersion").unwrap_or_default();
     let registry = call.server.registry();
     let object = registry.get(&target.resource, &call.info.namespace, &call.info.name, version).await?;
-    let stored = Stored { body: object.body.clone(), revision: Some(object.revision) };
+    let stored = Stored::of(&object);
     let reply = Reply::Stored { resource: &target.resource, stored };
-    respond::respond(call, accepted, Coded { code: StatusCode::OK, reply })
+    respond::respond(call, accepted, Coded { code: StatusCode::OK, reply }).await
 }
 
 pub(super) async fn list(call: &mut Call, target: &Target) -> Result<Response<Body>, Status> {
@@ -27,7 +27,7 @@ pub(super) async fn list(call: &mut Call, target: &Target) -> Result<Response<Bo
     match call.server.registry().list(&target.resource, &selection, &options).await {
         Ok(result) => {
             let reply = Reply::List(Listing { resource: &target.resource, result });
-            respond::respond(call, accepted, Coded { code: StatusCode::OK, reply })
+            respond::respond(call, accepted, Coded { code: StatusCode::OK, reply }).await
         }
         Err(failure) => {
             let mut status = failure.status.to_value();
@@ -53,5 +53,11 @@ pub(super) fn selection(call: &Call, target: &Target, options: &ListOptions) -> 
     // The deprecated watch of one object has its name in the path.
     let name = (call.info.verb == "watch" && !call.info.name.is_empty()).then_some(call.info.name.as_str());
     let selection = Selection::new(in_namespace.then_some(namespace), name, labels);
-    selection.with_fields(&target.resource.stored().shape, &fields).map_err(|e| bad(&e))
+    let shape = &target.resource.stored().shape;
+    if let Some(custom) = &target.resource.custom {
+        // All versions share a cache, but not what they can be selected by.
+        let own: Vec<&str> = custom.selectable.iter().map(String::as_str).collect();
+        return selection.with_some_fields(shape, &fields, &|field| own.contains(&field)).map_err(|e| bad(&e));
+    }
+    selection.with_fields(shape, &fields).map_err(|e| bad(&e))
 }

@@ -22,7 +22,7 @@ const COMPRESS_FROM: usize = 128 << 10;
 ///
 /// # Errors
 /// 406 for a form that does not fit, 400 for wrong options of a Table.
-pub(crate) fn respond(call: &Call, accepted: Accepted, coded: Coded<'_>) -> Result<Response<Body>, Status> {
+pub(crate) async fn respond(call: &Call, accepted: Accepted, coded: Coded<'_>) -> Result<Response<Body>, Status> {
     let code = coded.code;
     if accepted.encoding == Encoding::Protobuf && matches!(accepted.form, Form::Table(_)) {
         return Err(Status::not_acceptable(
@@ -32,33 +32,42 @@ pub(crate) fn respond(call: &Call, accepted: Accepted, coded: Coded<'_>) -> Resu
     }
     let body = match coded.reply {
         Reply::Value(value) => encode(&value, accepted),
-        Reply::Stored { resource, stored } => single(call, accepted, resource, &stored)?,
+        Reply::Stored { resource, stored } => single(call, accepted, resource, &stored).await?,
         Reply::List(listing) => {
             let compress = accepts_gzip(call);
-            return listing::stream(call, accepted, code, listing, compress);
+            return listing::stream(call, accepted, code, listing, compress).await;
         }
     };
     Ok(compressed_if_long(call, body, code, accepted.encoding.media_type()))
 }
 
-fn single(call: &Call, accepted: Accepted, resource: &Resource, stored: &Stored) -> Result<Bytes, Status> {
+async fn single(call: &Call, accepted: Accepted, resource: &Resource, stored: &Stored) -> Result<Bytes, Status> {
     match accepted.form {
-        Form::Object if accepted.encoding == Encoding::Json && !accepted.pretty && !resource.converts() => {
+        // Where a webhook converts, an object may lie in the store in any version.
+        Form::Object
+            if accepted.encoding == Encoding::Json
+                && !accepted.pretty
+                && !resource.converts()
+                && resource.webhook().is_none() =>
+        {
             let shape = &resource.stored().shape;
             let mut out = BytesMut::with_capacity(stored.body.len() + 48);
             stored.write(shape, &mut out);
             out.put_u8(b'\n');
             Ok(out.freeze())
         }
-        Form::Object => Ok(encode(&value_of(resource, stored), accepted)),
-        Form::Metadata(version) => Ok(encode(&metadata_of(&value_of(resource, stored), version), accepted)),
+        Form::Object => Ok(encode(&registry::value_in_version(resource, stored).await?, accepted)),
+        Form::Metadata(version) => {
+            let value = registry::value_in_version(resource, stored).await?;
+            Ok(encode(&metadata_of(&value, version), accepted))
+        }
         Form::MetadataList(_) => Err(Status::not_acceptable(format!(
             "you requested PartialObjectMetadataList, but the requested object is not a list ({})",
             go_type(resource, "")
         ))),
         Form::Table(version) => {
             let options = table::Options::parse(&call.query)?;
-            let value = value_of(resource, stored);
+            let value = registry::value_in_version(resource, stored).await?;
             let mut table = table::empty(resource.def, version);
             if let Some(version) = stored.revision {
                 table.set(&["metadata", "resourceVersion"], version.to_string());
@@ -74,19 +83,6 @@ pub(super) fn go_type(resource: &Resource, suffix: &str) -> String {
     let def = resource.def;
     let package = def.gvr.group.split('.').next().filter(|g| !g.is_empty()).unwrap_or("core");
     format!("*{package}.{}{suffix}", def.kind)
-}
-
-/// The object in the version that is served.
-pub(crate) fn value_of(resource: &Resource, stored: &Stored) -> Value {
-    // Stored bytes are JSON of our own making.
-    let mut value: Value = serde_json::from_slice(&stored.body).unwrap_or_default();
-    if let Some(revision) = stored.revision {
-        value.set(&["metadata", "resourceVersion"], revision.to_string());
-    }
-    if resource.converts() {
-        registry::to_version(resource, &mut value);
-    }
-    value
 }
 
 /// What `PartialObjectMetadata` shows of an object.
@@ -201,12 +197,10 @@ impl Stored {
     }
 }
 
-/// The body of a listing, for whoever needs all of it at once.
-pub(super) fn listing_value(listing: &Listing<'_>) -> Value {
+/// The body of a listing of these items, for whoever needs all of it at once.
+pub(super) fn listing_value(listing: &Listing<'_>, items: Vec<Value>) -> Value {
     let resource = listing.resource;
-    let items = listing.result.objects.iter().map(|object| {
-        let stored = Stored { body: object.body.clone(), revision: Some(object.revision) };
-        let mut value = value_of(resource, &stored);
+    let items = items.into_iter().map(|mut value| {
         if !resource.stored().shape.typed_items {
             value.remove(&["kind"]);
             value.remove(&["apiVersion"]);
@@ -215,7 +209,7 @@ pub(super) fn listing_value(listing: &Listing<'_>) -> Value {
     });
     let def = resource.def;
     Value::from([
-        ("kind", def.list_kind().into()),
+        ("kind", def.list_kind.as_str().into()),
         ("apiVersion", def.gvr.group_version().to_string().into()),
         ("metadata", listing::metadata(&listing.result)),
         ("items", items.collect::<Vec<_>>().into()),

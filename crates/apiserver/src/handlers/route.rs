@@ -49,11 +49,16 @@ pub(super) fn route(call: &Call) -> Result<Target, Status> {
 
 /// What clients of a deprecated resource are told.
 #[must_use]
-pub(crate) fn deprecation(target: &Target) -> Option<&'static str> {
+pub(crate) fn deprecation(target: &Target) -> Option<String> {
+    if let Some(custom) = &target.resource.custom {
+        return custom.deprecation.clone();
+    }
     let gvr = &target.resource.def.gvr;
     match (gvr.group.as_str(), gvr.resource.as_str()) {
-        ("", "componentstatuses") => Some("v1 ComponentStatus is deprecated in v1.19+"),
-        ("", "endpoints") => Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
+        ("", "componentstatuses") => Some("v1 ComponentStatus is deprecated in v1.19+".to_owned()),
+        ("", "endpoints") => {
+            Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".to_owned())
+        }
         _ => None,
     }
 }

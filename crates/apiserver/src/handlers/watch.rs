@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use apimachinery::status::Status;
 use bytes::{Bytes, BytesMut};
+use futures::future::BoxFuture;
 use http::{Response, StatusCode};
 use http_body::{Body as HttpBody, Frame};
 use rand::RngExt;
@@ -14,11 +15,11 @@ use storage::Revision;
 use tokio::time::{Instant, Sleep};
 
 use super::read::selection;
-use super::watch_frame::{Event, Framer};
+use super::watch_frame::{Event, Framer, shown};
 use super::{Call, Target, negotiation, respond, table};
 use crate::body::{Body, BoxError};
 use crate::cache::feed::Feed;
-use crate::cache::{Start, WatchError, Watcher};
+use crate::cache::{EventType, Object, Start, WatchError, Watcher};
 use crate::registry::{ListOptions, parse_version, status};
 
 /// How long a watch lasts that names no end: between this and twice this, so that not all end together.
@@ -83,7 +84,9 @@ async fn start(call: &Call, options: &ListOptions) -> Result<Start, Status> {
 /// The body of a watch.
 struct Watching {
     watcher: Watcher,
-    framer: Framer,
+    framer: Arc<Framer>,
+    /// A frame that waits for a webhook.
+    asked: Option<BoxFuture<'static, Bytes>>,
     feed: Arc<Feed>,
     /// Whether the client wants to know when the initial events are over.
     marks_initial_end: bool,
@@ -106,7 +109,8 @@ impl Watching {
         let first = if options.allow_bookmarks { end.min(now + BOOKMARK_EVERY) } else { end };
         Ok(Watching {
             watcher,
-            framer,
+            framer: Arc::new(framer),
+            asked: None,
             feed,
             marks_initial_end: options.send_initial_events == Some(true) && options.allow_bookmarks,
             end,
@@ -132,17 +136,28 @@ impl Watching {
             self.timer.as_mut().reset(self.end.min(now + BOOKMARK_EVERY));
             // Read before asking whether all is told: what comes later is later than this.
             let revision = self.feed.revision();
-            if self.watcher.is_drained() && revision > self.told {
+            if self.watcher.is_drained() && self.asked.is_none() && revision > self.told {
                 self.told = revision;
                 return Poll::Ready(Some(self.framer.bookmark(revision, false)));
             }
         }
     }
 
+    /// Begins to have an object converted; nothing else is told before it.
+    fn ask(&mut self, kind: EventType, object: Arc<Object>, revision: Revision) {
+        let framer = Arc::clone(&self.framer);
+        self.asked = Some(Box::pin(async move { framer.asked(kind, object, revision).await }));
+    }
+
     fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         let mut single: Option<Bytes> = None;
         let mut many = BytesMut::new();
         loop {
+            if let Some(asked) = &mut self.asked {
+                let Poll::Ready(frame) = asked.as_mut().poll(cx) else { break };
+                self.asked = None;
+                return Poll::Ready(Some(joined(many, single, frame)));
+            }
             let frame = match self.watcher.poll_next(cx) {
                 Poll::Ready(None) => {
                     self.closed = true;
@@ -152,6 +167,15 @@ impl Watching {
                 Poll::Ready(Some(item)) => match Event::of(&self.watcher, item) {
                     Event::InitialEnd(revision) if self.marks_initial_end => self.framer.bookmark(revision, true),
                     Event::InitialEnd(_) | Event::Nothing => continue,
+                    Event::Object { kind, object, revision } if self.framer.must_ask() => {
+                        self.ask(kind, object, revision);
+                        continue;
+                    }
+                    Event::Shared { kind, delivery } if self.framer.must_ask() => {
+                        let revision = delivery.change.revision;
+                        self.ask(kind, Arc::clone(shown(kind, &delivery)), revision);
+                        continue;
+                    }
                     Event::Object { kind, object, revision } => self.framer.event(kind, &object, revision),
                     Event::Shared { kind, delivery } => self.framer.shared(kind, &delivery),
                 },
@@ -176,6 +200,17 @@ impl Watching {
             None => self.on_timer(cx),
         }
     }
+}
+
+fn joined(mut many: BytesMut, single: Option<Bytes>, last: Bytes) -> Bytes {
+    if let Some(single) = single {
+        many.extend_from_slice(&single);
+    }
+    if many.is_empty() {
+        return last;
+    }
+    many.extend_from_slice(&last);
+    many.freeze()
 }
 
 impl HttpBody for Watching {

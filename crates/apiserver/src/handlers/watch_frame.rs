@@ -14,7 +14,7 @@ use super::negotiation::{Accepted, Encoding, Form};
 use super::{respond, table};
 use crate::cache::{Delivery, EventType, FrameKey, Item, Object, Watcher, event_of};
 use crate::encoding;
-use crate::registry::Stored;
+use crate::registry::{self, Stored};
 use crate::resources::Resource;
 
 /// What to tell a client next.
@@ -48,6 +48,15 @@ impl Event {
     }
 }
 
+/// The object that an event shows: what leaves the selection as it was while it was selected.
+pub(super) fn shown(kind: EventType, delivery: &Delivery) -> &Arc<Object> {
+    let change = &delivery.change;
+    match kind {
+        EventType::Deleted => change.previous.as_ref().unwrap_or_else(|| change.object()),
+        EventType::Added | EventType::Modified => change.object(),
+    }
+}
+
 /// Writes frames in one encoding and form.
 pub(super) struct Framer {
     resource: Resource,
@@ -72,12 +81,7 @@ impl Framer {
 
     /// The frame of a change, shared with the watchers that want the same.
     pub(super) fn shared(&self, kind: EventType, delivery: &Delivery) -> Bytes {
-        let change = &delivery.change;
-        // What leaves the selection is shown as it was while it was selected.
-        let object = match kind {
-            EventType::Deleted => change.previous.as_ref().unwrap_or_else(|| change.object()),
-            EventType::Added | EventType::Modified => change.object(),
-        };
+        let (change, object) = (&delivery.change, shown(kind, delivery));
         let form = match self.accepted.form {
             Form::Object => 0,
             Form::Metadata("v1") => 1,
@@ -111,34 +115,53 @@ impl Framer {
                 }
                 Form::Table(version) => {
                     let mut json = Vec::new();
-                    encoding::write_json(&mut json, &self.table_of(object, revision, version));
+                    let value = self.value_of(object, revision);
+                    encoding::write_json(&mut json, &self.table_of(&value, revision, version));
                     out.put_slice(&json);
                 }
             }
             out.put_slice(b"}\n");
             return out.freeze();
         }
-        let stored = Stored { body: object.body.clone(), revision: Some(revision) };
-        let value = match self.accepted.form {
-            Form::Object => respond::value_of(&self.resource, &stored),
-            Form::Metadata(version) | Form::MetadataList(version) => {
-                respond::metadata_of(&respond::value_of(&self.resource, &stored), version)
-            }
-            Form::Table(version) => self.table_of(object, revision, version),
-        };
-        self.frame(kind.name(), &value)
+        self.frame_of(kind, self.value_of(object, revision), revision)
     }
 
-    fn table_of(&self, object: &Object, revision: Revision, version: &'static str) -> Value {
+    /// A webhook has to be asked before an object can be shown.
+    pub(super) fn must_ask(&self) -> bool {
+        self.resource.webhook().is_some()
+    }
+
+    /// The frame of an event whose object a webhook has to convert; of an error, if it does not.
+    pub(super) async fn asked(&self, kind: EventType, object: Arc<Object>, revision: Revision) -> Bytes {
+        let stored = Stored { revision: Some(revision), ..Stored::of(&object) };
+        match registry::value_in_version(&self.resource, &stored).await {
+            Ok(value) => self.frame_of(kind, value, revision),
+            Err(status) => self.error(&status),
+        }
+    }
+
+    fn value_of(&self, object: &Object, revision: Revision) -> Value {
+        registry::value_of(&self.resource, &Stored { revision: Some(revision), ..Stored::of(object) })
+    }
+
+    /// The frame of an event with an object in the version that is served.
+    fn frame_of(&self, kind: EventType, value: Value, revision: Revision) -> Bytes {
+        let shown = match self.accepted.form {
+            Form::Object => value,
+            Form::Metadata(version) | Form::MetadataList(version) => respond::metadata_of(&value, version),
+            Form::Table(version) => self.table_of(&value, revision, version),
+        };
+        self.frame(kind.name(), &shown)
+    }
+
+    fn table_of(&self, value: &Value, revision: Revision, version: &'static str) -> Value {
         let def = self.resource.def;
-        let stored = Stored { body: object.body.clone(), revision: Some(revision) };
-        let value = respond::value_of(&self.resource, &stored);
         let mut table = table::empty(def, version);
         table.set(&["metadata", "resourceVersion"], revision.to_string());
         if std::mem::replace(&mut *self.columns_told.lock(), true) {
             table.set(&["columnDefinitions"], Value::Null);
         }
-        table.set(&["rows"], vec![table::row(def, &value, self.table, version)]);
+        table.set(&["rows"], vec![table::row(def, value, self.table, version)]);
         table
     }
 

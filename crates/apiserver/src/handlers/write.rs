@@ -62,12 +62,13 @@ pub(super) async fn create(call: &mut Call, target: &Target, body: RequestBody) 
     drop(bytes);
     let mut write = write_of(call, target, options);
     fit_namespace(&mut object, &write)?;
+    crate::audit::about(&object);
     def.strategy.default(&mut object);
     let registry = Arc::clone(call.server.registry());
     let created = registry.create(&mut write, object).await;
     call.warnings.append(&mut write.warnings);
     let reply = Reply::Stored { resource: &target.resource, stored: created? };
-    respond::respond(call, accepted, Coded { code: StatusCode::CREATED, reply })
+    respond::respond(call, accepted, Coded { code: StatusCode::CREATED, reply }).await
 }
 
 /// An object that names no namespace gets the request's; one that names another is refused.
@@ -120,15 +121,16 @@ pub(crate) async fn update(
     let mut write = write_of(call, target, options);
     fit_namespace(&mut object, &write)?;
     check_name(&object, &write.name)?;
+    crate::audit::about(&object);
     def.strategy.default(&mut object);
     let change = move |_: &Value| Ok(object.clone());
     let registry = Arc::clone(call.server.registry());
     let updated = registry.update(&mut write, part, &Preconditions::default(), false, &change).await;
     call.warnings.append(&mut write.warnings);
-    respond_updated(call, target, accepted, updated?)
+    respond_updated(call, target, accepted, updated?).await
 }
 
-fn respond_updated(
+async fn respond_updated(
     call: &Call,
     target: &Target,
     accepted: negotiation::Accepted,
@@ -136,7 +138,7 @@ fn respond_updated(
 ) -> Result<Response<Body>, Status> {
     let code = if updated.created { StatusCode::CREATED } else { StatusCode::OK };
     let reply = Reply::Stored { resource: &target.resource, stored: updated.stored };
-    respond::respond(call, accepted, Coded { code, reply })
+    respond::respond(call, accepted, Coded { code, reply }).await
 }
 
 pub(crate) async fn patch(
@@ -147,7 +149,7 @@ pub(crate) async fn patch(
 ) -> Result<Response<Body>, Status> {
     let accepted = negotiation::negotiate(call.accepts(), call.is_pretty())?;
     let updated = patch_part(call, target, part, body).await?;
-    respond_updated(call, target, accepted, updated)
+    respond_updated(call, target, accepted, updated).await
 }
 
 /// Patches a part of an object.
@@ -172,7 +174,7 @@ pub(crate) async fn patch_part(
     let def = target.resource.def;
     let view = matches!(part, Part::View(_)).then(|| target.subresource.map(|s| s.gvk.clone())).flatten();
     let gvk = view.clone().unwrap_or_else(|| def.gvk());
-    let ty = view.as_ref().and_then(crate::encoding::type_of).unwrap_or_else(|| target.resource.ty.clone());
+    let ty = view.as_ref().and_then(crate::encoding::type_of).unwrap_or_else(|| target.resource.ty().clone());
     let strategy = view.is_none().then_some(def.strategy);
     let patch = super::patch::Patch::parse(kind, &bytes, (&gvk, &ty), strategy, &write)?;
     drop(bytes);
@@ -203,13 +205,13 @@ pub(super) async fn delete(call: &mut Call, target: &Target, body: RequestBody) 
         Deleted::Pending(stored) => (StatusCode::OK, stored),
     };
     let reply = Reply::Stored { resource: &target.resource, stored };
-    respond::respond(call, accepted, Coded { code, reply })
+    respond::respond(call, accepted, Coded { code, reply }).await
 }
 
 /// `Success`, and of what.
 fn deleted_status(target: &Target, write: &Write, stored: &Stored) -> Value {
     let gvr = &target.resource.def.gvr;
-    let object = respond::value_of(&target.resource, stored);
+    let object = crate::registry::value_of(&target.resource, stored);
     let mut details = Value::from([("name", write.name.clone().into()), ("kind", gvr.resource.clone().into())]);
     if !gvr.group.is_empty() {
         details.set(&["group"], gvr.group.clone());
@@ -241,7 +243,7 @@ pub(super) async fn delete_collection(
     let deleted = registry.delete_collection(&mut write, &selection, &options).await;
     call.warnings.append(&mut write.warnings);
     let reply = Reply::List(Listing { resource: &target.resource, result: deleted? });
-    respond::respond(call, accepted, Coded { code: StatusCode::OK, reply })
+    respond::respond(call, accepted, Coded { code: StatusCode::OK, reply }).await
 }
 
 /// The options of a deletion: the body if there is one, else the query.

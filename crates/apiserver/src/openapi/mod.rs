@@ -3,24 +3,28 @@
 //! Version 3 has a document for each group and version, found through an index that names each one's hash, so that
 //! clients may keep them for ever; version 2 has one document of everything.
 
+mod custom;
 mod descriptions;
 mod gnostic;
 mod paths;
 mod schemas;
 
-use std::collections::BTreeMap;
-use std::sync::OnceLock;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, OnceLock};
 
 use apimachinery::meta::GroupVersion;
 use bytes::Bytes;
 use component_base::version;
 use http::{HeaderValue, Response, StatusCode, header};
+use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha512};
 
+use crate::aggregation::Aggregator;
 use crate::body::Body;
 use crate::gzip::Gzip;
 use crate::handlers::{Call, negotiation};
+use crate::resources::{Resource, Resources};
 use paths::{Paths, group_camel, group_tag, tag_of, upper_first};
 
 /// A query parameter: name and type.
@@ -33,10 +37,21 @@ enum Dialect {
 }
 
 /// The documents that somebody asked for.
-#[derive(Default)]
 pub(crate) struct OpenApi {
-    v2: OnceLock<Document>,
-    v3: OnceLock<BTreeMap<String, Document>>,
+    resources: Arc<Resources>,
+    aggregator: Arc<Aggregator>,
+    /// With the generation of the resources that it was made of.
+    v2: Mutex<Option<(u64, Arc<Document>)>>,
+    /// Of the built-in groups.
+    v3: OnceLock<BTreeMap<String, Arc<Document>>>,
+    /// Of groups that definitions add, by path and by what they were made of.
+    v3_custom: Mutex<HashMap<String, (String, Arc<Document>)>>,
+}
+
+/// The custom resources of one group and version.
+struct CustomVersion {
+    gv: GroupVersion,
+    resources: Vec<Resource>,
 }
 
 struct Document {
@@ -72,7 +87,7 @@ fn expanded(gzip: &[u8]) -> Vec<u8> {
 impl Document {
     fn of(value: &Value, dialect: Dialect) -> Self {
         let text = value.to_string();
-        let hash = Sha512::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02X}")).collect();
+        let hash = hexadecimal(&Sha512::digest(text.as_bytes()));
         Document { dialect, gzip: compressed(text.as_bytes()), protobuf: OnceLock::new(), hash }
     }
 
@@ -89,37 +104,91 @@ impl Document {
 }
 
 impl OpenApi {
+    pub(crate) fn new(resources: Arc<Resources>, aggregator: Arc<Aggregator>) -> Self {
+        OpenApi { resources, aggregator, v2: Mutex::default(), v3: OnceLock::new(), v3_custom: Mutex::default() }
+    }
+
+    fn v2(&self) -> Arc<Document> {
+        let mut v2 = self.v2.lock();
+        let generation = self.resources.generation();
+        match &*v2 {
+            Some((of, document)) if *of == generation => Arc::clone(document),
+            _ => {
+                let document = Arc::new(v2_document(&self.resources.custom()));
+                *v2 = Some((generation, Arc::clone(&document)));
+                document
+            }
+        }
+    }
+
+    /// The custom resources, by group and version.
+    fn custom(&self) -> Vec<CustomVersion> {
+        let mut versions: Vec<CustomVersion> = Vec::new();
+        for resource in self.resources.custom() {
+            let gv = resource.def.gvr.group_version();
+            match versions.last_mut().filter(|last| last.gv == gv) {
+                Some(last) => last.resources.push(resource),
+                None => versions.push(CustomVersion { gv, resources: vec![resource] }),
+            }
+        }
+        versions
+    }
+
+    fn find_v3(&self, path: &str) -> Option<Arc<Document>> {
+        if let Some(document) = self.v3().get(path) {
+            return Some(Arc::clone(document));
+        }
+        let version = self.custom().into_iter().find(|version| version.path() == path)?;
+        let mut kept = self.v3_custom.lock();
+        let hash = version.hash();
+        if let Some((of, document)) = kept.get(path)
+            && *of == hash
+        {
+            return Some(Arc::clone(document));
+        }
+        let document = Arc::new(version.document(&hash));
+        kept.insert(path.to_owned(), (hash, Arc::clone(&document)));
+        Some(document)
+    }
+
     /// Answers a path below `/openapi`; `None` where upstream has nothing either.
     pub(crate) fn answer(&self, call: &Call, segments: &[&str]) -> Option<Response<Body>> {
         match segments {
-            ["v2"] => Some(respond(call, self.v2.get_or_init(v2_document))),
+            ["v2"] => Some(respond(call, &self.v2())),
             ["v3"] => Some(self.index()),
             ["v3", path @ ..] => {
-                let document = self.v3().get(&path.join("/"));
-                Some(document.map_or_else(|| bare(StatusCode::NOT_FOUND), |document| respond(call, document)))
+                let document = self.find_v3(&path.join("/"));
+                Some(document.map_or_else(|| bare(StatusCode::NOT_FOUND), |document| respond(call, &document)))
             }
             _ => None,
         }
     }
 
-    fn v3(&self) -> &BTreeMap<String, Document> {
+    fn v3(&self) -> &BTreeMap<String, Arc<Document>> {
         self.v3.get_or_init(|| {
             let mut documents = BTreeMap::new();
             // One after the other: a tree is many times as large as what is kept of it.
             write_v3(&mut |path, document| {
-                documents.insert(path, Document::of(&document, Dialect::V3));
+                documents.insert(path, Arc::new(Document::of(&document, Dialect::V3)));
             });
             documents
         })
     }
 
     fn index(&self) -> Response<Body> {
-        let paths: Map<String, Value> = self
-            .v3()
-            .iter()
-            .map(|(path, document)| {
-                let url = format!("/openapi/v3/{path}?hash={}", document.hash);
-                (path.clone(), json!({ "serverRelativeURL": url }))
+        let builtin = self.v3().iter().map(|(path, document)| (path.clone(), document.hash.clone()));
+        let custom: Vec<(String, String)> = self.custom().iter().map(|v| (v.path(), v.hash())).collect();
+        self.v3_custom.lock().retain(|path, _| custom.iter().any(|(served, _)| served == path));
+        let remote = self.aggregator.backends().into_iter().filter_map(|backend| {
+            let hash = backend.remote.openapi.clone()?;
+            Some((format!("apis/{}/{}", backend.gv.group, backend.gv.version), hash))
+        });
+        let paths: Map<String, Value> = builtin
+            .chain(custom)
+            .chain(remote)
+            .map(|(path, hash)| {
+                let url = format!("/openapi/v3/{path}?hash={hash}");
+                (path, json!({ "serverRelativeURL": url }))
             })
             .collect();
         let mut response = Response::new(Body::from(json!({ "paths": paths }).to_string().into_bytes()));
@@ -128,6 +197,39 @@ impl OpenApi {
         response.headers_mut().insert(header::CONTENT_TYPE, content_type);
         response
     }
+}
+
+impl CustomVersion {
+    /// In the index.
+    fn path(&self) -> String {
+        format!("apis/{}/{}", self.gv.group, self.gv.version)
+    }
+
+    /// Changes when the document does; told without making it.
+    fn hash(&self) -> String {
+        let mut digest = Sha512::new();
+        digest.update(version::GIT_VERSION);
+        for custom in self.resources.iter().filter_map(|resource| resource.custom.as_ref()) {
+            digest.update(&custom.stamp);
+            digest.update([0]);
+        }
+        hexadecimal(&digest.finalize())
+    }
+
+    fn document(&self, hash: &str) -> Document {
+        let document = v3_of(&|paths| write_custom(paths, &self.gv, &self.resources));
+        Document { hash: hash.to_owned(), ..Document::of(&document, Dialect::V3) }
+    }
+}
+
+fn write_custom(paths: &mut Paths, gv: &GroupVersion, resources: &[Resource]) {
+    let id = format!("get{}{}APIResources", group_camel(&gv.group), upper_first(&gv.version));
+    paths.discovery(&format!("{}/", root_of(gv)), &id, &tag_of(gv), "APIResourceList");
+    resources.iter().for_each(|resource| paths.custom(resource));
+}
+
+fn hexadecimal(digest: &[u8]) -> String {
+    digest.iter().map(|byte| format!("{byte:02X}")).collect()
 }
 
 fn respond(call: &Call, document: &Document) -> Response<Body> {
@@ -325,20 +427,7 @@ const EXTRAS: [Extra; 5] = [
 /// Hands over each document of version 3 with its path in the index.
 fn write_v3(take: &mut dyn FnMut(String, Value)) {
     let mut add = |path: &str, write: &dyn Fn(&mut Paths)| {
-        let mut paths = Paths::new(Dialect::V3);
-        write(&mut paths);
-        let (paths, schemas) = paths.finish();
-        let document = json!({
-            "openapi": "3.0.0",
-            "info": { "title": "Kubernetes", "version": version::GIT_VERSION },
-            "paths": paths,
-            "components": {
-                "schemas": schemas,
-                "securitySchemes": { "BearerToken": bearer_token() },
-            },
-            "security": [{ "BearerToken": [] }],
-        });
-        take(path.to_owned(), document);
+        take(path.to_owned(), v3_of(write));
     };
     for (path, write) in EXTRAS {
         add(path, &write);
@@ -353,7 +442,23 @@ fn write_v3(take: &mut dyn FnMut(String, Value)) {
     }
 }
 
-fn v2_document() -> Document {
+fn v3_of(write: &dyn Fn(&mut Paths)) -> Value {
+    let mut paths = Paths::new(Dialect::V3);
+    write(&mut paths);
+    let (paths, schemas) = paths.finish();
+    json!({
+        "openapi": "3.0.0",
+        "info": { "title": "Kubernetes", "version": version::GIT_VERSION },
+        "paths": paths,
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": { "BearerToken": bearer_token() },
+        },
+        "security": [{ "BearerToken": [] }],
+    })
+}
+
+fn v2_document(custom: &[Resource]) -> Document {
     let mut paths = Paths::new(Dialect::V2);
     for (_, write) in EXTRAS {
         write(&mut paths);
@@ -364,6 +469,7 @@ fn v2_document() -> Document {
         }
         versions.iter().for_each(|gv| write_version(&mut paths, gv));
     }
+    custom.iter().for_each(|resource| paths.custom(resource));
     let (paths, definitions) = paths.finish();
     let document = json!({
         "swagger": "2.0",

@@ -4,19 +4,27 @@ use api::{ResourceDef, Subresource};
 use apimachinery::meta::{GroupVersion, Gvk};
 use serde_json::{Map, Value, json};
 
+use super::custom::CustomKind;
 use super::schemas::Definitions;
 use super::{Dialect, Parameter};
+use crate::resources::Resource;
 
 /// Writes paths, and collects the types that they name.
 pub(super) struct Paths {
     dialect: Dialect,
     pub definitions: Definitions,
     paths: Map<String, Value>,
+    /// What is written is of a custom resource.
+    custom: bool,
 }
 
 const JSON: &str = "application/json";
 /// What objects travel as.
 const OBJECT_TYPES: [&str; 4] = [JSON, "application/yaml", "application/vnd.kubernetes.protobuf", "application/cbor"];
+/// What custom resources travel as, and how they are patched.
+const CUSTOM_TYPES: [&str; 2] = [JSON, "application/yaml"];
+const CUSTOM_PATCH_TYPES: [&str; 3] =
+    ["application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"];
 const WATCH_TYPES: [&str; 3] =
     ["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch", "application/cbor-seq"];
 const PATCH_TYPES: [&str; 4] = [
@@ -93,7 +101,7 @@ struct At {
 
 impl Paths {
     pub(super) fn new(dialect: Dialect) -> Self {
-        Paths { dialect, definitions: Definitions::new(dialect), paths: Map::new() }
+        Paths { dialect, definitions: Definitions::new(dialect), paths: Map::new(), custom: false }
     }
 
     pub(super) fn finish(self) -> (Map<String, Value>, Map<String, Value>) {
@@ -110,6 +118,15 @@ impl Paths {
     pub(super) fn document(&mut self, path: &str, id: &str, tag: &str, answer: &Value, produces: &[&str]) {
         let written = super::Written { tag, id, query: &[], body: None, codes: &[200], answer, produces };
         self.paths.insert(path.to_owned(), json!({ "get": self.dialect.operation(&written) }));
+    }
+
+    /// All paths of a custom resource.
+    pub(super) fn custom(&mut self, resource: &Resource) {
+        let Some(kind) = CustomKind::of(resource) else { return };
+        self.definitions.add_custom(kind);
+        self.custom = true;
+        self.resource(resource.def);
+        self.custom = false;
     }
 
     /// All paths of a resource.
@@ -147,7 +164,8 @@ impl Paths {
             let operation = list(def, format!("list{camel}{kind}ForAllNamespaces"));
             self.put(&format!("{root}/{plural}"), everywhere, vec![operation], &[]);
         }
-        if can("watch") {
+        // Those of custom resources are not told of, though they are there.
+        if can("watch") && !self.custom {
             if namespace {
                 let operation = watch(def, "watchlist", format!("watch{camel}{kind}ListForAllNamespaces"));
                 self.put(&format!("{root}/watch/{plural}"), everywhere, vec![operation], LIST);
@@ -178,8 +196,11 @@ impl Paths {
     }
 
     fn written(&mut self, operation: &Operation) -> Value {
+        let custom = self.custom;
         let body = operation.body.as_ref().map(|body| match body {
+            Body::Object(gvk) if custom => (self.definitions.of_kind(gvk), &CUSTOM_TYPES[..]),
             Body::Object(gvk) => (self.definitions.of_kind(gvk), &["*/*"][..]),
+            Body::Patch if custom => (self.definitions.of_meta("Patch"), &CUSTOM_PATCH_TYPES[..]),
             Body::Patch => (self.definitions.of_meta("Patch"), &PATCH_TYPES[..]),
             Body::DeleteOptions => (self.definitions.of_meta("DeleteOptions"), &["*/*"][..]),
         });
@@ -196,7 +217,7 @@ impl Paths {
             body,
             codes: operation.codes,
             answer: &answer,
-            produces: operation.produces,
+            produces: if custom { &CUSTOM_TYPES } else { operation.produces },
         });
         out["x-kubernetes-action"] = operation.action.into();
         out["x-kubernetes-group-version-kind"] =
@@ -291,7 +312,7 @@ fn list(def: &ResourceDef, id: String) -> Operation {
         method: "get",
         action: "list",
         id,
-        answer: Some(Gvk { kind: def.list_kind().as_str().into(), ..gvk.clone() }),
+        answer: Some(Gvk { kind: def.list_kind.as_str().into(), ..gvk.clone() }),
         gvk,
         query: LIST,
         body: None,

@@ -1,12 +1,14 @@
 //! Types of the schema table as OpenAPI schemas.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use apimachinery::meta::Gvk;
 use apimachinery::schema::{Field, ListKind, Schema, SchemaOr, Shape, TypeRef};
 use serde_json::{Map, Value, json};
 
 use super::Dialect;
+use super::custom::{self, CustomKind};
 use super::descriptions::{self, Described};
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
@@ -16,6 +18,8 @@ pub(super) struct Definitions {
     dialect: Dialect,
     /// The kinds of each named type.
     kinds: HashMap<&'static str, BTreeSet<(String, String, String)>>,
+    /// Kinds that only definitions know, and lists of them.
+    custom: HashMap<Gvk, Arc<CustomKind>>,
     wanted: BTreeMap<String, Value>,
 }
 
@@ -27,15 +31,39 @@ impl Definitions {
             let of_kind = (gvk.group.to_string(), gvk.version.to_string(), gvk.kind.to_string());
             kinds.entry(name).or_default().insert(of_kind);
         }
-        Definitions { dialect, kinds, wanted: BTreeMap::new() }
+        Definitions { dialect, kinds, custom: HashMap::new(), wanted: BTreeMap::new() }
+    }
+
+    /// Makes a kind known that a definition defines.
+    pub(super) fn add_custom(&mut self, kind: CustomKind) {
+        let kind = Arc::new(kind);
+        self.custom.insert(kind.gvk.clone(), Arc::clone(&kind));
+        self.custom.insert(kind.list.clone(), kind);
     }
 
     /// A reference to a kind's type, which is defined too.
     pub(super) fn of_kind(&mut self, gvk: &Gvk) -> Value {
+        if let Some(kind) = self.custom.get(gvk).map(Arc::clone) {
+            return self.of_custom(&kind, gvk);
+        }
         match crate::encoding::type_of(gvk) {
             Some(ty) => self.reference(&ty),
             None => json!({ "type": "object" }),
         }
+    }
+
+    fn of_custom(&mut self, kind: &CustomKind, gvk: &Gvk) -> Value {
+        let name = custom::name_of(gvk);
+        if !self.wanted.contains_key(&name) {
+            let definition = kind.definition(gvk, self.dialect);
+            self.wanted.insert(name.clone(), definition);
+            // What it refers to.
+            self.of_meta(if *gvk == kind.list { "ListMeta" } else { "ObjectMeta" });
+            if *gvk == kind.list {
+                self.of_custom(kind, &kind.gvk);
+            }
+        }
+        self.dialect.reference(&name)
     }
 
     /// A reference to one of the machinery's own types.

@@ -34,7 +34,7 @@ const CROSS_ORIGIN: [HeaderName; 4] = [
 ];
 
 /// Passes a request on as it is: method, headers and body.
-pub(super) async fn forward(call: &mut Call, to: &Destination, body: RequestBody) -> Result<Response<Body>, Status> {
+pub(crate) async fn forward(call: &mut Call, to: &Destination, body: RequestBody) -> Result<Response<Body>, Status> {
     let method = call.parts.method.clone();
     let upgrade = call.parts.headers.get(header::UPGRADE).cloned();
     let client = call.parts.extensions.remove::<OnUpgrade>();

@@ -19,16 +19,17 @@ use crate::handlers::{Call, Target, write_of};
 use crate::registry::WriteOptions;
 
 pub(crate) use connect::KubeletTls;
+pub(crate) use forward::forward;
 
 /// Where a request is passed on to.
-struct Destination {
-    host: String,
-    port: u16,
+pub(crate) struct Destination {
+    pub host: String,
+    pub port: u16,
     /// `None`: plain HTTP.
-    tls: Option<std::sync::Arc<rustls::ClientConfig>>,
+    pub tls: Option<std::sync::Arc<rustls::ClientConfig>>,
     /// The address to dial, resolved once: what was checked is what is dialled.
-    address: std::net::SocketAddr,
-    path_and_query: String,
+    pub address: std::net::SocketAddr,
+    pub path_and_query: String,
 }
 
 /// Answers the subresources that are passed on.

@@ -25,6 +25,12 @@ impl Admission {
     /// # Errors
     /// The first refusal.
     pub async fn admit(&self, request: &mut Request) -> Result<(), Status> {
+        let admitted = self.admit_and_again(request).await;
+        note(request);
+        admitted
+    }
+
+    async fn admit_and_again(&self, request: &mut Request) -> Result<(), Status> {
         self.admit_once(request).await?;
         if request.reinvoke {
             request.again = true;
@@ -60,12 +66,25 @@ impl Admission {
     /// # Errors
     /// The first refusal.
     pub async fn validate(&self, request: &mut Request) -> Result<(), Status> {
+        let validated = self.validate_each(request).await;
+        note(request);
+        validated
+    }
+
+    async fn validate_each(&self, request: &mut Request) -> Result<(), Status> {
         for plugin in &self.plugins {
             if plugin.handles(request) {
                 plugin.validate(request).await?;
             }
         }
         Ok(())
+    }
+}
+
+/// What plugins have to say to whoever reads the audit log.
+fn note(request: &mut Request) {
+    for (key, value) in std::mem::take(&mut request.audit_annotations) {
+        crate::audit::annotate(&key, &value);
     }
 }
 

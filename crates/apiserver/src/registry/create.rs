@@ -87,15 +87,15 @@ impl Registry {
         let key = write.key();
         let followed = self.admission.follows(request);
         let object = if followed { request.object.clone() } else { std::mem::take(&mut request.object) };
-        let Encoded { body, value, .. } = self.encode(&write.resource, object);
+        let Encoded { body, value, form } = self.encode(&write.resource, object).await?;
         if write.options.dry_run {
             return match self.read(&write.resource, &key).await? {
                 Some(_) => Err(Status::already_exists(&def.gvr, &write.name)),
-                None => Ok(Stored { body, revision: None }),
+                None => Ok(Stored { body, revision: None, form }),
             };
         }
         match self.storage.create(&key, value, self.ttl(write)).await {
-            Ok(revision) => Ok(Stored { body, revision: Some(revision) }),
+            Ok(revision) => Ok(Stored { body, revision: Some(revision), form }),
             Err(error) => Err(status::of(&error, &def.gvr, &key)),
         }
     }

@@ -44,7 +44,7 @@ impl Registry {
         loop {
             let current = self.read(&write.resource, &key).await?;
             let current = current.ok_or_else(|| Status::not_found(&def.gvr, &write.name))?;
-            let old = served(&write.resource, &current);
+            let old = served(&write.resource, &current).await?;
             check_delete_preconditions(options, &old)?;
             let request = self.admit_deletion(write, old.clone()).await?;
             if options.propagation.is_none() && options.orphan_dependents.is_none() {
@@ -82,7 +82,7 @@ impl Registry {
         let strategy = def.strategy;
         let graceful = strategy.deletion(&old, options.grace_period_seconds);
         let orphans = strategy.orphans_dependents_by_default();
-        let unchanged = Stored { body: current.body.clone(), revision: Some(current.revision) };
+        let unchanged = Stored::of(current);
         let is_namespace = def.gvr.group.is_empty() && def.gvr.resource == "namespaces";
         let now = Timestamp::now();
         let mut old = old;
@@ -99,8 +99,8 @@ impl Registry {
             Plan::Remove if options.dry_run => return Ok(Some(Deleted::Gone(unchanged))),
             Plan::Remove => self.storage.delete(key, current.revision).await.map(|_| Deleted::Gone(unchanged)),
             Plan::Mark { object, remove } => {
-                let Encoded { body, value, .. } = self.encode(&write.resource, object);
-                let stored = |revision| Stored { body: body.clone(), revision: Some(revision) };
+                let Encoded { body, value, form } = self.encode(&write.resource, object).await?;
+                let stored = |revision| Stored { body: body.clone(), revision: Some(revision), form };
                 if options.dry_run {
                     let stored = stored(current.revision);
                     return Ok(Some(if remove { Deleted::Gone(stored) } else { Deleted::Pending(stored) }));

@@ -25,6 +25,7 @@ use crate::attributes::UserInfo;
 use crate::cache::feed::Feed;
 use crate::cache::{Cache, Object};
 use crate::config::StorageEncoding;
+use crate::custom::conversion;
 use crate::encoding::{self, StoredForm};
 use crate::resources::Resource;
 
@@ -72,6 +73,8 @@ pub struct Stored {
     pub body: Bytes,
     /// `None` for the result of a dry-run create: there is none.
     pub revision: Option<Revision>,
+    /// As the store has it, which tells the version that the body is of.
+    pub form: StoredForm,
 }
 
 impl Write {
@@ -102,18 +105,66 @@ fn object_of(cache: &Cache, entry: Entry) -> Result<Arc<Object>, Status> {
 }
 
 /// An object in the version that the resource serves, with `resourceVersion`.
-fn served(resource: &Resource, object: &Object) -> Value {
-    let mut value = object.decode();
+async fn served(resource: &Resource, object: &Object) -> Result<Value, Status> {
+    value_in_version(resource, &Stored::of(object)).await
+}
+
+/// A stored object in the version that the resource serves, with `resourceVersion` if it has one.
+///
+/// # Errors
+/// When a webhook has to convert it and does not.
+pub(crate) async fn value_in_version(resource: &Resource, stored: &Stored) -> Result<Value, Status> {
+    match resource.webhook() {
+        None => Ok(value_of(resource, stored)),
+        Some(_) => Ok(values_in_version(resource, std::slice::from_ref(stored)).await?.pop().unwrap_or_default()),
+    }
+}
+
+/// As [`value_in_version`], of many at once.
+///
+/// # Errors
+/// When a webhook has to convert them and does not.
+pub(crate) async fn values_in_version(resource: &Resource, stored: &[Stored]) -> Result<Vec<Value>, Status> {
+    let Some(webhook) = resource.webhook() else {
+        return Ok(stored.iter().map(|stored| value_of(resource, stored)).collect());
+    };
+    let shape = &resource.stored().shape;
+    let as_stored = stored.iter().map(|stored| {
+        let mut value = stored.decode();
+        value.set(&["apiVersion"], shape.version_of(stored.form));
+        value
+    });
+    let mut values: Vec<Value> = as_stored.collect();
+    conversion::to_served(resource, webhook, &mut values).await?;
+    Ok(values)
+}
+
+/// A stored object in the version that the resource serves, where no webhook converts.
+pub(crate) fn value_of(resource: &Resource, stored: &Stored) -> Value {
+    let mut value = stored.decode();
     if resource.converts() {
-        to_version(resource, &mut value);
+        resource.def.strategy.to_served(&mut value);
+        value.set(&["apiVersion"], resource.def.gvr.group_version().to_string());
     }
     value
 }
 
-/// Converts a stored object into the version that the resource serves.
-pub(crate) fn to_version(resource: &Resource, object: &mut Value) {
-    resource.def.strategy.to_served(object);
-    object.set(&["apiVersion"], resource.def.gvr.group_version().to_string());
+impl Stored {
+    /// An object of the cache.
+    #[must_use]
+    pub(crate) fn of(object: &Object) -> Self {
+        Stored { body: object.body.clone(), revision: Some(object.revision), form: object.form }
+    }
+
+    /// As it is stored, with `resourceVersion` if it has one.
+    fn decode(&self) -> Value {
+        // Stored bytes are JSON of our own making.
+        let mut value: Value = serde_json::from_slice(&self.body).unwrap_or_default();
+        if let Some(revision) = self.revision {
+            value.set(&["metadata", "resourceVersion"], revision.to_string());
+        }
+        value
+    }
 }
 
 /// An object in the stored version.
@@ -134,19 +185,24 @@ impl Encoded {
 
 impl Registry {
     /// Encodes an object that is in the served version.
-    fn encode(&self, resource: &Resource, mut object: Value) -> Encoded {
+    ///
+    /// # Errors
+    /// When a webhook has to convert it and does not.
+    async fn encode(&self, resource: &Resource, mut object: Value) -> Result<Encoded, Status> {
         object.remove(&["metadata", "resourceVersion"]);
-        encoding::normalize(&mut object, &resource.ty);
-        if resource.converts() {
+        encoding::normalize(&mut object, resource.ty());
+        if let Some(webhook) = resource.webhook() {
+            conversion::to_storage(resource, webhook, &mut object).await?;
+        } else if resource.converts() {
             resource.def.strategy.to_storage(&mut object);
             object.set(&["apiVersion"], resource.def.storage.group_version().to_string());
         }
         let body = encoding::canonical(&object);
         match encoding::form_of(&resource.def.storage, self.encoding) {
             StoredForm::Protobuf if let Some(value) = encoding::to_protobuf(&object) => {
-                Encoded { body, value: value.into(), form: StoredForm::Protobuf }
+                Ok(Encoded { body, value: value.into(), form: StoredForm::Protobuf })
             }
-            _ => Encoded { value: body.clone(), body, form: StoredForm::Json },
+            _ => Ok(Encoded { value: body.clone(), body, form: StoredForm::Json }),
         }
     }
 }

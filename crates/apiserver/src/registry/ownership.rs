@@ -93,7 +93,7 @@ impl<'a> FieldManager<'a> {
         Kind {
             name: &def.kind,
             api_version: def.gvr.group_version().to_string(),
-            ty: self.resource.ty.clone(),
+            ty: self.resource.ty().clone(),
             reset: reset_fields(self.resource, self.subresource),
         }
     }
@@ -154,7 +154,7 @@ impl Versions for Converter<'_> {
             // Its versions have much the same fields: better those of this one than to forget who owns what.
             let mut object = object.clone();
             object.set(&["apiVersion"], to);
-            return (gv.group == def.gvr.group).then(|| (object, self.resource.ty.clone()));
+            return (gv.group == def.gvr.group).then(|| (object, self.resource.ty().clone()));
         }
         let other = api::resource(&Gvr::new(&gv.group, &gv.version, &def.gvr.resource))?;
         if other.storage != def.storage {
@@ -182,7 +182,7 @@ fn reset_fields(resource: &Resource, subresource: &str) -> FieldSet {
         && name == "pods"
         && let Some((_, kept)) = ONLY.iter().find(|(s, _)| *s == subresource)
     {
-        return all_but(&resource.ty, kept);
+        return all_but(resource.ty(), kept);
     }
     match subresource {
         "" if def.subresource("status").is_some() => FieldSet::of(&["status"]),

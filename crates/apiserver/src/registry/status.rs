@@ -23,7 +23,10 @@ pub(crate) fn of(error: &StorageError, gvr: &Gvr, key: &Key) -> Status {
         StorageError::TooLarge { .. } => Status::too_large(error.to_string()),
         StorageError::Full => Status::new(500, "", "etcdserver: mvcc: database space exceeded"),
         StorageError::Timeout => server_timeout(gvr),
-        StorageError::Unavailable { .. } | StorageError::Corrupt { .. } | StorageError::Io(_) => {
+        StorageError::Unavailable { .. }
+        | StorageError::Corrupt { .. }
+        | StorageError::Transform { .. }
+        | StorageError::Io(_) => {
             tracing::error!(%error, key = %key.0, "the store failed");
             Status::internal(error.to_string())
         }

@@ -161,7 +161,7 @@ impl Registry {
         current: &Arc<Object>,
         change: Change<'_>,
     ) -> Result<Attempt, Status> {
-        let mut old = served(&write.resource, current);
+        let mut old = served(&write.resource, current).await?;
         let shown = match part {
             Part::View(view) => {
                 let mut shown = view.show(&old);
@@ -228,7 +228,7 @@ impl Registry {
         }
         write.warnings.extend(def.strategy.warnings(object, Some(&old)));
         def.strategy.canonicalize(object);
-        encoding::normalize(object, &write.resource.ty);
+        encoding::normalize(object, write.resource.ty());
         apply::keep_times_if_unchanged(&old, object);
         let gone = is_finished(object, &old);
         if admitted {
@@ -236,11 +236,11 @@ impl Registry {
         }
         let followed = self.admission.follows(request);
         let object = if followed { request.object.clone() } else { std::mem::take(&mut request.object) };
-        let encoded = self.encode(&write.resource, object);
+        let encoded = self.encode(&write.resource, object).await?;
         let unchanged = encoded.is_held_as(current);
-        let Encoded { body, value, .. } = encoded;
+        let Encoded { body, value, form } = encoded;
         if unchanged || write.options.dry_run {
-            return Ok(Attempt::Unwritten(Stored { body, revision: Some(current.revision) }));
+            return Ok(Attempt::Unwritten(Stored { body, revision: Some(current.revision), form }));
         }
         let written = if gone {
             // The last finalizer went: the object goes with it. The client gets the object as it would have been.
@@ -249,7 +249,7 @@ impl Registry {
             self.storage.update(key, value, current.revision, self.ttl(write)).await
         };
         match written {
-            Ok(revision) => Ok(Attempt::Written(Stored { body, revision: Some(revision) })),
+            Ok(revision) => Ok(Attempt::Written(Stored { body, revision: Some(revision), form })),
             Err(StorageError::Conflict { .. }) => Ok(Attempt::Raced),
             Err(error) => Err(status::of(&error, &def.gvr, key)),
         }

@@ -3,6 +3,7 @@
 mod health;
 mod listen;
 mod local;
+mod reload;
 mod security;
 mod shutdown;
 mod tls;
@@ -22,7 +23,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::aggregation::Aggregator;
 use crate::attributes::UserInfo;
+use crate::audit::Audit;
 use crate::cache::lister::CacheLister;
 use crate::config::{Config, StoreConfig};
 use crate::discovery::Discovery;
@@ -71,7 +74,9 @@ pub(crate) struct Inner {
     pub security: Security,
     pub kubelet_tls: KubeletTls,
     pub discovery: Discovery,
+    pub aggregator: Arc<Aggregator>,
     pub openapi: OpenApi,
+    pub audit: Option<Arc<Audit>>,
     pub health: Health,
     pub metrics: Metrics,
     pub measured: ServerMetrics,
@@ -93,6 +98,12 @@ pub struct Handle {
 }
 
 impl Inner {
+    /// What is served has changed: whoever tells of that does so anew.
+    pub(crate) fn served_anew(&self) {
+        self.discovery.renew();
+        self.aggregator.nudge();
+    }
+
     pub(crate) fn lister(&self) -> &dyn Lister {
         &*self.lister
     }

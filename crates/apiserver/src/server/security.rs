@@ -1,29 +1,44 @@
 //! Who may come in and what they may do, put together from the configuration.
 
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use apimachinery::Value;
 
 use super::Error;
+use super::reload::Reloading;
 use crate::admission::{self, OwnObjects, Plugin, Settings, Tools};
 use crate::authn::Authenticator;
+use crate::authn::anonymous::AnonymousAccess;
 use crate::authn::certificate::ClientCertificates;
+use crate::authn::jwt::{JwtIssuers, settings};
 use crate::authn::request_header::RequestHeaders;
 use crate::authn::service_account::{ServiceAccountTokens, TokenIssuer};
 use crate::authn::signer::{Signer, VerifyingKey};
-use crate::authz::Authorizer;
+use crate::authn::webhook::TokenWebhook;
+use crate::authz::chain::{Chain, Link};
 use crate::authz::escalation::NoEscalation;
 use crate::authz::modes::{AlwaysAllow, AlwaysDeny, Masters};
 use crate::authz::node::NodeAuthorizer;
 use crate::authz::rbac::Rbac;
+use crate::authz::webhook::WebhookAuthorizer;
+use crate::authz::{self, Authorizer, Decision};
 use crate::bootstrap;
 use crate::config::Config;
 use crate::lister::Lister;
+use crate::outbound::kubeconfig::Remote;
 use crate::service_alloc::ServiceAddresses;
+
+/// How long the webhook of the mode `Webhook` may take.
+const WEBHOOK_TIMEOUT: Duration = Duration::from_secs(30);
+/// The modes without settings of their own.
+const MODES: [&str; 4] = ["Node", "RBAC", "AlwaysAllow", "AlwaysDeny"];
 
 /// The parts of a server that decide about requests.
 pub(crate) struct Security {
     pub authenticators: Vec<Arc<dyn Authenticator>>,
+    pub anonymous: Arc<AnonymousAccess>,
     pub authorizers: Vec<Arc<dyn Authorizer>>,
     pub plugins: Vec<Arc<dyn Plugin>>,
     pub rbac: Arc<Rbac>,
@@ -35,10 +50,13 @@ pub(crate) struct Security {
     pub issuer: Option<TokenIssuer>,
     /// `/.well-known/openid-configuration` and `/openid/v1/jwks`.
     pub documents: Option<(Value, Value)>,
+    /// The authorizers that the configuration names.
+    pub chain: Arc<Chain>,
 }
 
 impl Security {
-    pub(crate) fn new(config: &Config, lister: &Arc<dyn Lister>) -> Result<Self, Error> {
+    /// Also gives the files that are to be followed.
+    pub(crate) fn new(config: &Config, lister: &Arc<dyn Lister>) -> Result<(Self, Vec<Reloading>), Error> {
         let keys = Arc::new(verifying_keys(config)?);
         let accounts = &config.service_accounts;
         let issuer_url = accounts.issuers.first().cloned().unwrap_or_default();
@@ -80,14 +98,20 @@ impl Security {
             first..=last,
             Arc::clone(lister),
         ));
-        let authorizers = authorizers(config, lister, &rbac)?;
+        let makers = AuthorizerMakers { lister: Arc::clone(lister), rbac: Arc::clone(&rbac) };
+        let mut reloading = Vec::new();
+        let chain = authorizers(config, makers, &mut reloading)?;
+        let authorizers: Vec<Arc<dyn Authorizer>> = vec![Arc::new(Masters), Arc::clone(&chain) as Arc<dyn Authorizer>];
+        let anonymous = Arc::new(AnonymousAccess::new(config.authentication.anonymous));
+        let authenticators = authenticators(config, tokens.as_ref(), &anonymous, &mut reloading)?;
         let own = Arc::new(OwnObjects::default());
         let tools = Tools { lister: Arc::clone(lister), authorizers: authorizers.clone(), own: Arc::clone(&own) };
         let mut plugins = admission_plugins(config, &tools)?;
         plugins.push(Arc::new(NoEscalation { rbac: Arc::clone(&rbac), authorizers: authorizers.clone() }));
         plugins.push(Arc::clone(&addresses) as Arc<dyn Plugin>);
-        Ok(Security {
-            authenticators: authenticators(config, tokens.as_ref())?,
+        let security = Security {
+            authenticators,
+            anonymous,
             authorizers,
             plugins,
             rbac,
@@ -96,7 +120,9 @@ impl Security {
             tokens,
             issuer,
             documents,
-        })
+            chain,
+        };
+        Ok((security, reloading))
     }
 }
 
@@ -117,6 +143,8 @@ fn verifying_keys(config: &Config) -> Result<Vec<VerifyingKey>, Error> {
 fn authenticators(
     config: &Config,
     tokens: Option<&Arc<ServiceAccountTokens>>,
+    anonymous: &Arc<AnonymousAccess>,
+    reloading: &mut Vec<Reloading>,
 ) -> Result<Vec<Arc<dyn Authenticator>>, Error> {
     let mut all: Vec<Arc<dyn Authenticator>> = Vec::new();
     if let Some(headers) = &config.authentication.request_header {
@@ -136,21 +164,111 @@ fn authenticators(
         let lister = Arc::clone(&tokens.lister);
         all.push(Arc::new(crate::authn::bootstrap_token::BootstrapTokens { lister }));
     }
+    let authentication = &config.authentication;
+    if authentication.oidc.is_some() || authentication.config_file.is_some() {
+        let issuers = Arc::new(JwtIssuers::default());
+        if let Some(oidc) = &authentication.oidc {
+            issuers.set(vec![settings::issuer_of_flags(oidc).map_err(Error::Config)?]);
+        }
+        if let Some(path) = &authentication.config_file {
+            let (issuers, anonymous) = (Arc::clone(&issuers), Arc::clone(anonymous));
+            let own = config.service_accounts.issuers.clone();
+            let apply = move |text: &str| {
+                let settings = settings::issuers_of(text, &own)?;
+                issuers.set(settings.issuers);
+                if let Some(rule) = settings.anonymous {
+                    anonymous.set(rule);
+                }
+                Ok(())
+            };
+            reloading.push(first_read(path, "authentication", apply)?);
+        }
+        all.push(issuers);
+    }
+    if let Some(webhook) = &authentication.webhook {
+        let audiences = authentication.api_audiences.clone();
+        all.push(Arc::new(TokenWebhook::new(webhook, audiences).map_err(Error::Config)?));
+    }
     Ok(all)
 }
 
-fn authorizers(config: &Config, lister: &Arc<dyn Lister>, rbac: &Arc<Rbac>) -> Result<Vec<Arc<dyn Authorizer>>, Error> {
-    let mut all: Vec<Arc<dyn Authorizer>> = vec![Arc::new(Masters)];
-    for mode in &config.authorization.modes {
-        all.push(match mode.as_str() {
-            "Node" => Arc::new(NodeAuthorizer::new(Arc::clone(lister), bootstrap::node_rules())),
-            "RBAC" => Arc::clone(rbac) as Arc<dyn Authorizer>,
+/// Reads a file of configuration for the first time, when mistakes are fatal.
+fn first_read(
+    path: &Path,
+    what: &'static str,
+    apply: impl Fn(&str) -> Result<(), String> + Send + Sync + 'static,
+) -> Result<Reloading, Error> {
+    let text = std::fs::read_to_string(path).map_err(|source| Error::File { path: path.to_owned(), source })?;
+    apply(&text).map_err(|why| Error::Config(format!("{}: {why}", path.display())))?;
+    Ok(Reloading::new(path.to_owned(), what, apply))
+}
+
+/// What the authorizers of a configuration are made with.
+struct AuthorizerMakers {
+    lister: Arc<dyn Lister>,
+    rbac: Arc<Rbac>,
+}
+
+impl AuthorizerMakers {
+    /// An authorizer that needs nothing but its mode.
+    fn plain(&self, mode: &str) -> Result<Arc<dyn Authorizer>, String> {
+        Ok(match mode {
+            "Node" => Arc::new(NodeAuthorizer::new(Arc::clone(&self.lister), bootstrap::node_rules())),
+            "RBAC" => Arc::clone(&self.rbac) as Arc<dyn Authorizer>,
             "AlwaysAllow" => Arc::new(AlwaysAllow),
             "AlwaysDeny" => Arc::new(AlwaysDeny),
-            other => return Err(Error::Config(format!("unknown authorization mode {other} specified"))),
-        });
+            other => return Err(format!("unknown authorization mode {other} specified")),
+        })
     }
-    Ok(all)
+
+    /// Those of an `AuthorizationConfiguration`.
+    fn configured(&self, text: &str) -> Result<Vec<Link>, String> {
+        let made = authz::config::authorizers_of(text)?.into_iter().map(|configured| {
+            let authorizer: Arc<dyn Authorizer> = match configured.webhook {
+                Some(webhook) => Arc::new(WebhookAuthorizer::new(Remote::load(&webhook.kubeconfig)?, webhook.settings)),
+                None => self.plain(configured.kind)?,
+            };
+            Ok(Link { kind: configured.kind, name: configured.name, authorizer })
+        });
+        made.collect()
+    }
+}
+
+fn authorizers(config: &Config, makers: AuthorizerMakers, reloading: &mut Vec<Reloading>) -> Result<Arc<Chain>, Error> {
+    let chain = Arc::new(Chain::default());
+    if let Some(path) = &config.authorization.config_file {
+        let links = Arc::clone(&chain);
+        let apply = move |text: &str| {
+            links.set(makers.configured(text)?);
+            Ok(())
+        };
+        reloading.push(first_read(path, "authorization", apply)?);
+        return Ok(chain);
+    }
+    let mut links = Vec::new();
+    for mode in &config.authorization.modes {
+        let (kind, authorizer) = match (mode.as_str(), &config.authorization.webhook) {
+            ("Webhook", Some(webhook)) => {
+                let remote = Remote::load(&webhook.config_file).map_err(Error::Config)?;
+                let settings = authz::webhook::Settings {
+                    version: webhook.version.clone(),
+                    timeout: WEBHOOK_TIMEOUT,
+                    authorized_ttl: webhook.authorized_ttl,
+                    unauthorized_ttl: webhook.unauthorized_ttl,
+                    on_failure: Decision::NoOpinion,
+                    conditions: Vec::new(),
+                };
+                ("Webhook", Arc::new(WebhookAuthorizer::new(remote, settings)) as Arc<dyn Authorizer>)
+            }
+            (mode, _) => {
+                let kind = MODES.iter().find(|known| **known == mode).copied().unwrap_or_default();
+                (kind, makers.plain(mode).map_err(Error::Config)?)
+            }
+        };
+        links.push(Link { kind, name: kind.to_lowercase(), authorizer });
+    }
+    chain.set(links);
+    Ok(chain)
 }
 
 fn admission_plugins(config: &Config, tools: &Tools) -> Result<Vec<Arc<dyn Plugin>>, Error> {

@@ -12,6 +12,8 @@ use tokio_util::task::TaskTracker;
 use super::security::{self, Security};
 use super::writer::OwnWriter;
 use super::{ApiServer, Error, Health, Inner};
+use crate::aggregation::Aggregator;
+use crate::audit::Audit;
 use crate::bootstrap;
 use crate::cache::feed::Feed;
 use crate::cache::lister::CacheLister;
@@ -30,7 +32,7 @@ pub(super) fn build(config: Config, storage: Arc<dyn Storage>, stop: &Cancellati
     let feed = Arc::new(Feed::new(Arc::clone(&storage), resources.caches()));
     let lister = Arc::new(CacheLister::new(Arc::clone(&feed), resources.caches_by_name()));
     let reading: Arc<dyn Lister> = Arc::clone(&lister) as Arc<dyn Lister>;
-    let security = Security::new(&config, &reading)?;
+    let (security, reloading) = Security::new(&config, &reading)?;
     let registry = Arc::new(Registry {
         storage: Arc::clone(&storage),
         feed: Arc::clone(&feed),
@@ -41,11 +43,21 @@ pub(super) fn build(config: Config, storage: Arc<dyn Storage>, stop: &Cancellati
     });
     let metrics = Metrics::new();
     let measured = metrics.register(ServerMetrics::register);
+    let audit = Audit::new(&config.audit).map_err(Error::Config)?;
+    metrics.register(|registry| {
+        if let Some(audit) = &audit {
+            audit.register(registry);
+        }
+        security.chain.register(registry);
+        reloading.iter().for_each(|file| file.register(registry));
+    });
     let health = Health::new();
     add_store_check(&health, ("etcd", false), &storage, config.store_health_timeout);
     add_store_check(&health, ("etcd-readiness", true), &storage, config.store_ready_timeout);
     add_checks(&health, Arc::clone(&feed), stop);
-    let discovery = Discovery::new(&resources);
+    let aggregator = Arc::new(Aggregator::default());
+    let discovery = Discovery::new(Arc::clone(&resources), Arc::clone(&aggregator));
+    let openapi = OpenApi::new(Arc::clone(&resources), Arc::clone(&aggregator));
     let kubelet_tls = KubeletTls::new(&config.kubelet)?;
     let seats = Seats::new(&config.seats, config.request_timeout);
     let server = ApiServer(Arc::new(Inner {
@@ -56,7 +68,9 @@ pub(super) fn build(config: Config, storage: Arc<dyn Storage>, stop: &Cancellati
         security,
         kubelet_tls,
         discovery,
-        openapi: OpenApi::default(),
+        aggregator,
+        openapi,
+        audit,
         health,
         metrics,
         measured,
@@ -66,6 +80,10 @@ pub(super) fn build(config: Config, storage: Arc<dyn Storage>, stop: &Cancellati
         halt: CancellationToken::new(),
         tasks: TaskTracker::new(),
     }));
+    for file in reloading {
+        let inner = server.inner();
+        inner.tasks.spawn(file.follow(inner.halt.clone()));
+    }
     server.inner().security.addresses.set_writer(Arc::new(OwnWriter::new(&server)));
     server.inner().security.own.set(Arc::new(OwnWriter::new(&server)));
     Ok(server)
@@ -109,6 +127,8 @@ pub(super) fn spawn_hooks(server: &ApiServer) {
     });
     let definitions = crate::custom::controller::run(bootstrapped.clone(), bootstrapped.inner().halt.clone());
     bootstrapped.inner().tasks.spawn(definitions);
+    let api_services = crate::aggregation::controller::run(bootstrapped.clone(), bootstrapped.inner().halt.clone());
+    bootstrapped.inner().tasks.spawn(api_services);
     spawn_bootstrap(&bootstrapped);
 }
 

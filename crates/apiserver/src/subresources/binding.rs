@@ -40,7 +40,7 @@ pub(super) async fn bind(call: &mut Call, target: &Target, body: RequestBody) ->
     let version = text("resourceVersion");
     let change = |pod: &Value| assigned(pod, &binding, &version);
     registry.update(&mut write, Part::Other(&Assignment), &preconditions, false, &change).await?;
-    answer_created(call)
+    answer_created(call).await
 }
 
 /// Upstream gives the findings as they are, without a reason or details.

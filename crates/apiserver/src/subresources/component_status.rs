@@ -21,14 +21,14 @@ pub(super) async fn list(call: &Call) -> Result<Response<Body>, Status> {
         ("metadata", Value::object()),
         ("items", vec![item].into()),
     ]);
-    answer_value(call, list, StatusCode::OK)
+    answer_value(call, list, StatusCode::OK).await
 }
 
 pub(super) async fn get(call: &Call) -> Result<Response<Body>, Status> {
     if call.info.name != STORE {
         return Err(Status::not_found(&Gvr::new("", "v1", "componentstatuses"), &call.info.name));
     }
-    answer_value(call, store_status(call).await, StatusCode::OK)
+    answer_value(call, store_status(call).await, StatusCode::OK).await
 }
 
 async fn store_status(call: &Call) -> Value {

@@ -50,7 +50,7 @@ pub(super) async fn evict(call: &mut Call, target: &Target, body: RequestBody) -
         delete.preconditions.resource_version = Some(pod.resource_version().to_owned());
     }
     delete_pod(&registry, write, delete).await?;
-    answer_created(call)
+    answer_created(call).await
 }
 
 /// On what terms an eviction may go on.

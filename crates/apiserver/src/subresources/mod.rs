@@ -68,13 +68,13 @@ async fn decoded_body(call: &mut Call, target: &Target, body: RequestBody) -> Re
     Ok(object)
 }
 
-fn answer_value(call: &Call, value: Value, code: StatusCode) -> Result<Response<Body>, Status> {
+async fn answer_value(call: &Call, value: Value, code: StatusCode) -> Result<Response<Body>, Status> {
     let accepted = negotiation::negotiate(call.accepts(), call.is_pretty())?;
-    respond(call, accepted, Coded { code, reply: Reply::Value(value) })
+    respond(call, accepted, Coded { code, reply: Reply::Value(value) }).await
 }
 
 /// `Success`, as a POST that makes no object is answered.
-fn answer_created(call: &Call) -> Result<Response<Body>, Status> {
+async fn answer_created(call: &Call) -> Result<Response<Body>, Status> {
     let status = Value::from([
         ("kind", "Status".into()),
         ("apiVersion", "v1".into()),
@@ -82,5 +82,5 @@ fn answer_created(call: &Call) -> Result<Response<Body>, Status> {
         ("status", "Success".into()),
         ("code", 201.into()),
     ]);
-    answer_value(call, status, StatusCode::CREATED)
+    answer_value(call, status, StatusCode::CREATED).await
 }

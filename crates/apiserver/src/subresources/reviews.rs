@@ -34,7 +34,7 @@ pub(super) async fn token(call: &mut Call, target: &Target, body: RequestBody) -
     inner.registry.admission.admit(&mut admitted).await?;
     inner.registry.admission.validate(&mut admitted).await?;
     let answer = issuer.issue(&account, admitted.object)?;
-    answer_value(call, answer, StatusCode::CREATED)
+    answer_value(call, answer, StatusCode::CREATED).await
 }
 
 /// The reviews, which are resources that are never stored.
@@ -67,7 +67,7 @@ pub(super) async fn review(call: &mut Call, target: &Target, body: RequestBody) 
         _ => return Err(Status::no_such_path()),
     }
     review.entry(&["metadata"]).make_object();
-    answer_value(call, review, StatusCode::CREATED)
+    answer_value(call, review, StatusCode::CREATED).await
 }
 
 /// They are never stored, but are created: whoever asks owns what it says.

@@ -9,13 +9,18 @@ use apimachinery::field::{Cursor, FieldErrors};
 use apimachinery::meta::Gvk;
 use apimachinery::schema::TypeRef;
 use apimachinery::status::Status;
+use compact_str::CompactString;
 use http::{Response, StatusCode, header};
 
 use super::{answer_value, decoded_body};
 use crate::body::{Body, RequestBody};
+use crate::custom::{Custom, ScalePaths};
 use crate::handlers::patch::{self, PatchKind};
-use crate::handlers::{Call, Target, check_name, fit_namespace, patch_part, read_body, value_of, write_of};
-use crate::registry::{FieldManager, Part, Preconditions, Updated, View, WriteKind, WriteOptions, status};
+use crate::handlers::{Call, Target, check_name, fit_namespace, patch_part, read_body, write_of};
+use crate::registry::{
+    FieldManager, Part, Preconditions, Stored, Updated, View, WriteKind, WriteOptions, status, value_in_version,
+};
+use crate::resources::Resource;
 
 pub(super) async fn handle(
     call: &mut Call,
@@ -24,28 +29,34 @@ pub(super) async fn handle(
     body: RequestBody,
 ) -> Result<Response<Body>, Status> {
     let registry = Arc::clone(call.server.registry());
+    let scale = Scale::of(&target.resource);
     if verb == "get" {
         let version = call.query.get("resourceVersion").unwrap_or_default();
         let object = registry.get(&target.resource, &call.info.namespace, &call.info.name, version).await?;
-        return answer_value(call, Scale.show(&object.decoded()), StatusCode::OK);
+        let object = value_in_version(&target.resource, &Stored::of(&object)).await?;
+        if let Some(missing) = scale.missing(&object) {
+            return Err(Status::internal(format!("the spec replicas field {missing:?} does not exist")));
+        }
+        return answer_value(call, scale.show(&object), StatusCode::OK).await;
     }
     let updated = if verb == "patch" {
         match patch::kind_of(call.header(header::CONTENT_TYPE), call.speaks_cbor())? {
-            kind if kind.applies() => apply(call, target, kind, body).await?,
-            _ => patch_part(call, target, Part::View(&Scale), body).await?,
+            kind if kind.applies() => apply(call, target, &scale, kind, body).await?,
+            _ => patch_part(call, target, Part::View(&scale), body).await?,
         }
     } else {
-        let mut scale = decoded_body(call, target, body).await?;
+        let mut wanted = decoded_body(call, target, body).await?;
         let options = WriteOptions::parse(&call.query, WriteKind::Update, call.user_agent())?;
         let mut write = write_of(call, target, options);
-        fit_namespace(&mut scale, &write)?;
-        check_name(&scale, &write.name)?;
-        let change = move |_: &Value| Ok(scale.clone());
-        let updated = registry.update(&mut write, Part::View(&Scale), &Preconditions::default(), false, &change).await;
+        fit_namespace(&mut wanted, &write)?;
+        check_name(&wanted, &write.name)?;
+        let change = move |_: &Value| Ok(wanted.clone());
+        let updated = registry.update(&mut write, Part::View(&scale), &Preconditions::default(), false, &change).await;
         call.warnings.append(&mut write.warnings);
         updated?
     };
-    answer_value(call, Scale.show(&value_of(&target.resource, &updated.stored)), StatusCode::OK)
+    let object = value_in_version(&target.resource, &updated.stored).await?;
+    answer_value(call, scale.show(&object), StatusCode::OK).await
 }
 
 fn scale_kind() -> Gvk {
@@ -53,7 +64,13 @@ fn scale_kind() -> Gvk {
 }
 
 /// Applies a Scale: whoever does owns the object's replicas through this subresource.
-async fn apply(call: &mut Call, target: &Target, patch_kind: PatchKind, body: RequestBody) -> Result<Updated, Status> {
+async fn apply(
+    call: &mut Call,
+    target: &Target,
+    view: &Scale,
+    patch_kind: PatchKind,
+    body: RequestBody,
+) -> Result<Updated, Status> {
     let bytes = read_body(body).await?;
     let options = WriteOptions::parse(&call.query, WriteKind::Apply, call.user_agent())?;
     let (applied, _) = patch::parse_applied(patch_kind, &bytes)?;
@@ -72,13 +89,52 @@ async fn apply(call: &mut Call, target: &Target, patch_kind: PatchKind, body: Re
         Ok(scale)
     };
     let registry = Arc::clone(call.server.registry());
-    let updated = registry.update(&mut write, Part::View(&Scale), &Preconditions::default(), false, &change).await;
+    let updated = registry.update(&mut write, Part::View(view), &Preconditions::default(), false, &change).await;
     call.warnings.append(&mut write.warnings);
     updated
 }
 
 /// A Scale stands for its object.
-struct Scale;
+struct Scale {
+    /// `None`: a built-in kind, all of which have their replicas in the same place.
+    custom: Option<Arc<Custom>>,
+}
+
+impl Scale {
+    fn of(resource: &Resource) -> Self {
+        Scale { custom: resource.custom.clone() }
+    }
+
+    fn paths(&self) -> Option<&ScalePaths> {
+        self.custom.as_ref().and_then(|custom| custom.scale.as_ref())
+    }
+
+    /// The path to the replicas of a custom resource that has none.
+    fn missing(&self, object: &Value) -> Option<String> {
+        let path = &self.paths()?.spec_replicas;
+        at(object, path).is_null().then(|| format!(".{}", path.join(".")))
+    }
+
+    /// What of the managed fields is about the replicas, whatever they are called.
+    fn mapped(&self, object: &Value, f: impl FnOnce(&ScaleMapping<'_>) -> Value) -> Value {
+        let api_version = object.api_version();
+        match &self.custom {
+            Some(custom) => f(&ScaleMapping { paths: &custom.scale_paths, api_version }),
+            None => {
+                let path = Some(vec!["spec".into(), "replicas".into()]);
+                f(&ScaleMapping { paths: &[(api_version.into(), path)], api_version })
+            }
+        }
+    }
+}
+
+fn at<'v>(object: &'v Value, path: &[CompactString]) -> &'v Value {
+    object.at(&keys(path))
+}
+
+fn keys(path: &[CompactString]) -> Vec<&str> {
+    path.iter().map(CompactString::as_str).collect()
+}
 
 impl View for Scale {
     fn show(&self, object: &Value) -> Value {
@@ -89,13 +145,21 @@ impl View for Scale {
             }
         }
         let mut spec = Value::object();
-        let replicas = object.at(&["spec", "replicas"]);
+        let (replicas, running, selector) = match self.paths() {
+            Some(paths) => {
+                let selector = at(object, &paths.selector).as_str().filter(|_| !paths.selector.is_empty());
+                let running = at(object, &paths.status_replicas);
+                (at(object, &paths.spec_replicas), running, selector.unwrap_or_default().to_owned())
+            }
+            None => {
+                let selector = selector_text(object.at(&["spec", "selector"]));
+                (object.at(&["spec", "replicas"]), object.at(&["status", "replicas"]), selector)
+            }
+        };
         if !replicas.is_empty_value() {
             spec.set(&["replicas"], replicas.clone());
         }
-        let running = object.at(&["status", "replicas"]).as_i64().unwrap_or(0);
-        let mut status = Value::from([("replicas", running.into())]);
-        let selector = selector_text(object.at(&["spec", "selector"]));
+        let mut status = Value::from([("replicas", running.as_i64().unwrap_or(0).into())]);
         if !selector.is_empty() {
             status.set(&["selector"], selector);
         }
@@ -113,7 +177,7 @@ impl View for Scale {
     }
 
     fn managers(&self, object: &Value) -> Value {
-        mapped(object, |mapping| mapping.of_scale(object.meta("managedFields")))
+        self.mapped(object, |mapping| mapping.of_scale(object.meta("managedFields")))
     }
 
     fn merge(&self, scale: &Value, object: &Value) -> Result<Value, Status> {
@@ -124,9 +188,13 @@ impl View for Scale {
             return Err(Status::invalid(&Gvk::new("autoscaling", "v1", "Scale"), scale.name(), &errs));
         }
         let mut object = object.clone();
-        object.set(&["spec", "replicas"], replicas.as_i64().unwrap_or(0));
+        let wanted = replicas.as_i64().unwrap_or(0);
+        match self.paths() {
+            Some(paths) => object.set(&keys(&paths.spec_replicas), wanted),
+            None => object.set(&["spec", "replicas"], wanted),
+        }
         object.set(&["metadata", "resourceVersion"], scale.resource_version());
-        let managers = mapped(&object, |m| m.of_object(object.meta("managedFields"), scale.meta("managedFields")));
+        let managers = self.mapped(&object, |m| m.of_object(object.meta("managedFields"), scale.meta("managedFields")));
         if managers.items().is_empty() {
             object.remove(&["metadata", "managedFields"]);
         } else {
@@ -134,12 +202,6 @@ impl View for Scale {
         }
         Ok(object)
     }
-}
-
-/// Every built-in kind that scales has its replicas in the same place, in its one version.
-fn mapped(object: &Value, f: impl FnOnce(&ScaleMapping<'_>) -> Value) -> Value {
-    let path = Some(vec!["spec".into(), "replicas".into()]);
-    f(&ScaleMapping { paths: &[(object.api_version().into(), path)], api_version: object.api_version() })
 }
 
 /// A selector as a query would have it: `a=b,c in (d,e)`. Of a plain map as of a `LabelSelector`.
@@ -190,7 +252,7 @@ mod tests {
     fn a_scale_with_a_negative_number_is_invalid() {
         let scale = serde_json::from_str(r#"{"metadata":{"name":"w"},"spec":{"replicas":-1}}"#).unwrap();
         assert_eq!(
-            Scale.merge(&scale, &Value::object()).unwrap_err().message,
+            Scale { custom: None }.merge(&scale, &Value::object()).unwrap_err().message,
             r#"Scale.autoscaling "w" is invalid: spec.replicas: Invalid value: -1: must be greater than or equal to 0"#
         );
     }

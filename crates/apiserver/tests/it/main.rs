@@ -2,12 +2,16 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
 
+mod aggregation;
+mod audit;
 mod bad_input;
+mod custom;
 mod encodings;
 mod ending;
 mod fixture;
 mod identity;
 mod kubelet;
 mod limits;
+mod outside;
 mod proxy;
 mod store;

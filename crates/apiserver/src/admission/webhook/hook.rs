@@ -8,12 +8,12 @@ use apimachinery::status::{Cause, Details, Status};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::client;
 use crate::admission::dynamic::matching::Matcher;
 use crate::admission::dynamic::review::{object_value, request_value};
 use crate::admission::policy::{Compiled, Facts, Scope};
 use crate::admission::{Request, Tools};
 use crate::authz::Authorizer;
+use crate::outbound::{self, Failure};
 
 /// A webhook of a configuration.
 #[derive(Clone)]
@@ -106,7 +106,12 @@ impl Hook {
         let review = review_of(request, &uid, version);
         let seconds = self.spec()["timeoutSeconds"].as_i64().and_then(|s| u64::try_from(s).ok()).unwrap_or(10);
         let timeout = Duration::from_secs(seconds.clamp(1, 30));
-        let asked = client::ask(&self.spec()["clientConfig"], &review, timeout, tools.lister.as_ref()).await;
+        let config = &self.spec()["clientConfig"];
+        let asked = outbound::ask(config, &review, timeout, tools.lister.as_ref(), "kube-apiserver-admission").await;
+        let asked = asked.map_err(|failure| match failure {
+            Failure::Unusable(why) => why,
+            Failure::Call(why) => format!("failed to call webhook: {why}"),
+        });
         let response = match asked.and_then(|answer| verified(answer, &uid, version)) {
             Ok(response) => response,
             Err(why) if self.ignores_failures() => {

@@ -1,8 +1,7 @@
 //! Admission webhooks: somebody outside is asked, over TLS, about every request that a configuration names.
 //!
-//! `client` asks; `hook` decides whether to, and what an answer means; `mutating` and `validating` are the two plugins.
+//! `hook` decides whether to, and what an answer means; `mutating` and `validating` are the two plugins.
 
-mod client;
 mod hook;
 mod mutating;
 mod validating;

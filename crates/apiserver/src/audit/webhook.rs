@@ -1,0 +1,122 @@
+//! Events sent to a server outside, in lists.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::Backend;
+use crate::config::{AuditMode, AuditWebhookConfig};
+use crate::outbound::kubeconfig::Remote;
+
+/// How long the server may take, how often it is tried, and how much longer each pause is than the one before.
+const TIMEOUT: Duration = Duration::from_secs(30);
+const ATTEMPTS: u32 = 5;
+const FACTOR: f64 = 1.5;
+
+pub(super) enum Webhook {
+    /// Sent before the request goes on.
+    Direct(Sender),
+    Queued(mpsc::Sender<Bytes>),
+}
+
+pub(super) struct Sender {
+    remote: Remote,
+    first_pause: Duration,
+}
+
+impl Webhook {
+    /// # Errors
+    /// When the kubeconfig cannot be used.
+    pub(super) fn new(config: &AuditWebhookConfig) -> Result<Self, String> {
+        let sender = Sender { remote: Remote::load(&config.config_file)?, first_pause: config.initial_backoff };
+        if config.mode != AuditMode::Batch {
+            return Ok(Webhook::Direct(sender));
+        }
+        let (queue, events) = mpsc::channel(config.buffer_size.max(1));
+        let (max, wait) = (config.max_batch_size.max(1), config.max_batch_wait);
+        tokio::spawn(async move { gather(Arc::new(sender), events, max, wait).await });
+        Ok(Webhook::Queued(queue))
+    }
+}
+
+#[async_trait]
+impl Backend for Webhook {
+    async fn take(&self, event: &Bytes) {
+        match self {
+            Webhook::Direct(sender) => sender.send(std::slice::from_ref(event)).await,
+            Webhook::Queued(queue) => {
+                if queue.try_send(event.clone()).is_err() {
+                    tracing::error!("an audit event was dropped: the webhook does not keep up");
+                }
+            }
+        }
+    }
+}
+
+/// Sends what has come together: so many events, or what came within a while of the first.
+async fn gather(sender: Arc<Sender>, mut events: mpsc::Receiver<Bytes>, max: usize, wait: Duration) {
+    while let Some(first) = events.recv().await {
+        let mut batch = vec![first];
+        let end = Instant::now() + wait;
+        while batch.len() < max {
+            match tokio::time::timeout_at(end, events.recv()).await {
+                Ok(Some(event)) => batch.push(event),
+                Ok(None) | Err(_) => break,
+            }
+        }
+        sender.send(&batch).await;
+    }
+}
+
+impl Sender {
+    async fn send(&self, events: &[Bytes]) {
+        let list = list_of(events);
+        let mut pause = self.first_pause;
+        for attempt in 1..=ATTEMPTS {
+            let why = match self.remote.post_bytes(list.clone(), TIMEOUT).await {
+                Ok(answer) if answer.status.is_success() => return,
+                Ok(answer) => format!("it answered {}", answer.status),
+                Err(why) => why,
+            };
+            if attempt == ATTEMPTS {
+                tracing::error!(
+                    why,
+                    events = events.len(),
+                    "audit events were dropped: the webhook does not take them"
+                );
+                return;
+            }
+            tokio::time::sleep(pause).await;
+            pause = pause.mul_f64(FACTOR);
+        }
+    }
+}
+
+/// An `EventList`.
+fn list_of(events: &[Bytes]) -> Bytes {
+    let mut out = BytesMut::from(&br#"{"kind":"EventList","apiVersion":"audit.k8s.io/v1","metadata":{},"items":["#[..]);
+    for (i, event) in events.iter().enumerate() {
+        if i > 0 {
+            out.extend_from_slice(b",");
+        }
+        out.extend_from_slice(event);
+    }
+    out.extend_from_slice(b"]}");
+    out.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_sent_in_lists() {
+        let list = list_of(&[Bytes::from("{\"a\":1}"), Bytes::from("{}")]);
+        let list: serde_json::Value = serde_json::from_slice(&list).unwrap();
+        assert_eq!((list["kind"].as_str(), list["items"].as_array().map(Vec::len)), (Some("EventList"), Some(2)));
+    }
+}

@@ -1,0 +1,77 @@
+//! The authorizers that the configuration names, in order; they may be exchanged while the server runs.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use component_base::metrics::prometheus_client;
+use parking_lot::RwLock;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
+
+use super::{Authorizer, Decision, Verdict};
+use crate::attributes::Attributes;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DecisionLabels {
+    r#type: String,
+    name: String,
+    decision: &'static str,
+}
+
+/// An authorizer with the kind and the name that metrics know it by.
+pub(crate) struct Link {
+    pub kind: &'static str,
+    pub name: String,
+    pub authorizer: Arc<dyn Authorizer>,
+}
+
+/// Asks its links in turn; the first that has an opinion decides.
+#[derive(Default)]
+pub(crate) struct Chain {
+    links: RwLock<Arc<Vec<Link>>>,
+    decisions: Family<DecisionLabels, Counter>,
+}
+
+impl Chain {
+    pub(crate) fn set(&self, links: Vec<Link>) {
+        *self.links.write() = Arc::new(links);
+    }
+
+    pub(crate) fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "apiserver_authorization_decisions",
+            "Terminal decisions of authorizers, by their type and name",
+            self.decisions.clone(),
+        );
+    }
+
+    fn count(&self, link: &Link, decision: &'static str) {
+        let labels = DecisionLabels { r#type: link.kind.to_owned(), name: link.name.clone(), decision };
+        self.decisions.get_or_create(&labels).inc();
+    }
+}
+
+#[async_trait]
+impl Authorizer for Chain {
+    async fn authorize(&self, attributes: &Attributes) -> Verdict {
+        let links = Arc::clone(&self.links.read());
+        let mut reasons: Vec<String> = Vec::new();
+        for link in links.iter() {
+            let verdict = link.authorizer.authorize(attributes).await;
+            match verdict.decision {
+                Decision::Allow => self.count(link, "allowed"),
+                Decision::Deny => self.count(link, "denied"),
+                Decision::NoOpinion => {
+                    if !verdict.reason.is_empty() {
+                        reasons.push(verdict.reason);
+                    }
+                    continue;
+                }
+            }
+            return verdict;
+        }
+        Verdict { decision: Decision::NoOpinion, reason: reasons.join(", ") }
+    }
+}
