@@ -20,6 +20,7 @@ mod config;
 mod custom;
 mod discovery;
 mod encoding;
+mod encryption;
 mod gates;
 mod gzip;
 mod handlers;

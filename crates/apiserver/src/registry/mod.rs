@@ -27,6 +27,7 @@ use crate::cache::{Cache, Object};
 use crate::config::StorageEncoding;
 use crate::custom::conversion;
 use crate::encoding::{self, StoredForm};
+use crate::encryption::Encrypted;
 use crate::resources::Resource;
 
 pub(crate) use admit::Admission;
@@ -41,6 +42,8 @@ pub(crate) use update::{Part, Rules, Updated, View};
 /// Reads and writes objects.
 pub struct Registry {
     pub storage: Arc<dyn Storage>,
+    /// The same, where some values are encrypted.
+    pub(crate) encryption: Option<Arc<Encrypted>>,
     pub feed: Arc<Feed>,
     pub admission: Admission,
     /// What built-in kinds are written as.

@@ -237,7 +237,7 @@ impl Registry {
         let followed = self.admission.follows(request);
         let object = if followed { request.object.clone() } else { std::mem::take(&mut request.object) };
         let encoded = self.encode(&write.resource, object).await?;
-        let unchanged = encoded.is_held_as(current);
+        let unchanged = encoded.is_held_as(current) && !self.holds_stale(key).await;
         let Encoded { body, value, form } = encoded;
         if unchanged || write.options.dry_run {
             return Ok(Attempt::Unwritten(Stored { body, revision: Some(current.revision), form }));
@@ -257,6 +257,14 @@ impl Registry {
 }
 
 impl Registry {
+    /// Encryption would write the value of a key differently now.
+    async fn holds_stale(&self, key: &Key) -> bool {
+        match &self.encryption {
+            Some(encryption) => encryption.holds_stale(key).await,
+            None => false,
+        }
+    }
+
     /// Asks the validating plugins. They see a view where clients do.
     async fn validated(
         &self,

@@ -29,6 +29,7 @@ use crate::audit::Audit;
 use crate::cache::lister::CacheLister;
 use crate::config::{Config, StoreConfig};
 use crate::discovery::Discovery;
+use crate::encryption::{Encrypted, Rules};
 use crate::lister::Lister;
 use crate::metrics::ServerMetrics;
 use crate::openapi::OpenApi;
@@ -174,7 +175,8 @@ pub fn start(config: Config, stop: CancellationToken) -> BoxFuture<'static, Resu
 
 async fn build_and_listen(config: Config, stop: CancellationToken) -> Result<Handle, Error> {
     let (storage, upkeep) = open_store(&config).await?;
-    let server = wiring::build(config, storage, &stop)?;
+    let (storage, encryption) = encrypted(&config, storage)?;
+    let server = wiring::build(config, storage, encryption, &stop)?;
     let inner = server.inner();
     if let Some(Upkeep { etcd, compaction_interval }) = upkeep {
         let halt = inner.halt.clone();
@@ -201,6 +203,18 @@ pub fn run(config: Config, stop: CancellationToken) -> BoxFuture<'static, Result
         start(config, stop).await?.wait().await;
         Ok(())
     })
+}
+
+/// The store as it is to be used: over it lies the encryption of some values, if that is configured.
+type Encryptable = (Arc<dyn Storage>, Option<Arc<Encrypted>>);
+
+fn encrypted(config: &Config, storage: Arc<dyn Storage>) -> Result<Encryptable, Error> {
+    let Some(encryption) = &config.encryption else { return Ok((storage, None)) };
+    let path = &encryption.file;
+    let text = std::fs::read_to_string(path).map_err(|source| Error::File { path: path.clone(), source })?;
+    let rules = Rules::parse(&text).map_err(|why| Error::Config(format!("{}: {why}", path.display())))?;
+    let encrypted = Arc::new(Encrypted::new(storage, rules));
+    Ok((Arc::clone(&encrypted) as Arc<dyn Storage>, Some(encrypted)))
 }
 
 /// What an etcd needs besides requests.

@@ -9,6 +9,7 @@ use storage::Storage;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::reload::Reloading;
 use super::security::{self, Security};
 use super::writer::OwnWriter;
 use super::{ApiServer, Error, Health, Inner};
@@ -19,6 +20,7 @@ use crate::cache::feed::Feed;
 use crate::cache::lister::CacheLister;
 use crate::config::{Config, StoreConfig};
 use crate::discovery::Discovery;
+use crate::encryption::{Encrypted, Rules};
 use crate::lister::Lister;
 use crate::metrics::ServerMetrics;
 use crate::openapi::OpenApi;
@@ -27,14 +29,27 @@ use crate::registry::{Admission, Registry};
 use crate::resources::Resources;
 use crate::seats::Seats;
 
-pub(super) fn build(config: Config, storage: Arc<dyn Storage>, stop: &CancellationToken) -> Result<ApiServer, Error> {
+pub(super) fn build(
+    config: Config,
+    storage: Arc<dyn Storage>,
+    encryption: Option<Arc<Encrypted>>,
+    stop: &CancellationToken,
+) -> Result<ApiServer, Error> {
     let resources = Arc::new(Resources::builtin());
     let feed = Arc::new(Feed::new(Arc::clone(&storage), resources.caches()));
     let lister = Arc::new(CacheLister::new(Arc::clone(&feed), resources.caches_by_name()));
     let reading: Arc<dyn Lister> = Arc::clone(&lister) as Arc<dyn Lister>;
-    let (security, reloading) = Security::new(&config, &reading)?;
+    let (security, mut reloading) = Security::new(&config, &reading)?;
+    if let (Some(encryption), Some(file)) = (&encryption, config.encryption.as_ref().filter(|e| e.reload)) {
+        let encryption = Arc::clone(encryption);
+        reloading.push(Reloading::new(file.file.clone(), "encryption", move |text| {
+            encryption.set(Rules::parse(text)?);
+            Ok(())
+        }));
+    }
     let registry = Arc::new(Registry {
         storage: Arc::clone(&storage),
+        encryption: encryption.clone(),
         feed: Arc::clone(&feed),
         admission: Admission::new(security.plugins.clone()),
         encoding: config.store.encoding(),
@@ -55,6 +70,12 @@ pub(super) fn build(config: Config, storage: Arc<dyn Storage>, stop: &Cancellati
     add_store_check(&health, ("etcd", false), &storage, config.store_health_timeout);
     add_store_check(&health, ("etcd-readiness", true), &storage, config.store_ready_timeout);
     add_checks(&health, Arc::clone(&feed), stop);
+    if let Some(encryption) = encryption {
+        health.add("kms-providers", false, move || {
+            let encryption = Arc::clone(&encryption);
+            async move { encryption.check().await }
+        });
+    }
     let aggregator = Arc::new(Aggregator::default());
     let discovery = Discovery::new(Arc::clone(&resources), Arc::clone(&aggregator));
     let openapi = OpenApi::new(Arc::clone(&resources), Arc::clone(&aggregator));

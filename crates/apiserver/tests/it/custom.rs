@@ -332,7 +332,8 @@ async fn names_that_become_free_are_given_to_who_waits() {
 /// Resident memory, in MiB.
 fn resident() -> u64 {
     let status = std::fs::read_to_string("/proc/self/statm").unwrap();
-    status.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap() * 4096 >> 20
+    let pages: u64 = status.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap();
+    (pages * 4096) >> 20
 }
 
 /// Prints what a thousand definitions cost. A figure, not a test: `cargo test -- --ignored --nocapture thousand`.

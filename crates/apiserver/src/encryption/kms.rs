@@ -1,0 +1,302 @@
+//! A key-management service outside (KMS v2): it encrypts the seeds that this server makes keys of, and never sees values.
+//!
+//! Every value has a key of its own, made of the seed and 32 random bytes in front of it. The seed lies beside each value,
+//! encrypted by the service; a new one is made at the start and when the service says that its key is another.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use hkdf::Hkdf;
+use http::uri::PathAndQuery;
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use prost::Message;
+use rand::RngExt;
+use sha2::Sha256;
+use tonic::transport::{Channel, Endpoint, Uri};
+
+use super::Provider;
+use super::local::{open_gcm, seal_gcm};
+
+/// How often the service is asked whether it is well and which key it uses.
+const ASK_EVERY: Duration = Duration::from_secs(60);
+/// As long as it is not.
+const ASK_AGAIN: Duration = Duration::from_secs(10);
+/// What a key is made of besides the seed, in bytes.
+const INFO: usize = 32;
+/// How many seeds of the past are remembered.
+const REMEMBERED: usize = 1000;
+
+/// How a seed is used: as AES-GCM's key itself, as before v1.29, or to make keys of.
+const TYPE_KEY: i32 = 0;
+const TYPE_SEED: i32 = 1;
+
+/// What is stored (`EncryptedObject`).
+#[derive(Clone, PartialEq, prost::Message)]
+struct Stored {
+    #[prost(bytes = "vec", tag = "1")]
+    data: Vec<u8>,
+    #[prost(string, tag = "2")]
+    key_id: String,
+    #[prost(bytes = "vec", tag = "3")]
+    seed: Vec<u8>,
+    #[prost(btree_map = "string, bytes", tag = "4")]
+    annotations: BTreeMap<String, Vec<u8>>,
+    #[prost(int32, tag = "5")]
+    seed_type: i32,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct StatusRequest {}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct StatusResponse {
+    #[prost(string, tag = "1")]
+    version: String,
+    #[prost(string, tag = "2")]
+    healthz: String,
+    #[prost(string, tag = "3")]
+    key_id: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct DecryptRequest {
+    #[prost(bytes = "vec", tag = "1")]
+    ciphertext: Vec<u8>,
+    #[prost(string, tag = "2")]
+    uid: String,
+    #[prost(string, tag = "3")]
+    key_id: String,
+    #[prost(btree_map = "string, bytes", tag = "4")]
+    annotations: BTreeMap<String, Vec<u8>>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct DecryptResponse {
+    #[prost(bytes = "vec", tag = "1")]
+    plaintext: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct EncryptRequest {
+    #[prost(bytes = "vec", tag = "1")]
+    plaintext: Vec<u8>,
+    #[prost(string, tag = "2")]
+    uid: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct EncryptResponse {
+    #[prost(bytes = "vec", tag = "1")]
+    ciphertext: Vec<u8>,
+    #[prost(string, tag = "2")]
+    key_id: String,
+    #[prost(btree_map = "string, bytes", tag = "3")]
+    annotations: BTreeMap<String, Vec<u8>>,
+}
+
+/// The seed that is written with.
+#[derive(Clone)]
+struct Seed {
+    plain: Vec<u8>,
+    encrypted: EncryptResponse,
+}
+
+pub(super) struct Kms {
+    name: String,
+    prefix: Vec<u8>,
+    channel: Channel,
+    timeout: Duration,
+    /// One at a time makes a seed.
+    making: tokio::sync::Mutex<()>,
+    current: Mutex<Option<Seed>>,
+    /// Seeds by their encrypted form.
+    known: Mutex<HashMap<Vec<u8>, Vec<u8>>>,
+    /// What the service last said of itself: its key, or why it is not well. `None`: it was not asked yet.
+    health: Mutex<Option<Result<String, String>>>,
+}
+
+impl Kms {
+    /// Begins to ask the service at a socket how it is; that ends with the last user of this.
+    pub(super) fn start(name: &str, socket: PathBuf, timeout: Duration) -> Arc<Self> {
+        let channel =
+            Endpoint::from_static("http://localhost").connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
+                let socket = socket.clone();
+                async move { Ok::<_, std::io::Error>(TokioIo::new(tokio::net::UnixStream::connect(socket).await?)) }
+            }));
+        let kms = Arc::new(Kms {
+            name: name.to_owned(),
+            prefix: format!("k8s:enc:kms:v2:{name}:").into_bytes(),
+            channel,
+            timeout,
+            making: tokio::sync::Mutex::new(()),
+            current: Mutex::default(),
+            known: Mutex::default(),
+            health: Mutex::default(),
+        });
+        tokio::spawn(watch(Arc::downgrade(&kms)));
+        kms
+    }
+
+    async fn call<Q, A>(&self, method: &'static str, question: Q) -> Result<A, String>
+    where
+        Q: Message + Default + 'static,
+        A: Message + Default + 'static,
+    {
+        let mut client = tonic::client::Grpc::new(self.channel.clone());
+        let asked = async {
+            client.ready().await.map_err(|e| e.to_string())?;
+            let path = PathAndQuery::from_static(method);
+            let codec = tonic_prost::ProstCodec::<Q, A>::default();
+            let answer = client.unary(tonic::Request::new(question), path, codec).await;
+            answer.map(tonic::Response::into_inner).map_err(|e| e.to_string())
+        };
+        tokio::time::timeout(self.timeout, asked).await.map_err(|_| "context deadline exceeded".to_owned())?
+    }
+
+    /// Asks the service how it is; with another key of its comes a new seed.
+    async fn look(&self) -> Result<String, String> {
+        let status: StatusResponse = self.call("/v2.KeyManagementService/Status", StatusRequest {}).await?;
+        if !matches!(status.version.as_str(), "v2" | "v2beta1") {
+            return Err(format!("expected KMSv2 API version v2, got {}", status.version));
+        }
+        if status.healthz != "ok" {
+            return Err(format!("got unexpected healthz status: {}", status.healthz));
+        }
+        if status.key_id.is_empty() {
+            return Err("invalid KMSv2 key ID: keyID is empty".to_owned());
+        }
+        let outdated = self.current.lock().as_ref().is_some_and(|seed| seed.encrypted.key_id != status.key_id);
+        if outdated {
+            *self.current.lock() = None;
+        }
+        Ok(status.key_id)
+    }
+
+    async fn seed(&self) -> Result<Seed, String> {
+        let current = || self.current.lock().clone();
+        if let Some(seed) = current() {
+            return Ok(seed);
+        }
+        let _making = self.making.lock().await;
+        if let Some(seed) = current() {
+            return Ok(seed);
+        }
+        let plain: [u8; 32] = rand::rng().random();
+        let request = EncryptRequest { plaintext: plain.to_vec(), uid: uuid::Uuid::new_v4().to_string() };
+        let encrypted: EncryptResponse = self
+            .call("/v2.KeyManagementService/Encrypt", request)
+            .await
+            .map_err(|why| format!("failed to encrypt DEK, error: {why}"))?;
+        let seed = Seed { plain: plain.to_vec(), encrypted };
+        self.remember(seed.encrypted.ciphertext.clone(), seed.plain.clone());
+        *self.current.lock() = Some(seed.clone());
+        Ok(seed)
+    }
+
+    fn remember(&self, encrypted: Vec<u8>, plain: Vec<u8>) {
+        let mut known = self.known.lock();
+        if known.len() >= REMEMBERED {
+            known.clear();
+        }
+        known.insert(encrypted, plain);
+    }
+
+    async fn seed_of(&self, stored: &Stored) -> Result<Vec<u8>, String> {
+        if let Some(seed) = self.known.lock().get(&stored.seed) {
+            return Ok(seed.clone());
+        }
+        let request = DecryptRequest {
+            ciphertext: stored.seed.clone(),
+            uid: uuid::Uuid::new_v4().to_string(),
+            key_id: stored.key_id.clone(),
+            annotations: stored.annotations.clone(),
+        };
+        let answer: DecryptResponse = self
+            .call("/v2.KeyManagementService/Decrypt", request)
+            .await
+            .map_err(|why| format!("failed to decrypt DEK, error: {why}"))?;
+        self.remember(stored.seed.clone(), answer.plaintext.clone());
+        Ok(answer.plaintext)
+    }
+}
+
+/// Keeps asking the service how it is, as long as somebody uses it.
+async fn watch(kms: Weak<Kms>) {
+    loop {
+        let Some(used) = kms.upgrade() else { return };
+        let health = used.look().await;
+        if let Err(why) = &health {
+            tracing::warn!(kms = used.name, why, "a key-management service is not well");
+        }
+        let pause = if health.is_ok() { ASK_EVERY } else { ASK_AGAIN };
+        *used.health.lock() = Some(health);
+        drop(used);
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// The key of one value.
+fn key_of(seed: &[u8], info: &[u8]) -> Result<[u8; 32], String> {
+    let made = Hkdf::<Sha256>::from_prk(seed).map_err(|_| format!("invalid seed length {}", seed.len()))?;
+    let mut key = [0; 32];
+    made.expand(info, &mut key).map_err(|e| e.to_string())?;
+    Ok(key)
+}
+
+#[async_trait]
+impl Provider for Kms {
+    fn prefix(&self) -> &[u8] {
+        &self.prefix
+    }
+
+    async fn encrypt(&self, data: &[u8], place: &[u8]) -> Result<Vec<u8>, String> {
+        let seed = self.seed().await?;
+        let info: [u8; INFO] = rand::rng().random();
+        let sealed = seal_gcm(&key_of(&seed.plain, &info)?, data, place)?;
+        let stored = Stored {
+            data: [&info[..], &sealed].concat(),
+            key_id: seed.encrypted.key_id,
+            seed: seed.encrypted.ciphertext,
+            annotations: seed.encrypted.annotations,
+            seed_type: TYPE_SEED,
+        };
+        Ok([&self.prefix[..], &stored.encode_to_vec()].concat())
+    }
+
+    async fn decrypt(&self, data: &[u8], place: &[u8]) -> Result<Vec<u8>, String> {
+        let stored = Stored::decode(data).map_err(|e| format!("failed to proto decode data: {e}"))?;
+        let seed = self.seed_of(&stored).await?;
+        match stored.seed_type {
+            TYPE_KEY => open_gcm(&seed, &stored.data, place),
+            TYPE_SEED => {
+                let (info, sealed) =
+                    stored.data.split_at_checked(INFO).ok_or("the stored data was shorter than the required size")?;
+                open_gcm(&key_of(&seed, info)?, sealed, place)
+            }
+            other => Err(format!("unknown type {other} of an encrypted key")),
+        }
+    }
+
+    async fn is_stale(&self, data: &[u8]) -> bool {
+        let Ok(stored) = Stored::decode(data) else { return true };
+        match self.seed().await {
+            Ok(seed) => stored.key_id != seed.encrypted.key_id || stored.seed_type != TYPE_SEED,
+            Err(_) => false,
+        }
+    }
+
+    async fn check(&self) -> Result<(), String> {
+        match &*self.health.lock() {
+            Some(Ok(_)) => Ok(()),
+            Some(Err(why)) => Err(format!(
+                "failed to perform status section of the healthz check for KMS Provider {}, error: {why}",
+                self.name
+            )),
+            None => Err(format!("the KMS Provider {} was not asked yet", self.name)),
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! A double of a key-management service: gRPC at a Unix socket. It "encrypts" by turning bytes around and says which key it used.
+
+use std::convert::Infallible;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::stream;
+use http::{HeaderMap, Request, Response};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::UnixListener;
+
+pub(crate) struct Kms {
+    pub socket: PathBuf,
+    key: Arc<Mutex<String>>,
+    calls: Arc<Mutex<Vec<String>>>,
+}
+
+impl Kms {
+    pub(crate) fn start(dir: &Path) -> Self {
+        let socket = dir.join("kms.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let key = Arc::new(Mutex::new("key-1".to_owned()));
+        let calls = Arc::new(Mutex::new(Vec::new()));
+        let (current, called) = (Arc::clone(&key), Arc::clone(&calls));
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (current, called) = (Arc::clone(&current), Arc::clone(&called));
+                let service = service_fn(move |request: Request<Incoming>| {
+                    let (current, called) = (Arc::clone(&current), Arc::clone(&called));
+                    async move {
+                        let method = request.uri().path().rsplit('/').next().unwrap().to_owned();
+                        let body = request.into_body().collect().await.unwrap().to_bytes();
+                        let message = answer(&method, &body[5..], &current.lock().unwrap());
+                        called.lock().unwrap().push(method);
+                        Ok::<_, Infallible>(framed(&message))
+                    }
+                });
+                let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                tokio::spawn(builder.serve_connection(TokioIo::new(stream), service));
+            }
+        });
+        Kms { socket, key, calls }
+    }
+
+    /// Uses another key from now on.
+    pub(crate) fn rotate(&self, key: &str) {
+        key.clone_into(&mut self.key.lock().unwrap());
+    }
+
+    pub(crate) fn calls(&self, method: &str) -> usize {
+        self.calls.lock().unwrap().iter().filter(|called| *called == method).count()
+    }
+}
+
+fn answer(method: &str, question: &[u8], key: &str) -> Bytes {
+    // Field 1 of both questions is bytes: its tag, its length (short here), and the bytes.
+    let turned = || -> Vec<u8> { question[2..2 + usize::from(question[1])].iter().rev().copied().collect() };
+    let mut out = BytesMut::new();
+    let mut put = |field: u8, data: &[u8]| {
+        out.put_u8(field << 3 | 2);
+        out.put_u8(u8::try_from(data.len()).unwrap());
+        out.put_slice(data);
+    };
+    match method {
+        "Status" => {
+            put(1, b"v2");
+            put(2, b"ok");
+            put(3, key.as_bytes());
+        }
+        "Encrypt" => {
+            put(1, &turned());
+            put(2, key.as_bytes());
+        }
+        _ => put(1, &turned()),
+    }
+    out.freeze()
+}
+
+fn framed(message: &[u8]) -> Response<impl hyper::body::Body<Data = Bytes, Error = Infallible> + use<>> {
+    let mut data = BytesMut::new();
+    data.put_u8(0);
+    data.put_u32(u32::try_from(message.len()).unwrap());
+    data.put_slice(message);
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", "0".parse().unwrap());
+    let frames = [Ok(Frame::data(data.freeze())), Ok(Frame::trailers(trailers))];
+    let mut response = Response::new(StreamBody::new(stream::iter(frames)));
+    response.headers_mut().insert(http::header::CONTENT_TYPE, "application/grpc".parse().unwrap());
+    response
+}
