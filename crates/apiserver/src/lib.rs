@@ -21,6 +21,7 @@ mod custom;
 mod discovery;
 mod encoding;
 mod encryption;
+mod flowcontrol;
 mod gates;
 mod gzip;
 mod handlers;

@@ -26,12 +26,13 @@ use crate::audit::{self, Record};
 use crate::authn::{Outcome, ProxyCertificates, bearer_token};
 use crate::authz::{self, Authorizer, Decision};
 use crate::body::{Body, RequestBody};
+use crate::flowcontrol::Flow;
 use crate::handlers::{self, Call, error_response};
 use crate::impersonation;
 use crate::nonresource;
 use crate::query::{Query, decode_path};
 use crate::request_info::{is_long_running, request_info};
-use crate::seats::Full;
+use crate::seats::{Full, Seat};
 use crate::server::{ApiServer, Proved};
 
 const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
@@ -162,18 +163,24 @@ async fn authenticated(
     let mutating = !matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS);
     let long_running = is_long_running(&info);
     let deadline = if long_running { None } else { Some(deadline_of(&query, server.inner().config.request_timeout)?) };
-    let _seat = if long_running || is_exempt(&user, &info) {
+    let seat = if long_running {
         None
     } else {
-        match server.inner().seats.take(mutating).await {
+        match server.inner().seats.take(mutating, &user, &info).await {
             Ok(seat) => Some(seat),
-            Err(Full) => return Ok(too_many_requests()),
+            Err(Full(flow)) => return Ok(told_of_flow(too_many_requests(), flow.as_ref())),
         }
     };
     let _counted = (!long_running).then(|| server.inner().measured.inflight(mutating));
-    let asked = Attributes { user: Arc::clone(&user), request: Arc::clone(&info) };
-    authorize(authorizers, &asked).await?;
-    let call = Call { server, parts, query, info, user, remote, warnings: Vec::new() };
+    let call = Call { server: server.clone(), parts, query, info, user, remote, warnings: Vec::new() };
+    let answered = seated(call, body, deadline).await;
+    answered.map(|response| told_of_flow(response, seat.as_ref().and_then(Seat::flow)))
+}
+
+/// What follows once there is a seat.
+async fn seated(call: Call, body: RequestBody, deadline: Option<Duration>) -> Result<Response<Body>, Status> {
+    let asked = Attributes { user: Arc::clone(&call.user), request: Arc::clone(&call.info) };
+    authorize(&call.server.inner().security.authorizers, &asked).await?;
     let backend = call.server.inner().aggregator.backend_of(&call.info.path);
     within(deadline, async {
         if let Some(backend) = backend {
@@ -222,10 +229,18 @@ async fn authenticate(server: &ApiServer, parts: &mut Parts, origin: Origin) -> 
     anonymous.filter(|_| !failed).map(Arc::new).ok_or_else(Status::unauthorized)
 }
 
-/// The operator's own requests, and questions about the server's health, are answered however busy it is.
-fn is_exempt(user: &UserInfo, info: &RequestInfo) -> bool {
-    let is_probe = ["/healthz", "/livez", "/readyz"].iter().any(|path| info.path.starts_with(path));
-    user.is_in("system:masters") || (!info.is_resource && is_probe)
+/// Tells a client how priority and fairness sorted its request.
+fn told_of_flow(mut response: Response<Body>, flow: Option<&Flow>) -> Response<Body> {
+    const SCHEMA: HeaderName = HeaderName::from_static("x-kubernetes-pf-flowschema-uid");
+    const LEVEL: HeaderName = HeaderName::from_static("x-kubernetes-pf-prioritylevel-uid");
+    if let Some(flow) = flow {
+        for (name, uid) in [(SCHEMA, &flow.schema_uid), (LEVEL, &flow.level_uid)] {
+            if let Ok(uid) = HeaderValue::from_str(uid) {
+                response.headers_mut().insert(name, uid);
+            }
+        }
+    }
+    response
 }
 
 fn too_many_requests() -> Response<Body> {

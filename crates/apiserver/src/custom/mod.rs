@@ -123,13 +123,22 @@ impl Custom {
 
     fn parsed(&self) -> &Parsed {
         self.parsed.get_or_init(|| {
-            // The cache holds nothing that is no JSON.
-            let definition: Value = serde_json::from_slice(&self.definition).unwrap_or_default();
-            let versions = definition.at(&["spec", "versions"]).items();
-            let version = versions.iter().find(|v| v.str_at(&["name"]) == self.gvk.version);
-            let schema = version.map(|v| v.at(&["schema", "openAPIV3Schema"]).clone()).unwrap_or_default();
+            let schema = self.read_schema();
             Parsed { ty: schema::type_of(&self.gvk, &schema), has_rules: rules::has_rules(&schema), schema }
         })
+    }
+
+    /// The schema, for whoever needs it once: nothing of it is kept.
+    #[must_use]
+    pub(crate) fn read_schema(&self) -> Value {
+        if let Some(parsed) = self.parsed.get() {
+            return parsed.schema.clone();
+        }
+        // The cache holds nothing that is no JSON.
+        let definition: Value = serde_json::from_slice(&self.definition).unwrap_or_default();
+        let versions = definition.at(&["spec", "versions"]).items();
+        let version = versions.iter().find(|v| v.str_at(&["name"]) == self.gvk.version);
+        version.map(|v| v.at(&["schema", "openAPIV3Schema"]).clone()).unwrap_or_default()
     }
 
     /// `openAPIV3Schema`, `Null` for one that preserves everything.

@@ -29,7 +29,7 @@ impl CustomKind {
             list: Gvk { kind: resource.def.list_kind.as_str().into(), ..gvk.clone() },
             gvk,
             plural: resource.def.gvr.resource.to_string(),
-            schema: serde_json::to_value(custom.schema()).unwrap_or_default(),
+            schema: serde_json::to_value(custom.read_schema()).unwrap_or_default(),
             selectable: custom.selectable.clone(),
         })
     }

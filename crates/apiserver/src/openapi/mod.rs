@@ -61,6 +61,8 @@ struct Document {
     protobuf: OnceLock<Bytes>,
     /// Of the JSON, in hexadecimal capitals.
     hash: String,
+    /// Of version 2: the custom resources that it tells of.
+    custom: Vec<Resource>,
 }
 
 /// The encodings of a document.
@@ -88,13 +90,16 @@ impl Document {
     fn of(value: &Value, dialect: Dialect) -> Self {
         let text = value.to_string();
         let hash = hexadecimal(&Sha512::digest(text.as_bytes()));
-        Document { dialect, gzip: compressed(text.as_bytes()), protobuf: OnceLock::new(), hash }
+        Document { dialect, gzip: compressed(text.as_bytes()), protobuf: OnceLock::new(), hash, custom: Vec::new() }
     }
 
     /// Compressed.
     fn bytes(&self, representation: Representation) -> &Bytes {
         match representation {
             Representation::Json => &self.gzip,
+            Representation::Protobuf if self.dialect == Dialect::V2 => {
+                self.protobuf.get_or_init(|| V2::new(&self.custom).protobuf())
+            }
             Representation::Protobuf => self.protobuf.get_or_init(|| {
                 let document = serde_json::from_slice(&expanded(&self.gzip)).unwrap_or_default();
                 compressed(&gnostic::encode(&document, self.dialect))
@@ -114,7 +119,7 @@ impl OpenApi {
         match &*v2 {
             Some((of, document)) if *of == generation => Arc::clone(document),
             _ => {
-                let document = Arc::new(v2_document(&self.resources.custom()));
+                let document = Arc::new(V2::new(&self.resources.custom()).json());
                 *v2 = Some((generation, Arc::clone(&document)));
                 document
             }
@@ -458,28 +463,106 @@ fn v3_of(write: &dyn Fn(&mut Paths)) -> Value {
     })
 }
 
-fn v2_document(custom: &[Resource]) -> Document {
-    let mut paths = Paths::new(Dialect::V2);
-    for (_, write) in EXTRAS {
-        write(&mut paths);
-    }
-    for (group, versions) in group_versions() {
-        if !group.is_empty() {
-            write_group(&mut paths, &group);
+/// Version 2 of everything, built-in and custom. There may be a thousand definitions, whose trees would take many times the
+/// memory of the text: so each is written by itself, and its tree forgotten.
+struct V2<'a> {
+    paths: Map<String, Value>,
+    definitions: Map<String, Value>,
+    custom: &'a [Resource],
+}
+
+impl<'a> V2<'a> {
+    fn new(custom: &'a [Resource]) -> Self {
+        let mut paths = Paths::new(Dialect::V2);
+        for (_, write) in EXTRAS {
+            write(&mut paths);
         }
-        versions.iter().for_each(|gv| write_version(&mut paths, gv));
+        for (group, versions) in group_versions() {
+            if !group.is_empty() {
+                write_group(&mut paths, &group);
+            }
+            versions.iter().for_each(|gv| write_version(&mut paths, gv));
+        }
+        let (paths, definitions) = paths.finish();
+        V2 { paths, definitions, custom }
     }
-    custom.iter().for_each(|resource| paths.custom(resource));
-    let (paths, definitions) = paths.finish();
-    let document = json!({
-        "swagger": "2.0",
-        "info": { "title": "Kubernetes", "version": version::GIT_VERSION },
-        "paths": paths,
-        "definitions": definitions,
-        "securityDefinitions": { "BearerToken": bearer_token() },
-        "security": [{ "BearerToken": [] }],
-    });
-    Document::of(&document, Dialect::V2)
+
+    /// Paths and definitions that only a custom resource has.
+    fn of_custom(&self, resource: &Resource) -> (Map<String, Value>, Map<String, Value>) {
+        let mut paths = Paths::new(Dialect::V2);
+        paths.custom(resource);
+        let (paths, mut definitions) = paths.finish();
+        definitions.retain(|name, _| !self.definitions.contains_key(name));
+        (paths, definitions)
+    }
+
+    fn json(&self) -> Document {
+        let mut text = Text { gzip: Gzip::new(), hash: Sha512::new(), first: true };
+        text.write("{\"swagger\":\"2.0\",\"info\":");
+        text.write(&json!({ "title": "Kubernetes", "version": version::GIT_VERSION }).to_string());
+        text.write(",\"definitions\":{");
+        text.entries(&self.definitions);
+        self.custom.iter().for_each(|resource| text.entries(&self.of_custom(resource).1));
+        text.write("},\"paths\":{");
+        text.first = true;
+        text.entries(&self.paths);
+        self.custom.iter().for_each(|resource| text.entries(&self.of_custom(resource).0));
+        text.write("},\"securityDefinitions\":");
+        text.write(&json!({ "BearerToken": bearer_token() }).to_string());
+        text.write(",\"security\":[{\"BearerToken\":[]}]}");
+        Document {
+            dialect: Dialect::V2,
+            hash: hexadecimal(&text.hash.finalize()),
+            gzip: text.gzip.finish(),
+            protobuf: OnceLock::new(),
+            custom: self.custom.to_vec(),
+        }
+    }
+
+    /// In protobuf, messages that follow each other are one: their lists are joined.
+    fn protobuf(self) -> Bytes {
+        let mut gzip = Gzip::new();
+        let custom: Vec<&Resource> = self.custom.iter().collect();
+        for resource in custom {
+            let (paths, definitions) = self.of_custom(resource);
+            let part = json!({ "paths": paths, "definitions": definitions });
+            gzip.write(&gnostic::encode(&part, Dialect::V2));
+        }
+        let whole = json!({
+            "swagger": "2.0",
+            "info": { "title": "Kubernetes", "version": version::GIT_VERSION },
+            "paths": self.paths,
+            "definitions": self.definitions,
+            "securityDefinitions": { "BearerToken": bearer_token() },
+            "security": [{ "BearerToken": [] }],
+        });
+        gzip.write(&gnostic::encode(&whole, Dialect::V2));
+        gzip.finish()
+    }
+}
+
+/// A text that is compressed while it is written.
+struct Text {
+    gzip: Gzip,
+    hash: Sha512,
+    /// No entry of the present object has been written.
+    first: bool,
+}
+
+impl Text {
+    fn write(&mut self, text: &str) {
+        self.gzip.write(text.as_bytes());
+        self.hash.update(text);
+    }
+
+    fn entries(&mut self, entries: &Map<String, Value>) {
+        for (name, value) in entries {
+            if !std::mem::take(&mut self.first) {
+                self.write(",");
+            }
+            self.write(&format!("{}:{value}", Value::from(name.as_str())));
+        }
+    }
 }
 
 fn bearer_token() -> Value {

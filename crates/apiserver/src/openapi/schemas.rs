@@ -1,7 +1,7 @@
 //! Types of the schema table as OpenAPI schemas.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use apimachinery::meta::Gvk;
 use apimachinery::schema::{Field, ListKind, Schema, SchemaOr, Shape, TypeRef};
@@ -16,22 +16,31 @@ const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
 /// Collects the types that a document names, with all that they name in turn.
 pub(super) struct Definitions {
     dialect: Dialect,
-    /// The kinds of each named type.
-    kinds: HashMap<&'static str, BTreeSet<(String, String, String)>>,
+    kinds: &'static Kinds,
     /// Kinds that only definitions know, and lists of them.
     custom: HashMap<Gvk, Arc<CustomKind>>,
     wanted: BTreeMap<String, Value>,
 }
 
-impl Definitions {
-    pub(super) fn new(dialect: Dialect) -> Self {
-        let mut kinds: HashMap<&'static str, BTreeSet<_>> = HashMap::new();
+/// The kinds of each named type: group, version and kind.
+type Kinds = HashMap<&'static str, BTreeSet<(String, String, String)>>;
+
+fn kinds() -> &'static Kinds {
+    static KINDS: OnceLock<Kinds> = OnceLock::new();
+    KINDS.get_or_init(|| {
+        let mut kinds = Kinds::new();
         for (gvk, ty) in Schema::builtin().kinds() {
             let Some(name) = static_name(ty) else { continue };
             let of_kind = (gvk.group.to_string(), gvk.version.to_string(), gvk.kind.to_string());
             kinds.entry(name).or_default().insert(of_kind);
         }
-        Definitions { dialect, kinds, custom: HashMap::new(), wanted: BTreeMap::new() }
+        kinds
+    })
+}
+
+impl Definitions {
+    pub(super) fn new(dialect: Dialect) -> Self {
+        Definitions { dialect, kinds: kinds(), custom: HashMap::new(), wanted: BTreeMap::new() }
     }
 
     /// Makes a kind known that a definition defines.

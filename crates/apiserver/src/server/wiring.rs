@@ -80,7 +80,10 @@ pub(super) fn build(
     let discovery = Discovery::new(Arc::clone(&resources), Arc::clone(&aggregator));
     let openapi = OpenApi::new(Arc::clone(&resources), Arc::clone(&aggregator));
     let kubelet_tls = KubeletTls::new(&config.kubelet)?;
-    let seats = Seats::new(&config.seats, config.request_timeout);
+    let seats = Seats::new(&config.seats, config.request_timeout, Arc::clone(&reading));
+    if let Seats::Fair(control) = &seats {
+        metrics.register(|registry| control.register(registry));
+    }
     let server = ApiServer(Arc::new(Inner {
         config,
         registry,

@@ -83,6 +83,12 @@ async fn definitions_are_published_in_openapi() {
         "#/definitions/com.example.shop.v1.Cart"
     );
     assert!(v2["definitions"]["io.k8s.api.core.v1.Pod"].is_object());
+    assert!(v2["paths"]["/apis/shop.example.com/v1/carts"]["get"].is_object());
+    assert!(v2["paths"]["/api/v1/pods"]["get"].is_object() && v2["swagger"] == "2.0");
+    let protobuf = [("accept", "application/com.github.proto-openapi.spec.v2.v1.0+protobuf")];
+    let v2 = server.ask(Method::GET, "/openapi/v2", &protobuf, "").await.body;
+    let tells = |text: &str| v2.windows(text.len()).any(|w| w == text.as_bytes());
+    assert!(tells("com.example.shop.v1.Cart") && tells("io.k8s.api.core.v1.Pod"));
 
     // A change of the schema is a new document, and nothing is left of what is gone.
     let name = format!("{DEFINITIONS}/carts.shop.example.com");

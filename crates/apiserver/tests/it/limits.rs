@@ -69,6 +69,42 @@ async fn with_fairness_the_next_one_waits() {
 }
 
 #[tokio::test]
+async fn a_priority_level_has_seats_of_its_own() {
+    let server = Server::start(&["--max-requests-inflight=10", "--authorization-mode=AlwaysAllow"]).await;
+    let group = "/apis/flowcontrol.apiserver.k8s.io/v1";
+    let level = r#"{"metadata":{"name":"tiny"},"spec":{"type":"Limited","limited":{"nominalConcurrencyShares":1,"lendablePercent":0,
+        "borrowingLimitPercent":0,"limitResponse":{"type":"Reject"}}}}"#;
+    let level = server.create(&format!("{group}/prioritylevelconfigurations"), level).await;
+    let schema = r#"{"metadata":{"name":"alice"},"spec":{"matchingPrecedence":2,"priorityLevelConfiguration":{"name":"tiny"},"rules":[
+        {"subjects":[{"kind":"User","user":{"name":"alice"}}],
+        "resourceRules":[{"verbs":["*"],"apiGroups":["*"],"resources":["*"],"namespaces":["*"]}]}]}}"#;
+    let schema = server.create(&format!("{group}/flowschemas"), schema).await;
+    let uid = |object: &serde_json::Value| object["metadata"]["uid"].as_str().unwrap().to_owned();
+    let sorted = |answer: &crate::fixture::Answer| {
+        let header = |name: &str| answer.headers.get(name).map(|v| v.to_str().unwrap().to_owned()).unwrap_or_default();
+        (header("x-kubernetes-pf-flowschema-uid"), header("x-kubernetes-pf-prioritylevel-uid"))
+    };
+    let wanted = (uid(&schema), uid(&level));
+    until("it is sorted so", || async { sorted(&server.ask(Method::GET, CONFIG_MAPS, &[ALICE], "").await) == wanted })
+        .await;
+    let (rest, body) = slow_body();
+    let mut connection = server.connect().await;
+    let first = tokio::spawn(connection.send_request(request(Method::POST, CONFIG_MAPS, &[ALICE], body)));
+    until_mutating(&server, 1).await;
+    let second = server.ask(Method::GET, CONFIG_MAPS, &[ALICE], "").await;
+    assert_eq!((second.code, sorted(&second)), (StatusCode::TOO_MANY_REQUESTS, wanted));
+    assert_eq!(server.get(CONFIG_MAPS).await.code, 200, "others have seats of their own");
+    let metrics = server.get("/metrics").await.text();
+    let rejected = "apiserver_flowcontrol_rejected_requests_total{priority_level=\"tiny\",flow_schema=\"alice\",reason=\"concurrency-limit\"} 1";
+    assert!(metrics.contains(rejected), "{metrics}");
+    rest.send(Bytes::from(r#"{"metadata":{"name":"first"}}"#)).await.unwrap();
+    drop(rest);
+    assert_eq!(read(first.await.unwrap().unwrap()).await.code, 201);
+    until("the seat is free again", || async { server.ask(Method::GET, CONFIG_MAPS, &[ALICE], "").await.code == 200 })
+        .await;
+}
+
+#[tokio::test]
 async fn a_request_has_only_so_much_time() {
     let server = Server::start(&["--request-timeout=300ms"]).await;
     for path in [CONFIG_MAPS.to_owned(), format!("{CONFIG_MAPS}?timeout=50ms")] {
