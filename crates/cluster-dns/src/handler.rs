@@ -1,22 +1,20 @@
 //! From a DNS message to its answer.
 
 use std::net::IpAddr;
+use std::time::Instant;
 
 use async_trait::async_trait;
-use component_base::metrics::Metrics;
-use hickory_proto::op::{Metadata, OpCode, ResponseCode};
-use hickory_proto::rr::rdata::{A, AAAA, CNAME, PTR, SOA, SRV, TXT};
+use hickory_proto::op::{Edns, Metadata, OpCode, ResponseCode};
+use hickory_proto::rr::rdata::{A, AAAA, CNAME, NS, PTR, SOA, SRV, TXT};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use hickory_server::net::runtime::Time;
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
 use hickory_server::zone_handler::MessageResponseBuilder;
-use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
 
 use crate::forward::Forwarder;
+use crate::metrics::{Asked, DnsMetrics};
 use crate::records::{Data, Records};
-use crate::zone::{Domain, reverse_address};
+use crate::zone::{Domain, Subject, reverse_address};
 
 /// How long resolvers may keep an answer, in seconds.
 const TTL: u32 = 30;
@@ -25,16 +23,14 @@ const NEGATIVE_TTL: u32 = 5;
 /// An alias of an alias of … within the cluster: followed this far.
 const MAX_ALIASES: usize = 8;
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Answered {
-    rcode: String,
-}
+/// The size of answers over UDP that no network cuts into pieces (DNS flag day 2020).
+const UDP_PAYLOAD: u16 = 1232;
 
 pub(crate) struct Handler {
     domain: Domain,
     records: Records,
     forward: Forwarder,
-    responses: Family<Answered, Counter>,
+    metrics: DnsMetrics,
 }
 
 /// Everything that goes into a response.
@@ -55,10 +51,8 @@ impl Answer {
 }
 
 impl Handler {
-    pub(crate) fn new(domain: Domain, records: Records, forward: Forwarder, metrics: &Metrics) -> Self {
-        let responses = Family::<Answered, Counter>::default();
-        metrics.register(|r| r.register("coredns_dns_responses", "DNS responses by their code", responses.clone()));
-        Handler { domain, records, forward, responses }
+    pub(crate) fn new(domain: Domain, records: Records, forward: Forwarder, metrics: DnsMetrics) -> Self {
+        Handler { domain, records, forward, metrics }
     }
 
     pub(crate) async fn answer(&self, name: &Name, kind: RecordType, class: DNSClass) -> Answer {
@@ -68,6 +62,9 @@ impl Handler {
         let labels: Vec<String> =
             name.iter().map(|label| String::from_utf8_lossy(label).to_ascii_lowercase()).collect();
         if let Some(subject) = self.domain.subject(&labels) {
+            if subject == Subject::Apex {
+                return self.apex(name, kind);
+            }
             return match self.records.of(&subject) {
                 None => self.negative(ResponseCode::NXDomain),
                 Some(data) => self.positive(name, kind, &labels, data).await,
@@ -86,6 +83,19 @@ impl Handler {
             authorities: outside.authorities,
             additionals: Vec::new(),
         }
+    }
+
+    /// The domain itself: who answers for it, and how long that there is nothing holds.
+    fn apex(&self, name: &Name, kind: RecordType) -> Answer {
+        let mut answer = Answer::of(ResponseCode::NoError);
+        let server = || Name::from_ascii(format!("ns.dns.{}", self.domain.fqdn())).ok();
+        if matches!(kind, RecordType::SOA | RecordType::ANY) {
+            answer.answers.extend(self.start_of_authority());
+        }
+        if matches!(kind, RecordType::NS | RecordType::ANY) {
+            answer.answers.extend(server().map(|server| record(name, RData::NS(NS(server)))));
+        }
+        if answer.answers.is_empty() { self.negative(ResponseCode::NoError) } else { answer }
     }
 
     async fn positive(&self, name: &Name, kind: RecordType, labels: &[String], data: Vec<Data>) -> Answer {
@@ -146,16 +156,17 @@ impl Handler {
     /// No record: with the SOA that says how long that holds.
     fn negative(&self, code: ResponseCode) -> Answer {
         let mut answer = Answer::of(code);
-        let zone = self.domain.fqdn();
-        if let (Ok(zone_name), Ok(ns), Ok(mail)) = (
-            Name::from_ascii(&zone),
-            Name::from_ascii(format!("ns.dns.{zone}")),
-            Name::from_ascii(format!("hostmaster.{zone}")),
-        ) {
-            let soa = SOA::new(ns, mail, 1, 7200, 1800, 86400, NEGATIVE_TTL);
-            answer.authorities.push(Record::from_rdata(zone_name, NEGATIVE_TTL, RData::SOA(soa)));
-        }
+        answer.authorities.extend(self.start_of_authority());
         answer
+    }
+
+    fn start_of_authority(&self) -> Option<Record> {
+        let zone = self.domain.fqdn();
+        let name = Name::from_ascii(&zone).ok()?;
+        let server = Name::from_ascii(format!("ns.dns.{zone}")).ok()?;
+        let mail = Name::from_ascii(format!("hostmaster.{zone}")).ok()?;
+        let soa = SOA::new(server, mail, 1, 7200, 1800, 86400, NEGATIVE_TTL);
+        Some(Record::from_rdata(name, NEGATIVE_TTL, RData::SOA(soa)))
     }
 
     fn absolute(&self, below: &str) -> Result<Name, hickory_proto::ProtoError> {
@@ -187,26 +198,35 @@ fn record(name: &Name, data: RData) -> Record {
 #[async_trait]
 impl RequestHandler for Handler {
     async fn handle_request<R: ResponseHandler, T: Time>(&self, request: &Request, mut sender: R) -> ResponseInfo {
+        let started = Instant::now();
         let asked = request.request_info().ok().filter(|_| request.metadata.op_code == OpCode::Query);
+        let kind = asked.as_ref().map(|info| info.query.query_type());
+        let edns = request.edns.as_ref().map(|theirs| {
+            let mut ours = Edns::new();
+            ours.set_max_payload(theirs.max_payload().clamp(512, UDP_PAYLOAD)).set_version(0);
+            ours
+        });
+        let too_new = request.edns.as_ref().is_some_and(|theirs| theirs.version() > 0);
         let answer = match asked {
+            // A version that nobody has defined yet (RFC 6891).
+            Some(_) if too_new => Answer::of(ResponseCode::BADVERS),
             Some(info) => {
                 let name = Name::from(info.query.name());
                 self.answer(&name, info.query.query_type(), info.query.query_class()).await
             }
             None => Answer::of(ResponseCode::NotImp),
         };
-        self.responses.get_or_create(&Answered { rcode: format!("{:?}", answer.code).to_uppercase() }).inc();
+        let asked = Asked { protocol: request.protocol(), source: request.src().ip(), kind, own: answer.authoritative };
+        self.metrics.answered(&asked, answer.code, started.elapsed());
         let mut metadata = Metadata::response_from_request(&request.metadata);
         metadata.response_code = answer.code;
         metadata.authoritative = answer.authoritative;
         metadata.recursion_available = true;
-        let response = MessageResponseBuilder::from_message_request(request).build(
-            metadata,
-            &answer.answers,
-            &answer.authorities,
-            &[],
-            &answer.additionals,
-        );
+        let mut builder = MessageResponseBuilder::from_message_request(request);
+        if let Some(edns) = &edns {
+            builder.edns(edns);
+        }
+        let response = builder.build(metadata, &answer.answers, &answer.authorities, &[], &answer.additionals);
         match sender.send_response(response).await {
             Ok(sent) => sent,
             Err(error) => {

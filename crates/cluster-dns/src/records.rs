@@ -78,7 +78,7 @@ impl Records {
     /// The data of a subject; `None` when there is no such name.
     pub(crate) fn of(&self, subject: &Subject) -> Option<Vec<Data>> {
         match subject {
-            Subject::Inner => Some(Vec::new()),
+            Subject::Apex | Subject::Inner => Some(Vec::new()),
             Subject::Version => Some(vec![Data::Text("1.1.0".to_owned())]),
             Subject::Pod { address } => Some(vec![Data::Address(*address)]),
             Subject::Service { name, namespace } => self.service(namespace, name),
@@ -206,12 +206,12 @@ fn is_ready(endpoint: &Endpoint) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use client::informer::SharedInformer;
     use serde_json::json;
 
-    fn records() -> Records {
+    pub(crate) fn records() -> Records {
         let service = |name: &str, spec: serde_json::Value| {
             serde_json::from_value::<Service>(json!({"metadata": {"name": name, "namespace": "prod"}, "spec": spec}))
                 .unwrap()
@@ -224,6 +224,7 @@ mod tests {
             ),
             service("db", json!({"clusterIP": "None", "ports": [{"name": "sql", "port": 5432}]})),
             service("empty", json!({"clusterIP": "None"})),
+            service("many", json!({"clusterIP": "None"})),
             service("out", json!({"type": "ExternalName", "externalName": "db.example.com"})),
         ]);
         services.add_index(BY_ADDRESS, service_addresses);
@@ -238,7 +239,13 @@ mod tests {
             ],
         }))
         .unwrap();
-        let slices = SharedInformer::fixed([slice]);
+        let many: Vec<_> = (1..=100).map(|i| json!({"addresses": [format!("10.244.1.{i}")]})).collect();
+        let many: EndpointSlice = serde_json::from_value(json!({
+            "metadata": {"name": "many-x", "namespace": "prod", "labels": {"kubernetes.io/service-name": "many"}},
+            "addressType": "IPv4", "endpoints": many,
+        }))
+        .unwrap();
+        let slices = SharedInformer::fixed([slice, many]);
         slices.add_index(BY_SERVICE, service_of);
         slices.add_index(BY_ADDRESS, endpoint_addresses);
         Records::new(services.lister(), slices.lister())

@@ -9,7 +9,9 @@ pub(crate) struct Domain(Vec<String>);
 /// A question about the cluster, taken apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Subject {
-    /// The domain itself, or a name that has others below it (`svc`, a namespace): it exists and has no records.
+    /// The domain itself.
+    Apex,
+    /// A name that has others below it (`svc`, a namespace): it exists and has no records.
     Inner,
     /// `dns-version`.
     Version,
@@ -58,7 +60,7 @@ impl Domain {
         }
         let text = |s: &String| s.clone();
         Some(match &labels[..below] {
-            [] => Subject::Inner,
+            [] => Subject::Apex,
             [one] => match one.as_str() {
                 "svc" | "pod" => Subject::Inner,
                 "dns-version" => Subject::Version,
@@ -148,7 +150,8 @@ mod tests {
         check("10-244-0-7.prod.pod.cluster.local", Some(Subject::Pod { address: [10, 244, 0, 7].into() }));
         check("dns-version.cluster.local", Some(Subject::Version));
         check("prod.svc.cluster.local", Some(Subject::Inner));
-        check("cluster.local", Some(Subject::Inner));
+        check("svc.cluster.local", Some(Subject::Inner));
+        check("cluster.local", Some(Subject::Apex));
         check("web.prod.cluster.local", Some(Subject::Unknown));
         check("example.com", None);
         check("local", None);

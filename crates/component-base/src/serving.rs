@@ -44,13 +44,15 @@ pub struct Endpoints {
     pub configz: serde_json::Value,
     /// Lines of `/flagz`.
     pub flags: Vec<(String, String)>,
+    /// Further paths, with what they say.
+    pub pages: Vec<(&'static str, String)>,
 }
 
 impl Endpoints {
     #[must_use]
     pub fn new(component: &'static str, metrics: Metrics) -> Self {
-        let (health, ready) = (Vec::new(), Vec::new());
-        Endpoints { component, metrics, health, ready, configz: serde_json::json!({}), flags: Vec::new() }
+        let (health, ready, flags, pages) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Endpoints { component, metrics, health, ready, configz: serde_json::json!({}), flags, pages }
     }
 }
 
@@ -156,6 +158,10 @@ impl Handler {
             "/flagz" => text(StatusCode::OK, &flagz(e)),
             "/statusz" => {
                 text(StatusCode::OK, &format!("{} statusz\nBinary version: {}\n", e.component, version::GIT_VERSION))
+            }
+            other if e.pages.iter().any(|(path, _)| *path == other) => {
+                let page = e.pages.iter().find(|(path, _)| *path == other);
+                text(StatusCode::OK, page.map_or("", |(_, says)| says))
             }
             other => match other.split_once('/').and_then(|(_, rest)| rest.split_once('/')) {
                 Some(("healthz" | "livez", name)) => one_check(name, e.health.iter()),

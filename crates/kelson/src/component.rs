@@ -127,6 +127,9 @@ async fn scheduler(flags: scheduler::Flags, stop: CancellationToken) -> Result<(
 async fn kube_proxy(flags: kube_proxy::Flags, stop: CancellationToken) -> Result<()> {
     logs::init(flags.v, logs::Format::Text);
     let config = flags.complete(&hostname()?)?;
+    if flags.cleanup {
+        return Ok(kube_proxy::clean_up().await?);
+    }
     let kubeconfig = config.kubeconfig.clone().context("--kubeconfig is needed")?;
     let client = client_of(&kubeconfig, &ClientOptions::limited("kube-proxy", 5.0, 10)).await?;
     Ok(kube_proxy::run(config, client, stop).await?)

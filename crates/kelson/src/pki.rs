@@ -159,6 +159,7 @@ fn cluster_leaves(identity: &Identity) -> Result<Vec<Leaf<'static>>> {
         client("controller-manager", "system:kube-controller-manager", &[]),
         client("scheduler", "system:kube-scheduler", &[]),
         client("kube-proxy", "system:kube-proxy", &[]),
+        client("pod-network", "system:pod-network", &[]),
     ])
 }
 

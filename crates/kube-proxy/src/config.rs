@@ -1,16 +1,20 @@
 //! What kube-proxy is told: flags, the `KubeProxyConfiguration` file, and what both come to.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{ArgAction, Parser};
 use component_base::config_file::{self, ConfigError};
 use component_base::feature_gates::FeatureGates;
 use component_base::flags;
 use component_base::metrics::Metrics;
 use ipnet::IpNet;
 use serde::Deserialize;
+
+use crate::conntrack::Limits;
+use crate::local::{DetectLocal, NodePortAddresses};
+use crate::proxier::Mode;
 
 /// The command line, with upstream's names.
 #[derive(Parser, Clone, Debug)]
@@ -20,19 +24,51 @@ pub struct Flags {
     /// `--hostname-override`.
     #[arg(long)]
     pub config: Option<PathBuf>,
+    /// Removes all rules that a proxy of any mode wrote, and ends.
+    #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub cleanup: bool,
     #[arg(long)]
     pub kubeconfig: Option<PathBuf>,
     /// The pods' network: traffic from elsewhere to a cluster IP is masqueraded.
     #[arg(long, value_delimiter = ',')]
     pub cluster_cidr: Vec<IpNet>,
     #[arg(long, default_value = "")]
+    pub detect_local_mode: String,
+    #[arg(long, default_value = "")]
+    pub pod_bridge_interface: String,
+    #[arg(long, default_value = "")]
+    pub pod_interface_name_prefix: String,
+    #[arg(long, default_value = "")]
     pub proxy_mode: String,
+    /// Networks whose addresses node ports are served on, or `primary`.
+    #[arg(long, value_delimiter = ',')]
+    pub nodeport_addresses: Vec<String>,
     #[arg(long)]
     pub hostname_override: Option<String>,
     #[arg(long)]
     pub healthz_bind_address: Option<SocketAddr>,
     #[arg(long)]
     pub metrics_bind_address: Option<SocketAddr>,
+    #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub bind_address_hard_fail: bool,
+    #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub masquerade_all: bool,
+    #[arg(long, default_value_t = -999)]
+    pub oom_score_adj: i32,
+    #[arg(long, default_value_t = Limits::default().max_per_core)]
+    pub conntrack_max_per_core: u32,
+    #[arg(long, default_value_t = Limits::default().min)]
+    pub conntrack_min: u32,
+    #[arg(long, value_parser = flags::go_duration)]
+    pub conntrack_tcp_timeout_established: Option<Duration>,
+    #[arg(long, value_parser = flags::go_duration)]
+    pub conntrack_tcp_timeout_close_wait: Option<Duration>,
+    #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub conntrack_tcp_be_liberal: bool,
+    #[arg(long, value_parser = flags::go_duration)]
+    pub conntrack_udp_timeout: Option<Duration>,
+    #[arg(long, value_parser = flags::go_duration)]
+    pub conntrack_udp_timeout_stream: Option<Duration>,
     #[arg(long)]
     pub feature_gates: Option<FeatureGates>,
     /// Log verbosity.
@@ -40,7 +76,7 @@ pub struct Flags {
     pub v: u8,
 }
 
-/// The file's kind. Sections that have no effect here are taken as they are.
+/// The file's kind. Fields that have no effect here are taken as they are.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct File {
@@ -48,38 +84,31 @@ struct File {
     mode: String,
     #[serde(rename = "clusterCIDR")]
     cluster_cidr: String,
+    detect_local_mode: String,
+    detect_local: DetectLocalFile,
+    node_port_addresses: Option<Vec<String>>,
     hostname_override: String,
     healthz_bind_address: String,
     metrics_bind_address: String,
-    nftables: Nftables,
+    bind_address_hard_fail: bool,
+    oom_score_adj: Option<i32>,
+    conntrack: ConntrackFile,
+    nftables: Backend,
+    iptables: Backend,
+    #[serde(rename = "ipvs")]
+    _ipvs: serde_json::Value,
     #[serde(rename = "featureGates")]
     _feature_gates: serde_json::Value,
     #[serde(rename = "logging")]
     _logging: serde_json::Value,
     #[serde(rename = "bindAddress")]
     _bind_address: serde_json::Value,
-    #[serde(rename = "bindAddressHardFail")]
-    _bind_address_hard_fail: serde_json::Value,
     #[serde(rename = "enableProfiling")]
     _enable_profiling: serde_json::Value,
     #[serde(rename = "showHiddenMetricsForVersion")]
     _hidden: serde_json::Value,
-    #[serde(rename = "iptables")]
-    _iptables: serde_json::Value,
-    #[serde(rename = "ipvs")]
-    _ipvs: serde_json::Value,
     #[serde(rename = "winkernel")]
     _winkernel: serde_json::Value,
-    #[serde(rename = "detectLocalMode")]
-    _detect_local_mode: serde_json::Value,
-    #[serde(rename = "detectLocal")]
-    _detect_local: serde_json::Value,
-    #[serde(rename = "nodePortAddresses")]
-    _node_port_addresses: serde_json::Value,
-    #[serde(rename = "oomScoreAdj")]
-    _oom_score_adj: serde_json::Value,
-    #[serde(rename = "conntrack")]
-    _conntrack: serde_json::Value,
     #[serde(rename = "configSyncPeriod")]
     _config_sync_period: serde_json::Value,
     #[serde(rename = "portRange")]
@@ -104,13 +133,35 @@ struct ClientConnection {
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct Nftables {
+struct DetectLocalFile {
+    bridge_interface: String,
+    interface_name_prefix: String,
+    #[serde(rename = "clusterCIDRs")]
+    cluster_cidrs: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct ConntrackFile {
+    max_per_core: Option<u32>,
+    min: Option<u32>,
+    tcp_established_timeout: Option<String>,
+    tcp_close_wait_timeout: Option<String>,
+    tcp_be_liberal: bool,
+    udp_timeout: Option<String>,
+    udp_stream_timeout: Option<String>,
+}
+
+/// What the back ends have in common.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Backend {
     masquerade_all: bool,
+    masquerade_bit: Option<u8>,
     sync_period: String,
-    #[serde(rename = "masqueradeBit")]
-    _masquerade_bit: serde_json::Value,
-    #[serde(rename = "minSyncPeriod")]
-    _min_sync_period: serde_json::Value,
+    min_sync_period: String,
+    #[serde(rename = "localhostNodePorts")]
+    _localhost_node_ports: serde_json::Value,
 }
 
 /// What kube-proxy runs with.
@@ -118,13 +169,27 @@ struct Nftables {
 pub struct Config {
     pub node_name: String,
     pub kubeconfig: Option<PathBuf>,
-    pub cluster_cidrs: Vec<IpNet>,
+    pub mode: Mode,
+    pub detect_local: DetectLocal,
+    pub node_port_addresses: NodePortAddresses,
     /// Masquerade everything that goes to a cluster IP.
     pub masquerade_all: bool,
-    /// How often everything is written again.
+    /// Which bit of a packet's mark says that it is to be masqueraded: 0 to 31.
+    pub masquerade_bit: u8,
+    /// How often it is looked whether the rules are still there.
     pub sync_period: Duration,
+    /// The least time between two writes.
+    pub min_sync_period: Duration,
     pub healthz_address: Option<SocketAddr>,
     pub metrics_address: Option<SocketAddr>,
+    /// Whether an address that cannot be served on ends the program.
+    pub bind_address_hard_fail: bool,
+    /// How readily the kernel ends this process when memory is short; `None` leaves that as it is.
+    pub oom_score_adj: Option<i32>,
+    /// Limits of connection tracking; `None` leaves them as they are.
+    pub conntrack: Option<Limits>,
+    /// What `/configz` shows.
+    pub configz: serde_json::Value,
     pub metrics: Metrics,
 }
 
@@ -135,11 +200,19 @@ impl Config {
         Config {
             node_name: node_name.to_owned(),
             kubeconfig: None,
-            cluster_cidrs: Vec::new(),
+            mode: Mode::default(),
+            detect_local: DetectLocal::Nothing,
+            node_port_addresses: NodePortAddresses::Primary,
             masquerade_all: false,
+            masquerade_bit: 14,
             sync_period: Duration::from_secs(30),
+            min_sync_period: Duration::ZERO,
             healthz_address: Some(([0, 0, 0, 0], 10256).into()),
             metrics_address: Some(([127, 0, 0, 1], 10249).into()),
+            bind_address_hard_fail: false,
+            oom_score_adj: None,
+            conntrack: Some(Limits::default()),
+            configz: serde_json::json!({}),
             metrics: Metrics::new(),
         }
     }
@@ -149,7 +222,7 @@ impl Config {
 pub enum FlagError {
     #[error(transparent)]
     File(#[from] ConfigError),
-    #[error("unknown proxy-mode: {0:?} (this build has \"nftables\")")]
+    #[error("unknown proxy-mode: {0:?} (valid: \"nftables\", \"iptables\")")]
     Mode(String),
     #[error("{field}: Invalid value: {value:?}")]
     Invalid { field: &'static str, value: String },
@@ -159,45 +232,194 @@ impl Flags {
     /// # Errors
     /// When the file cannot be read or says something that makes no sense.
     pub fn complete(&self, host: &str) -> Result<Config, FlagError> {
+        let file = match &self.config {
+            Some(path) => config_file::load(path, &["kubeproxy.config.k8s.io/v1alpha1"], "KubeProxyConfiguration")?,
+            None => self.as_file(),
+        };
         let override_ = self.hostname_override.clone().filter(|h| !h.is_empty());
-        let mut config = Config::new(&override_.clone().unwrap_or_else(|| host.to_owned()));
-        let Some(path) = &self.config else {
-            check_mode(&self.proxy_mode)?;
-            config.kubeconfig.clone_from(&self.kubeconfig);
-            config.cluster_cidrs.clone_from(&self.cluster_cidr);
-            config.healthz_address = self.healthz_bind_address.or(config.healthz_address);
-            config.metrics_address = self.metrics_bind_address.or(config.metrics_address);
-            return Ok(config);
-        };
-        let file: File = config_file::load(path, &["kubeproxy.config.k8s.io/v1alpha1"], "KubeProxyConfiguration")?;
-        check_mode(&file.mode)?;
-        if override_.is_none() && !file.hostname_override.is_empty() {
-            config.node_name = file.hostname_override;
-        }
-        let given = Some(file.client_connection.kubeconfig).filter(|k| !k.is_empty()).map(PathBuf::from);
+        let named = override_.or_else(|| Some(file.hostname_override.clone()).filter(|h| !h.is_empty()));
+        let mut config = Config::new(&named.unwrap_or_else(|| host.to_owned()));
+        let given = Some(&file.client_connection.kubeconfig).filter(|k| !k.is_empty()).map(PathBuf::from);
         config.kubeconfig = given.or_else(|| self.kubeconfig.clone());
-        for text in file.cluster_cidr.split(',').map(str::trim).filter(|c| !c.is_empty()) {
-            let cidr = text.parse().map_err(|_| FlagError::Invalid { field: "clusterCIDR", value: text.to_owned() })?;
-            config.cluster_cidrs.push(cidr);
+        file.complete(config)
+    }
+
+    /// What the flags say, in the file's words.
+    fn as_file(&self) -> File {
+        let text = |address: Option<SocketAddr>| address.map(|a| a.to_string()).unwrap_or_default();
+        let time = |time: Option<Duration>| time.map(flags::show_go_duration);
+        let cidrs: Vec<String> = self.cluster_cidr.iter().map(ToString::to_string).collect();
+        File {
+            mode: self.proxy_mode.clone(),
+            cluster_cidr: cidrs.join(","),
+            detect_local_mode: self.detect_local_mode.clone(),
+            detect_local: DetectLocalFile {
+                bridge_interface: self.pod_bridge_interface.clone(),
+                interface_name_prefix: self.pod_interface_name_prefix.clone(),
+                cluster_cidrs: Vec::new(),
+            },
+            node_port_addresses: (!self.nodeport_addresses.is_empty()).then(|| self.nodeport_addresses.clone()),
+            healthz_bind_address: text(self.healthz_bind_address),
+            metrics_bind_address: text(self.metrics_bind_address),
+            bind_address_hard_fail: self.bind_address_hard_fail,
+            oom_score_adj: Some(self.oom_score_adj),
+            conntrack: ConntrackFile {
+                max_per_core: Some(self.conntrack_max_per_core),
+                min: Some(self.conntrack_min),
+                tcp_established_timeout: time(self.conntrack_tcp_timeout_established),
+                tcp_close_wait_timeout: time(self.conntrack_tcp_timeout_close_wait),
+                tcp_be_liberal: self.conntrack_tcp_be_liberal,
+                udp_timeout: time(self.conntrack_udp_timeout),
+                udp_stream_timeout: time(self.conntrack_udp_timeout_stream),
+            },
+            nftables: Backend { masquerade_all: self.masquerade_all, ..Backend::default() },
+            iptables: Backend { masquerade_all: self.masquerade_all, ..Backend::default() },
+            ..File::default()
         }
-        let address = |field, text: String, default| match text.as_str() {
-            "" => Ok(default),
-            _ => text.parse().map(Some).map_err(|_| FlagError::Invalid { field, value: text.clone() }),
-        };
-        config.healthz_address = address("healthzBindAddress", file.healthz_bind_address, config.healthz_address)?;
-        config.metrics_address = address("metricsBindAddress", file.metrics_bind_address, config.metrics_address)?;
-        config.masquerade_all = file.nftables.masquerade_all;
-        if let Ok(period) = flags::go_duration(&file.nftables.sync_period)
-            && !period.is_zero()
-        {
-            config.sync_period = period;
-        }
-        Ok(config)
     }
 }
 
-fn check_mode(mode: &str) -> Result<(), FlagError> {
-    if matches!(mode, "" | "nftables") { Ok(()) } else { Err(FlagError::Mode(mode.to_owned())) }
+impl File {
+    fn complete(self, mut config: Config) -> Result<Config, FlagError> {
+        config.mode = mode(&self.mode)?;
+        config.detect_local = self.detect_local()?;
+        config.node_port_addresses = self.node_port_addresses(config.mode)?;
+        config.healthz_address =
+            address("healthzBindAddress", &self.healthz_bind_address, 10256, config.healthz_address)?;
+        config.metrics_address =
+            address("metricsBindAddress", &self.metrics_bind_address, 10249, config.metrics_address)?;
+        config.bind_address_hard_fail = self.bind_address_hard_fail;
+        config.oom_score_adj = Some(self.oom_score_adj.unwrap_or(-999));
+        config.conntrack = Some(self.conntrack.complete()?);
+        let backend = match config.mode {
+            Mode::Nftables => &self.nftables,
+            Mode::Iptables => &self.iptables,
+        };
+        config.masquerade_all = backend.masquerade_all;
+        if let Some(bit) = backend.masquerade_bit {
+            let invalid = || FlagError::Invalid { field: "masqueradeBit", value: bit.to_string() };
+            config.masquerade_bit = Some(bit).filter(|bit| *bit < 32).ok_or_else(invalid)?;
+        }
+        if let Some(period) = duration("syncPeriod", &backend.sync_period)?.filter(|p| !p.is_zero()) {
+            config.sync_period = period;
+        }
+        config.min_sync_period = duration("minSyncPeriod", &backend.min_sync_period)?.unwrap_or(config.min_sync_period);
+        config.configz = self.configz(&config);
+        Ok(config)
+    }
+
+    fn detect_local(&self) -> Result<DetectLocal, FlagError> {
+        let texts = self.cluster_cidr.split(',').chain(self.detect_local.cluster_cidrs.iter().map(String::as_str));
+        let cidrs = networks("clusterCIDR", texts)?;
+        Ok(match self.detect_local_mode.as_str() {
+            "" | "ClusterCIDR" if cidrs.is_empty() => DetectLocal::Nothing,
+            "" | "ClusterCIDR" => DetectLocal::ClusterCidr(cidrs),
+            "NodeCIDR" => DetectLocal::NodeCidr,
+            "BridgeInterface" => DetectLocal::BridgeInterface(self.detect_local.bridge_interface.clone()),
+            "InterfaceNamePrefix" => DetectLocal::InterfaceNamePrefix(self.detect_local.interface_name_prefix.clone()),
+            other => return Err(FlagError::Invalid { field: "detectLocalMode", value: other.to_owned() }),
+        })
+    }
+
+    fn node_port_addresses(&self, mode: Mode) -> Result<NodePortAddresses, FlagError> {
+        match self.node_port_addresses.as_deref() {
+            // Upstream's default of iptables mode is from before there was another.
+            None | Some([]) if mode == Mode::Iptables => Ok(NodePortAddresses::All),
+            None | Some([]) => Ok(NodePortAddresses::Primary),
+            Some([one]) if one == "primary" => Ok(NodePortAddresses::Primary),
+            Some(list) => {
+                Ok(NodePortAddresses::Within(networks("nodePortAddresses", list.iter().map(String::as_str))?))
+            }
+        }
+    }
+
+    fn configz(&self, config: &Config) -> serde_json::Value {
+        let shown = |address: Option<SocketAddr>| address.map(|a| a.to_string()).unwrap_or_default();
+        serde_json::json!({"kubeproxy.config.k8s.io": {
+            "mode": config.mode.name(),
+            "clusterCIDR": self.cluster_cidr,
+            "detectLocalMode": self.detect_local_mode,
+            "nodePortAddresses": self.node_port_addresses,
+            "hostnameOverride": config.node_name,
+            "healthzBindAddress": shown(config.healthz_address),
+            "metricsBindAddress": shown(config.metrics_address),
+            "bindAddressHardFail": config.bind_address_hard_fail,
+            "oomScoreAdj": config.oom_score_adj,
+            config.mode.name(): {
+                "masqueradeAll": config.masquerade_all,
+                "masqueradeBit": config.masquerade_bit,
+                "syncPeriod": flags::show_go_duration(config.sync_period),
+                "minSyncPeriod": flags::show_go_duration(config.min_sync_period),
+            },
+        }})
+    }
+}
+
+impl ConntrackFile {
+    fn complete(&self) -> Result<Limits, FlagError> {
+        let defaults = Limits::default();
+        let time = |field, text: &Option<String>, default| match text {
+            Some(text) => duration(field, text),
+            None => Ok(default),
+        };
+        Ok(Limits {
+            max_per_core: self.max_per_core.unwrap_or(defaults.max_per_core),
+            min: self.min.unwrap_or(defaults.min),
+            tcp_established_timeout: time(
+                "conntrack.tcpEstablishedTimeout",
+                &self.tcp_established_timeout,
+                defaults.tcp_established_timeout,
+            )?,
+            tcp_close_wait_timeout: time(
+                "conntrack.tcpCloseWaitTimeout",
+                &self.tcp_close_wait_timeout,
+                defaults.tcp_close_wait_timeout,
+            )?,
+            tcp_be_liberal: self.tcp_be_liberal,
+            udp_timeout: time("conntrack.udpTimeout", &self.udp_timeout, None)?,
+            udp_stream_timeout: time("conntrack.udpStreamTimeout", &self.udp_stream_timeout, None)?,
+        })
+    }
+}
+
+fn networks<'a>(field: &'static str, texts: impl Iterator<Item = &'a str>) -> Result<Vec<IpNet>, FlagError> {
+    texts
+        .map(str::trim)
+        .filter(|text| !text.is_empty())
+        .map(|text| text.parse().map_err(|_| FlagError::Invalid { field, value: text.to_owned() }))
+        .collect()
+}
+
+/// An address with a port, or one alone, which gets the default port.
+fn address(
+    field: &'static str,
+    text: &str,
+    port: u16,
+    default: Option<SocketAddr>,
+) -> Result<Option<SocketAddr>, FlagError> {
+    if text.is_empty() {
+        return Ok(default);
+    }
+    let alone = || text.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, port));
+    let read = text.parse().ok().or_else(alone).ok_or_else(|| FlagError::Invalid { field, value: text.to_owned() })?;
+    Ok(Some(read).filter(|address: &SocketAddr| address.port() != 0))
+}
+
+fn duration(field: &'static str, text: &str) -> Result<Option<Duration>, FlagError> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    flags::go_duration(text).map(Some).map_err(|_| FlagError::Invalid { field, value: text.to_owned() })
+}
+
+fn mode(text: &str) -> Result<Mode, FlagError> {
+    match text {
+        "" => Ok(Mode::default()),
+        text => [Mode::Nftables, Mode::Iptables]
+            .into_iter()
+            .find(|mode| mode.name() == text)
+            .ok_or_else(|| FlagError::Mode(text.to_owned())),
+    }
 }
 
 #[cfg(test)]
@@ -224,13 +446,55 @@ mod tests {
         )
         .unwrap();
         assert_eq!((config.node_name.as_str(), config.kubeconfig), ("node1", Some("/k".into())));
-        assert_eq!(config.cluster_cidrs, ["10.244.0.0/16".parse().unwrap()]);
+        assert_eq!(config.detect_local, DetectLocal::ClusterCidr(vec!["10.244.0.0/16".parse().unwrap()]));
+        let conntrack = config.conntrack.unwrap();
+        assert_eq!((conntrack.max_per_core, conntrack.min), (0, 0));
+        assert_eq!(conntrack.tcp_close_wait_timeout, Some(Duration::from_secs(3600)));
+    }
+
+    #[test]
+    fn flags_and_file_come_to_the_same() {
+        let args = [
+            "--cluster-cidr=10.244.0.0/16",
+            "--detect-local-mode=NodeCIDR",
+            "--nodeport-addresses=192.0.2.0/24",
+            "--healthz-bind-address=127.0.0.1:18256",
+            "--conntrack-min=7",
+            "--conntrack-udp-timeout=10s",
+            "--masquerade-all",
+        ];
+        let flags = flags::parse::<Flags>("kube-proxy", args.map(str::to_owned)).unwrap().complete("host").unwrap();
+        let file = complete(
+            "clusterCIDR: 10.244.0.0/16\ndetectLocalMode: NodeCIDR\nnodePortAddresses: [192.0.2.0/24]\n\
+             healthzBindAddress: 127.0.0.1:18256\nconntrack: {min: 7, udpTimeout: 10s}\nnftables: {masqueradeAll: true}\n",
+        )
+        .unwrap();
+        let shown = |config: &Config| format!("{:?}", Config { metrics: Metrics::new(), ..config.clone() });
+        assert_eq!(shown(&flags), shown(&file));
+        assert_eq!(flags.detect_local, DetectLocal::NodeCidr);
+        assert_eq!(flags.healthz_address, Some(([127, 0, 0, 1], 18256).into()));
+    }
+
+    #[test]
+    fn addresses_may_lack_a_port_and_port_0_serves_nothing() {
+        let config = complete("healthzBindAddress: 127.0.0.1\nmetricsBindAddress: 0.0.0.0:0\n").unwrap();
+        assert_eq!(config.healthz_address, Some(([127, 0, 0, 1], 10256).into()));
+        assert_eq!(config.metrics_address, None);
     }
 
     #[test]
     fn mistakes_are_named() {
         assert!(complete("mode: magic\n").unwrap_err().contains("magic"));
         assert!(complete("clusterCIDRS: x\n").unwrap_err().contains("unknown field \"clusterCIDRS\""));
-        assert!(complete("clusterCIDR: nowhere\n").unwrap_err().contains("clusterCIDR"));
+        for (field, line) in [
+            ("clusterCIDR", "clusterCIDR: nowhere"),
+            ("detectLocalMode", "detectLocalMode: Guess"),
+            ("nodePortAddresses", "nodePortAddresses: [here]"),
+            ("masqueradeBit", "nftables: {masqueradeBit: 32}"),
+            ("syncPeriod", "nftables: {syncPeriod: soon}"),
+            ("conntrack.udpTimeout", "conntrack: {udpTimeout: soon}"),
+        ] {
+            assert!(complete(&format!("{line}\n")).unwrap_err().starts_with(field), "{line}");
+        }
     }
 }

@@ -1,92 +1,104 @@
 //! healthCheckNodePort: tells load balancers whether this node has endpoints of a Service of its own.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::model::HealthCheck;
+use crate::answer::{self, Answer};
+use crate::health::Health;
+
+/// One Service's answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Check {
+    pub namespace: String,
+    pub name: String,
+    pub local_endpoints: usize,
+}
 
 pub(crate) struct HealthChecks {
     stop: CancellationToken,
-    running: BTreeMap<u16, (watch::Sender<HealthCheck>, CancellationToken)>,
+    health: Health,
+    running: BTreeMap<SocketAddr, (watch::Sender<Check>, CancellationToken)>,
 }
 
 impl HealthChecks {
-    pub(crate) fn new(stop: CancellationToken) -> Self {
-        HealthChecks { stop, running: BTreeMap::new() }
+    pub(crate) fn new(health: Health, stop: CancellationToken) -> Self {
+        HealthChecks { stop, health, running: BTreeMap::new() }
     }
 
-    /// Serves exactly these ports from now on.
-    pub(crate) fn update(&mut self, checks: Vec<HealthCheck>) {
-        self.running.retain(|port, (_, stop)| {
-            let stays = checks.iter().any(|c| c.port == *port);
+    /// Serves exactly these ports from now on, at these addresses or, with `None`, at all.
+    pub(crate) async fn update(&mut self, checks: &BTreeMap<u16, Check>, addresses: Option<&[IpAddr]>) {
+        let all = [IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+        let wanted: BTreeMap<SocketAddr, &Check> = checks
+            .iter()
+            .flat_map(|(port, check)| {
+                addresses.unwrap_or(&all).iter().map(move |ip| (SocketAddr::new(*ip, *port), check))
+            })
+            .collect();
+        self.running.retain(|address, (_, stop)| {
+            let stays = wanted.contains_key(address);
             if !stays {
                 stop.cancel();
             }
             stays
         });
-        for check in checks {
-            match self.running.get(&check.port) {
+        for (address, check) in wanted {
+            match self.running.get(&address) {
                 Some((sender, _)) => {
                     sender.send_if_modified(|now| {
-                        let differs = *now != check;
-                        *now = check;
+                        let differs = now != check;
+                        now.clone_from(check);
                         differs
                     });
                 }
-                None => {
-                    let stop = self.stop.child_token();
-                    let port = check.port;
-                    let (sender, receiver) = watch::channel(check);
-                    tokio::spawn(serve(port, receiver, stop.clone()));
-                    self.running.insert(port, (sender, stop));
-                }
+                None => self.start(address, check).await,
             }
         }
     }
-}
 
-async fn serve(port: u16, check: watch::Receiver<HealthCheck>, stop: CancellationToken) {
-    let listener = match TcpListener::bind(("0.0.0.0", port)).await {
-        Ok(listener) => listener,
-        Err(error) => {
-            tracing::error!(port, %error, "a health-check port cannot be served");
-            return;
+    async fn start(&mut self, address: SocketAddr, check: &Check) {
+        let stop = self.stop.child_token();
+        let (sender, receiver) = watch::channel(check.clone());
+        let health = self.health.clone();
+        let respond: answer::Respond = Arc::new(move |_| answer_of(&receiver.borrow(), health.is_healthy()));
+        match answer::start(address, respond, stop.clone()).await {
+            Ok(()) => {
+                self.running.insert(address, (sender, stop));
+            }
+            // It is tried again with the next change.
+            Err(error) => tracing::error!(%address, %error, "a health-check port cannot be served"),
         }
-    };
-    let check = Arc::new(check);
-    while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
-        let Ok((mut socket, _)) = accepted else { continue };
-        let answer = answer_of(&check.borrow());
-        tokio::spawn(async move {
-            let mut request = [0; 1024];
-            // One short request and its answer; who sends more or nothing gets nothing.
-            let _ = tokio::time::timeout(std::time::Duration::from_secs(5), async {
-                if socket.read(&mut request).await? > 0 {
-                    socket.write_all(answer.as_bytes()).await?;
-                }
-                std::io::Result::Ok(())
-            })
-            .await;
-        });
     }
 }
 
-fn answer_of(check: &HealthCheck) -> String {
-    let body = serde_json::json!({
-        "service": {"namespace": check.namespace, "name": check.name},
-        "localEndpoints": check.local_endpoints,
-        "serviceProxyHealthy": true,
-    })
-    .to_string();
-    let status = if check.local_endpoints > 0 { "200 OK" } else { "503 Service Unavailable" };
-    format!(
-        "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nX-Load-Balancing-Endpoint-Weight: {}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-        check.local_endpoints,
-        body.len()
-    )
+fn answer_of(check: &Check, healthy: bool) -> Answer {
+    let Check { namespace, name, local_endpoints } = check;
+    let body = format!(
+        "{{\n\t\"service\": {{\n\t\t\"namespace\": {},\n\t\t\"name\": {}\n\t}},\n\t\"localEndpoints\": {local_endpoints},\n\t\"serviceProxyHealthy\": {healthy}\n}}",
+        serde_json::Value::from(namespace.as_str()),
+        serde_json::Value::from(name.as_str()),
+    );
+    let code = if *local_endpoints > 0 && healthy { 200 } else { 503 };
+    Answer { code, headers: vec![("X-Load-Balancing-Endpoint-Weight", local_endpoints.to_string())], body }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn balancers_are_told_of_local_endpoints_of_a_proxy_that_works() {
+        let check = |local_endpoints| Check { namespace: "prod".into(), name: "web".into(), local_endpoints };
+        for (local, healthy, code) in [(2, true, 200), (0, true, 503), (2, false, 503)] {
+            assert_eq!(answer_of(&check(local), healthy).code, code);
+        }
+        let told = answer_of(&check(2), true);
+        assert_eq!(told.headers, [("X-Load-Balancing-Endpoint-Weight", "2".to_owned())]);
+        let body: serde_json::Value = serde_json::from_str(&told.body).unwrap();
+        let want = serde_json::json!({"service": {"namespace": "prod", "name": "web"}, "localEndpoints": 2, "serviceProxyHealthy": true});
+        assert_eq!(body, want);
+    }
 }

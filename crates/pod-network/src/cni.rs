@@ -11,7 +11,7 @@ use crate::Config;
 const FILE: &str = "10-kelson.conflist";
 
 /// The conflist (CNI specification 0.4.0, which containerd 1.6 and Debian's plugins speak).
-pub(crate) fn conflist(config: &Config, pod_cidrs: &[IpNet]) -> String {
+pub(crate) fn conflist(config: &Config, pod_cidrs: &[IpNet], mtu: Option<u32>) -> String {
     let ranges: Vec<_> = pod_cidrs.iter().map(|cidr| json!([{"subnet": cidr.trunc().to_string()}])).collect();
     let defaults = pod_cidrs.iter().map(|cidr| if cidr.addr().is_ipv4() { "0.0.0.0/0" } else { "::/0" });
     let routes: Vec<_> = defaults.map(|dst| json!({"dst": dst})).collect();
@@ -23,7 +23,7 @@ pub(crate) fn conflist(config: &Config, pod_cidrs: &[IpNet]) -> String {
         "hairpinMode": true,
         "ipam": {"type": "host-local", "dataDir": config.ipam_dir, "ranges": ranges, "routes": routes},
     });
-    if let Some(mtu) = config.mtu {
+    if let Some(mtu) = mtu {
         bridge["mtu"] = json!(mtu);
     }
     let list = json!({
@@ -62,14 +62,15 @@ mod tests {
             cluster_cidrs: Vec::new(),
             bridge: "cni0".into(),
             mtu: None,
+            backend: crate::Backend::HostGateway,
         };
-        let text = conflist(&config, &["10.244.0.0/24".parse().unwrap(), "fd00::/64".parse().unwrap()]);
+        let text = conflist(&config, &["10.244.0.0/24".parse().unwrap(), "fd00::/64".parse().unwrap()], Some(1450));
         let list: serde_json::Value = serde_json::from_str(&text).unwrap();
         let ipam = &list["plugins"][0]["ipam"];
         assert_eq!(ipam["ranges"], json!([[{"subnet": "10.244.0.0/24"}], [{"subnet": "fd00::/64"}]]));
         assert_eq!(ipam["routes"], json!([{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]));
         assert_eq!(ipam["dataDir"], json!("/y"));
-        assert_eq!(list["plugins"][0]["mtu"], json!(null));
+        assert_eq!(list["plugins"][0]["mtu"], json!(1450));
     }
 
     #[test]

@@ -4,13 +4,10 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
-use std::process::Stdio;
 
-use ipnet::IpNet;
-use tokio::io::AsyncWriteExt;
-use tokio::process::Command;
-
+use crate::nft;
 use crate::plan::NodeNetwork;
+use ipnet::IpNet;
 
 /// A table of our own, so that nobody else's rules are touched.
 const TABLE: &str = "inet kelson-pod-network";
@@ -39,21 +36,7 @@ pub(crate) fn ruleset(own: &str, nodes: &BTreeMap<String, NodeNetwork>, cluster_
 
 /// Writes the rules.
 pub(crate) async fn write(ruleset: &str) -> io::Result<()> {
-    let mut nft = Command::new("nft")
-        .args(["-f", "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()?;
-    if let Some(mut stdin) = nft.stdin.take() {
-        stdin.write_all(ruleset.as_bytes()).await?;
-    }
-    let done = nft.wait_with_output().await?;
-    if done.status.success() {
-        return Ok(());
-    }
-    Err(io::Error::other(String::from_utf8_lossy(&done.stderr).trim().to_owned()))
+    nft::run(&["-f", "-"], ruleset).await.map(drop)
 }
 
 #[cfg(test)]
@@ -65,6 +48,7 @@ mod tests {
         let node = |cidrs: &[&str], addresses: &[&str]| NodeNetwork {
             pod_cidrs: cidrs.iter().map(|c| c.parse().unwrap()).collect(),
             addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
+            created: None,
         };
         let nodes = BTreeMap::from([
             ("a".to_owned(), node(&["10.244.0.0/24", "fd00::/64"], &["192.0.2.1"])),

@@ -1,5 +1,5 @@
-//! The objects by which the cluster knows its DNS: the Service at the tenth address, where it leads to, and what DNS may
-//! read.
+//! The objects by which the cluster knows its DNS: the Service at the tenth address, where it leads to; and what DNS and the
+//! pod network may read.
 
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::Service;
@@ -17,10 +17,28 @@ use super::options::Settings;
 /// Who cluster DNS is.
 pub(crate) const DNS_USER: &str = "system:cluster-dns";
 
+/// Who the pod network of each node is.
+pub(crate) const POD_NETWORK_USER: &str = "system:pod-network";
+
+/// Writes what the pod network may do.
+pub(crate) async fn install_pod_network(client: &Client) -> Result<()> {
+    let reads = |group: &str, resources: &[&str]| json!({"apiGroups": [group], "resources": resources, "verbs": ["get", "list", "watch"]});
+    let rules = json!([
+        reads("", &["nodes", "pods", "namespaces"]),
+        reads("networking.k8s.io", &["networkpolicies"]),
+        reads("discovery.k8s.io", &["endpointslices"]),
+        { "apiGroups": ["", "events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch", "update"] },
+    ]);
+    allow(client, POD_NETWORK_USER, &rules).await
+}
+
 /// Writes the objects as they are to be; what others added to them stays.
-pub(crate) async fn install(client: &Client, settings: &Settings) -> Result<()> {
-    ensure(&Api::<ClusterRole>::all(client.clone()), DNS_USER, &role()).await?;
-    ensure(&Api::<ClusterRoleBinding>::all(client.clone()), DNS_USER, &role_binding()).await?;
+pub(crate) async fn install_dns(client: &Client, settings: &Settings) -> Result<()> {
+    let rules = json!([
+        { "apiGroups": [""], "resources": ["services"], "verbs": ["list", "watch"] },
+        { "apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"] },
+    ]);
+    allow(client, DNS_USER, &rules).await?;
     ensure(&Api::<Service>::namespaced(client.clone(), "kube-system"), "kube-dns", &service(settings)).await?;
     let slice = format!("kube-dns-{}", settings.node_name);
     let slices = Api::<EndpointSlice>::namespaced(client.clone(), "kube-system");
@@ -42,22 +60,16 @@ where
     Ok(())
 }
 
-fn role() -> Value {
-    json!({
-        "metadata": { "name": DNS_USER },
-        "rules": [
-            { "apiGroups": [""], "resources": ["services"], "verbs": ["list", "watch"] },
-            { "apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"] },
-        ],
-    })
-}
-
-fn role_binding() -> Value {
-    json!({
-        "metadata": { "name": DNS_USER },
-        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": DNS_USER },
-        "subjects": [{ "apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": DNS_USER }],
-    })
+/// Gives a user a role of its own name.
+async fn allow(client: &Client, user: &str, rules: &Value) -> Result<()> {
+    let role = json!({ "metadata": { "name": user }, "rules": rules });
+    ensure(&Api::<ClusterRole>::all(client.clone()), user, &role).await?;
+    let binding = json!({
+        "metadata": { "name": user },
+        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": user },
+        "subjects": [{ "apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user }],
+    });
+    ensure(&Api::<ClusterRoleBinding>::all(client.clone()), user, &binding).await
 }
 
 fn service(settings: &Settings) -> Value {

@@ -15,6 +15,8 @@ use crate::pki::{Pair, Pki};
 
 /// Cluster DNS listens here, so that the host may have a resolver of its own on port 53.
 pub(crate) const DNS_PORT: u16 = 10053;
+/// Where cluster DNS tells of itself; the port that CoreDNS uses.
+const DNS_METRICS_PORT: u16 = 9153;
 const CONTROLLER_MANAGER_PORT: u16 = 10257;
 const SCHEDULER_PORT: u16 = 10259;
 /// A node's share of the pod network, as upstream has it.
@@ -152,17 +154,22 @@ pub(crate) fn kubelet(settings: &Settings, pki: &Pki) -> kubelet::Config {
 
 pub(crate) fn kube_proxy(settings: &Settings) -> kube_proxy::Config {
     let mut config = kube_proxy::Config::new(&settings.node_name);
-    config.cluster_cidrs.clone_from(&settings.cluster_cidrs);
+    config.detect_local = kube_proxy::DetectLocal::ClusterCidr(settings.cluster_cidrs.clone());
     config
 }
 
 pub(crate) fn cluster_dns(settings: &Settings) -> cluster_dns::Config {
-    let upstreams = host::nameservers(&host::resolv_conf());
+    let of_host = || {
+        let servers = host::nameservers(&host::resolv_conf()).into_iter();
+        // A question to ourselves would come back to us for ever.
+        servers.filter(|ip| *ip != settings.dns_service_ip()).map(|ip| SocketAddr::new(ip, 53)).collect()
+    };
     cluster_dns::Config {
         listen: vec![SocketAddr::new(settings.node_ip, DNS_PORT)],
         cluster_domain: settings.cluster_domain.clone(),
-        // A question to ourselves would come back to us for ever.
-        upstreams: upstreams.into_iter().filter(|ip| *ip != settings.dns_service_ip()).collect(),
+        upstreams: settings.dns_upstreams.clone().unwrap_or_else(of_host),
+        stub_domains: settings.dns_stub_domains.clone(),
+        serving: Some(SocketAddr::new(settings.node_ip, DNS_METRICS_PORT)),
         metrics: Metrics::new(),
     }
 }
@@ -174,7 +181,8 @@ pub(crate) fn pod_network(settings: &Settings) -> pod_network::Config {
         ipam_dir: settings.layout.ipam(),
         cluster_cidrs: settings.cluster_cidrs.clone(),
         bridge: "cni0".to_owned(),
-        mtu: None,
+        mtu: settings.pod_network_mtu,
+        backend: settings.pod_network_backend,
     }
 }
 

@@ -101,6 +101,7 @@ fn prepare_keys(settings: &Settings) -> Result<Pki> {
         ("controller-manager", "system:kube-controller-manager"),
         ("scheduler", "system:kube-scheduler"),
         ("kube-proxy", "system:kube-proxy"),
+        ("pod-network", addons::POD_NETWORK_USER),
         ("kubelet", &format!("system:node:{}", settings.node_name)),
     ] {
         let file = layout.kubeconfig(name);
@@ -204,8 +205,11 @@ async fn start_control_plane(
             }
         });
     }
+    if settings.runs(Part::KubeApiserver) {
+        addons::install_pod_network(admin).await?;
+    }
     if settings.runs(Part::ClusterDns) {
-        addons::install(admin, settings).await?;
+        addons::install_dns(admin, settings).await?;
         let identity = Identity::component("cluster-dns", addons::DNS_USER);
         let client = connection.client(&identity, "cluster-dns").await?;
         let config = components::cluster_dns(settings);
@@ -215,15 +219,15 @@ async fn start_control_plane(
 }
 
 async fn start_node(settings: &Settings, pki: &Pki, connection: &Connection, running: &mut Running) -> Result<()> {
-    let proxy = Identity::component("kube-proxy", "system:kube-proxy");
     if settings.runs(Part::KubeProxy) {
-        let client = connection.client(&proxy, "kube-proxy").await?;
+        let identity = Identity::component("kube-proxy", "system:kube-proxy");
+        let client = connection.client(&identity, "kube-proxy").await?;
         let config = components::kube_proxy(settings);
         running.spawn("kube-proxy", |stop| async move { Ok(kube_proxy::run(config, client, stop).await?) });
     }
     if settings.runs(Part::PodNetwork) {
-        // It reads all Nodes, as kube-proxy may and a node may not.
-        let client = connection.client(&proxy, "pod-network").await?;
+        let identity = Identity::component("pod-network", addons::POD_NETWORK_USER);
+        let client = connection.client(&identity, "pod-network").await?;
         let config = components::pod_network(settings);
         running.spawn("pod-network", |stop| async move { Ok(pod_network::run(config, client, stop).await?) });
     }

@@ -56,9 +56,21 @@ pub(crate) struct Options {
     /// The networks that Services get their addresses from: one, or one of each family.
     #[arg(long, value_delimiter = ',', default_value = "10.96.0.0/16")]
     service_cidr: Vec<IpNet>,
+    /// How packets get from node to node: `host-gw`, where all nodes are on one network, or `vxlan`.
+    #[arg(long, default_value = "host-gw")]
+    pod_network_backend: pod_network::Backend,
+    /// The size of pods' packets; by default what the node's network takes, less what the back end adds.
+    #[arg(long)]
+    pod_network_mtu: Option<u32>,
     /// The domain of the names that cluster DNS answers for.
     #[arg(long, default_value = "cluster.local")]
     cluster_domain: String,
+    /// The resolvers that cluster DNS asks for other names (`ip` or `ip:port`); by default the host's.
+    #[arg(long, value_delimiter = ',', value_parser = dns_server)]
+    dns_upstreams: Option<Vec<SocketAddr>>,
+    /// A domain that has a resolver of its own, as `domain=ip` or `domain=ip:port`; may be given several times.
+    #[arg(long, value_parser = stub_domain)]
+    dns_stub_domain: Vec<(String, SocketAddr)>,
     /// Where the API server listens.
     #[arg(long, default_value = "0.0.0.0")]
     bind_address: IpAddr,
@@ -90,7 +102,11 @@ pub(crate) struct Settings {
     pub node_ip: IpAddr,
     pub cluster_cidrs: Vec<IpNet>,
     pub service_cidrs: Vec<IpNet>,
+    pub pod_network_backend: pod_network::Backend,
+    pub pod_network_mtu: Option<u32>,
     pub cluster_domain: String,
+    pub dns_upstreams: Option<Vec<SocketAddr>>,
+    pub dns_stub_domains: Vec<(String, Vec<SocketAddr>)>,
     pub api_address: SocketAddr,
     pub write_kubeconfig: Option<PathBuf>,
     /// The API server of the cluster that this node joins.
@@ -144,6 +160,13 @@ impl Options {
             cert_file: self.etcd_certfile,
             key_file: self.etcd_keyfile,
         });
+        let mut dns_stub_domains: Vec<(String, Vec<SocketAddr>)> = Vec::new();
+        for (domain, server) in self.dns_stub_domain {
+            match dns_stub_domains.iter_mut().find(|(known, _)| *known == domain) {
+                Some((_, servers)) => servers.push(server),
+                None => dns_stub_domains.push((domain, vec![server])),
+            }
+        }
         Ok(Settings {
             layout: Layout::new(data_dir),
             etcd,
@@ -152,7 +175,11 @@ impl Options {
             node_ip,
             cluster_cidrs: self.cluster_cidr,
             service_cidrs: self.service_cidr,
+            pod_network_backend: self.pod_network_backend,
+            pod_network_mtu: self.pod_network_mtu,
             cluster_domain: self.cluster_domain,
+            dns_upstreams: self.dns_upstreams,
+            dns_stub_domains,
             api_address: SocketAddr::new(self.bind_address, self.secure_port),
             write_kubeconfig: self.write_kubeconfig,
             server: self.server,
@@ -202,6 +229,16 @@ fn check_node_name(name: &str) -> Result<()> {
         bail!("{name:?} cannot be a node's name (lower-case letters, digits, '-' and '.'): give --node-name");
     }
     Ok(())
+}
+
+fn dns_server(text: &str) -> Result<SocketAddr, String> {
+    let alone = || text.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, 53));
+    text.parse().ok().or_else(alone).ok_or_else(|| format!("{text:?} is no address"))
+}
+
+fn stub_domain(text: &str) -> Result<(String, SocketAddr), String> {
+    let (domain, server) = text.split_once('=').ok_or("expected domain=address")?;
+    Ok((domain.to_owned(), dns_server(server)?))
 }
 
 fn check_families(flag: &str, cidrs: &[IpNet]) -> Result<()> {
@@ -267,6 +304,19 @@ mod tests {
         let unknown = complete(&["--disable=kube-chef"]).err().unwrap();
         assert!(unknown.contains("invalid value 'kube-chef' for '--disable"), "{unknown}");
         assert!(check_node_name("Node_1").is_err());
+    }
+
+    #[test]
+    fn domains_may_have_resolvers_of_their_own() {
+        let stub = "--dns-stub-domain=corp.example=192.0.2.53";
+        let settings =
+            complete(&[stub, "--dns-stub-domain=corp.example=[2001:db8::53]:5353", "--dns-upstreams=192.0.2.1"]);
+        let settings = settings.unwrap();
+        let address = |text: &str| text.parse::<SocketAddr>().unwrap();
+        assert_eq!(settings.dns_upstreams, Some(vec![address("192.0.2.1:53")]));
+        let servers = vec![address("192.0.2.53:53"), address("[2001:db8::53]:5353")];
+        assert_eq!(settings.dns_stub_domains, [("corp.example".to_owned(), servers)]);
+        assert!(complete(&["--dns-stub-domain=corp.example"]).is_err());
     }
 
     #[test]

@@ -1,0 +1,240 @@
+//! The iptables back end, for hosts that need it: upstream's chains, written through `iptables-restore`, each time only the
+//! chains that changed.
+
+mod render;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+
+use crate::local::Surroundings;
+use crate::model::Family;
+use crate::program::{self, Failed};
+use crate::proxier::Change;
+use render::{ChainId, Chains, Fragment, JUMPS, is_ours};
+
+/// Another program that holds the lock is waited for.
+const WAIT: &str = "--wait=5";
+
+pub(crate) struct Iptables {
+    families: Vec<Rules>,
+}
+
+struct Rules {
+    around: Surroundings,
+    mark: u32,
+    services: BTreeMap<String, Fragment>,
+    /// What the kernel has, as far as it was written from here.
+    written: Option<Chains>,
+}
+
+/// The program's name begins with this.
+fn program(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "iptables",
+        Family::V6 => "ip6tables",
+    }
+}
+
+impl Iptables {
+    pub(crate) fn new(mark: u32, surroundings: [Surroundings; 2]) -> Self {
+        let rules = |around| Rules { around, mark, services: BTreeMap::new(), written: None };
+        Iptables { families: surroundings.into_iter().map(rules).collect() }
+    }
+
+    /// Writes the changes. After a failure everything is written next time.
+    pub(crate) async fn sync(&mut self, changes: &[Change<'_>]) -> Result<usize, Failed> {
+        let mut lines = 0;
+        for rules in &mut self.families {
+            rules.take(changes);
+            lines += rules.write().await?;
+        }
+        Ok(lines)
+    }
+
+    /// Looks whether the kernel still has the rules; if somebody removed them, the next sync writes everything.
+    pub(crate) async fn check(&mut self) {
+        for rules in &mut self.families {
+            let Some(written) = &rules.written else { continue };
+            let present = present(rules.around.family).await.unwrap_or_default();
+            let is_there = |(id, wanted): (&ChainId, &Vec<String>)| present.rules.get(id) == Some(&wanted.len());
+            if !written.iter().all(is_there) || present.jumps.len() < JUMPS.len() {
+                tracing::warn!(
+                    program = program(rules.around.family),
+                    "the rules were changed by somebody else and are restored"
+                );
+                rules.written = None;
+            }
+        }
+    }
+
+    /// The surroundings changed: all Services come again as `all`.
+    pub(crate) fn surround(&mut self, surroundings: [Surroundings; 2], all: &[Change<'_>]) {
+        for (rules, around) in self.families.iter_mut().zip(surroundings) {
+            if rules.around != around {
+                rules.around = around;
+                rules.services.clear();
+                rules.take(all);
+            }
+        }
+    }
+}
+
+impl Rules {
+    fn take(&mut self, changes: &[Change<'_>]) {
+        for change in changes {
+            match change.new {
+                Some(rules) => {
+                    let fragment = render::fragment(change.key, rules, &self.around);
+                    self.services.insert(change.key.to_owned(), fragment);
+                }
+                None => drop(self.services.remove(change.key)),
+            }
+        }
+    }
+
+    fn wanted(&self) -> Chains {
+        let skeleton = render::skeleton(&self.around, self.mark);
+        let mut chains = skeleton.chains;
+        for fragment in self.services.values() {
+            chains.extend(fragment.own.iter().map(|(id, rules)| (id.clone(), rules.clone())));
+            for (id, rules) in &fragment.shared {
+                chains.entry(id.clone()).or_default().extend(rules.iter().cloned());
+            }
+        }
+        for (id, rules) in skeleton.last {
+            chains.entry(id).or_default().extend(rules);
+        }
+        chains
+    }
+
+    async fn write(&mut self) -> Result<usize, Failed> {
+        let family = self.around.family;
+        let wanted = self.wanted();
+        let (written, jumps) = match self.written.take() {
+            Some(written) => (written, None),
+            None => {
+                let present = present(family).await?;
+                // What is in the chains is not known, so that each differs from what is wanted.
+                let unknown = |id: &ChainId| (id.clone(), vec![String::new()]);
+                (present.rules.keys().map(unknown).collect(), Some(present.jumps))
+            }
+        };
+        let script = difference(&written, &wanted);
+        if !script.is_empty() {
+            let restore = format!("{}-restore", program(family));
+            program::run(&restore, &[WAIT, "--noflush"], &script).await?;
+        }
+        if let Some(present) = jumps {
+            for jump in (0..JUMPS.len()).rev().filter(|i| !present.contains(i)) {
+                let words = jump_words(jump, "-I");
+                program::run(program(family), &words.iter().map(String::as_str).collect::<Vec<_>>(), "").await?;
+            }
+        }
+        self.written = Some(wanted);
+        Ok(script.lines().count())
+    }
+}
+
+/// What `iptables-restore --noflush` makes one set of chains of the other with: a chain that is declared is emptied.
+fn difference(old: &Chains, new: &Chains) -> String {
+    let mut script = String::new();
+    let tables: BTreeSet<&str> = old.keys().chain(new.keys()).map(|(table, _)| *table).collect();
+    for table in tables {
+        let of = |chains: &Chains| -> BTreeMap<String, Vec<String>> {
+            chains.iter().filter(|((t, _), _)| *t == table).map(|((_, c), rules)| (c.clone(), rules.clone())).collect()
+        };
+        let (old, new) = (of(old), of(new));
+        let changed: Vec<_> = new.iter().filter(|(chain, rules)| old.get(*chain) != Some(*rules)).collect();
+        let gone: Vec<&String> = old.keys().filter(|chain| !new.contains_key(*chain)).collect();
+        if changed.is_empty() && gone.is_empty() {
+            continue;
+        }
+        // Writing to a String cannot fail.
+        let _ = writeln!(script, "*{table}");
+        for chain in changed.iter().map(|(chain, _)| *chain).chain(gone.iter().copied()) {
+            let _ = writeln!(script, ":{chain} - [0:0]");
+        }
+        for (chain, rules) in &changed {
+            for rule in *rules {
+                let _ = writeln!(script, "-A {chain} {rule}");
+            }
+        }
+        for chain in &gone {
+            let _ = writeln!(script, "-X {chain}");
+        }
+        let _ = writeln!(script, "COMMIT");
+    }
+    script
+}
+
+/// The words of a jump from one of the kernel's chains.
+fn jump_words(jump: usize, verb: &str) -> Vec<String> {
+    let (table, from, to, is_new, comment) = JUMPS[jump];
+    let mut words = vec![WAIT, "-t", table, verb, from];
+    if is_new {
+        words.extend(["-m", "conntrack", "--ctstate", "NEW"]);
+    }
+    words.extend(["-m", "comment", "--comment", comment, "-j", to]);
+    words.into_iter().map(str::to_owned).collect()
+}
+
+/// What the kernel has of ours.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Present {
+    /// Our chains, with how many rules they have.
+    rules: BTreeMap<ChainId, usize>,
+    /// Which of [`JUMPS`] are there.
+    jumps: BTreeSet<usize>,
+}
+
+async fn present(family: Family) -> Result<Present, Failed> {
+    let mut present = Present::default();
+    for table in ["filter", "nat"] {
+        let said = program::run(&format!("{}-save", program(family)), &["-t", table], "").await?;
+        present.read(table, &said);
+    }
+    Ok(present)
+}
+
+impl Present {
+    /// From what `iptables-save` says of a table.
+    fn read(&mut self, table: &'static str, said: &str) {
+        for line in said.lines() {
+            if let Some(chain) = line.strip_prefix(':').and_then(|rest| rest.split(' ').next()) {
+                if is_ours(chain) {
+                    self.rules.entry((table, chain.to_owned())).or_default();
+                }
+                continue;
+            }
+            let mut words = line.split(' ');
+            let (Some("-A"), Some(chain)) = (words.next(), words.next()) else { continue };
+            if let Some(count) = self.rules.get_mut(&(table, chain.to_owned())) {
+                *count += 1;
+            }
+            let to = line.rsplit_once("-j ").map(|(_, to)| to);
+            let found =
+                JUMPS.iter().position(|(t, from, target, ..)| *t == table && *from == chain && to == Some(*target));
+            self.jumps.extend(found);
+        }
+    }
+}
+
+/// Removes our chains and what leads to them, if there are any.
+pub(crate) async fn clean_up() -> Result<(), Failed> {
+    for family in Family::BOTH {
+        let Ok(found) = present(family).await else { continue }; // the host has no such program
+        for jump in found.jumps {
+            let words = jump_words(jump, "-D");
+            program::run(program(family), &words.iter().map(String::as_str).collect::<Vec<_>>(), "").await?;
+        }
+        let chains = found.rules.into_keys().map(|id| (id, vec![String::new()])).collect();
+        let script = difference(&chains, &Chains::new());
+        if !script.is_empty() {
+            let restore = format!("{}-restore", program(family));
+            program::run(&restore, &[WAIT, "--noflush"], &script).await?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,286 @@
+//! Packets followed through rendered chains, and what changes make of them.
+
+use std::collections::HashSet;
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+use serde_json::json;
+
+use super::*;
+use crate::behaviour::{self, End, Packet};
+use crate::local::LocalTraffic;
+use crate::model::{ServiceRules, fixture};
+use crate::proxier::ServiceId;
+
+fn around(family: Family) -> Surroundings {
+    Surroundings {
+        family,
+        masquerade_all: false,
+        pods: Some(behaviour::pods(family)),
+        node_port_ips: Some(behaviour::node_port_ips(family)),
+    }
+}
+
+fn chains(around: &Surroundings, rules: &ServiceRules) -> Chains {
+    let mut all = Rules { around: around.clone(), mark: 0x4000, services: BTreeMap::new(), written: None };
+    all.take(&[Change { id: ServiceId(1), key: "prod/web", old: None, new: Some(rules) }]);
+    all.wanted()
+}
+
+/// What the kernel does with chains, as far as our rules need it.
+struct Machine {
+    chains: Chains,
+    remembered: HashSet<(String, IpAddr)>,
+    choice: usize,
+}
+
+struct Passing {
+    packet: Packet,
+    to: SocketAddr,
+    marked: bool,
+    masqueraded: bool,
+}
+
+enum Flow {
+    On,
+    Done,
+    End(End),
+}
+
+impl Machine {
+    fn follow(&mut self, packet: &Packet) -> End {
+        let to = SocketAddr::new(packet.to, packet.port);
+        let mut passing = Passing { packet: *packet, to, marked: false, masqueraded: false };
+        let from_node = behaviour::is_nodes(packet.from);
+        let first = if from_node { "OUTPUT" } else { "PREROUTING" };
+        let hooks = [("nat", first), ("filter", ""), ("nat", "POSTROUTING")];
+        for (table, hook) in hooks {
+            let hook = match hook {
+                "" if from_node => "OUTPUT",
+                "" if behaviour::is_nodes(passing.to.ip()) => "INPUT",
+                "" => "FORWARD",
+                hook => hook,
+            };
+            for (_, _, chain, _, _) in JUMPS.iter().filter(|(t, from, ..)| *t == table && *from == hook) {
+                match self.chain(table, chain, &mut passing) {
+                    Flow::On => {}
+                    Flow::Done => break,
+                    Flow::End(end) => return end,
+                }
+            }
+        }
+        if passing.to == to {
+            End::Untouched
+        } else {
+            End::Endpoint { to: passing.to, masqueraded: passing.masqueraded }
+        }
+    }
+
+    fn chain(&mut self, table: &'static str, name: &str, passing: &mut Passing) -> Flow {
+        let rules = self.chains.get(&(table, name.to_owned())).unwrap_or_else(|| panic!("no chain {name}")).clone();
+        // Rules that leave it to chance or to what is left: one of them is chosen.
+        let is_choice = |rule: &String| rule.contains("-j KUBE-SEP-") && !rule.contains("--rcheck");
+        let choices = rules.iter().filter(|rule| is_choice(rule)).count();
+        let mut chance = 0;
+        for rule in &rules {
+            if is_choice(rule) {
+                chance += 1;
+                if chance - 1 != self.choice % choices {
+                    continue;
+                }
+            }
+            let flow = self.rule(table, rule, passing);
+            if !matches!(flow, Flow::On) {
+                return flow;
+            }
+            if rule.ends_with("-j RETURN") && !passing.marked {
+                return Flow::On;
+            }
+        }
+        Flow::On
+    }
+
+    fn rule(&mut self, table: &'static str, rule: &str, passing: &mut Passing) -> Flow {
+        let words = words(rule);
+        let mut words = words.iter().map(String::as_str);
+        let mut not = false;
+        let mut recent = String::new();
+        let from = passing.packet.from;
+        while let Some(word) = words.next() {
+            let mut value = || words.next().unwrap();
+            let matched = match word {
+                "!" => {
+                    not = true;
+                    continue;
+                }
+                "-m" | "--comment" | "--mode" | "--probability" | "--seconds" => {
+                    value();
+                    continue;
+                }
+                "--reap" => continue,
+                "-s" => holds(value(), from),
+                "-d" => holds(value(), passing.to.ip()),
+                "-i" => value() == "veth+" && from.to_string().starts_with("10.244."),
+                "-p" => value() == passing.packet.protocol.name(),
+                "--dport" => value() == passing.to.port().to_string(),
+                "--src-type" => value() == "LOCAL" && behaviour::is_nodes(from),
+                "--dst-type" => value() == "LOCAL" && behaviour::is_nodes(passing.to.ip()),
+                // The first packet of a connection.
+                "--ctstate" => value() == "NEW",
+                "--mark" => value() == "0x00004000/0x00004000" && passing.marked,
+                "--name" => {
+                    value().clone_into(&mut recent);
+                    continue;
+                }
+                "--rcheck" => self.remembered.contains(&(recent.clone(), from)),
+                "--set" => {
+                    self.remembered.insert((recent.clone(), from));
+                    true
+                }
+                "-j" => return self.target(table, value(), words.next().zip(words.next()), passing),
+                other => panic!("what is {other} in {rule}?"),
+            };
+            if matched == std::mem::take(&mut not) {
+                return Flow::On;
+            }
+        }
+        panic!("{rule} has no target");
+    }
+
+    fn target(
+        &mut self,
+        table: &'static str,
+        target: &str,
+        option: Option<(&str, &str)>,
+        passing: &mut Passing,
+    ) -> Flow {
+        match (target, option) {
+            ("DROP", _) => Flow::End(End::Dropped),
+            ("REJECT", _) => Flow::End(End::Rejected),
+            ("ACCEPT", _) => Flow::Done,
+            ("RETURN", _) => Flow::On, // the caller sees to it
+            ("MARK", Some(("--or-mark", _))) => {
+                passing.marked = true;
+                Flow::On
+            }
+            ("MARK", Some(("--xor-mark", _))) => {
+                passing.marked = false;
+                Flow::On
+            }
+            ("MASQUERADE", _) => {
+                passing.masqueraded = true;
+                Flow::Done
+            }
+            ("DNAT", Some((_, to))) => {
+                passing.to = to.parse().unwrap();
+                Flow::Done
+            }
+            (chain, None) => self.chain(table, chain, passing),
+            other => panic!("what is {other:?}?"),
+        }
+    }
+}
+
+fn holds(net: &str, ip: IpAddr) -> bool {
+    net.parse::<IpNet>().map_or_else(|_| net.parse::<IpAddr>().unwrap() == ip, |net| net.contains(&ip))
+}
+
+/// Split at spaces outside of quotes.
+fn words(rule: &str) -> Vec<String> {
+    let mut quoted = false;
+    let parts = rule.split(|c: char| {
+        if c == '"' {
+            quoted = !quoted;
+        }
+        c == ' ' && !quoted
+    });
+    parts.map(str::to_owned).collect()
+}
+
+#[test]
+fn packets_go_where_the_model_says() {
+    let follow = |rules: &ServiceRules, packet: &Packet, choice: usize| {
+        let chains = chains(&around(packet.family()), rules);
+        Machine { chains, remembered: HashSet::new(), choice }.follow(packet)
+    };
+    // Upstream's chains say nothing of ports that a Service does not have.
+    let first = "a cluster IP leads pods to any endpoint, and others with the node's address";
+    behaviour::check(
+        follow,
+        &[
+            (first, "10.244.0.5 > 10.96.0.9:80/udp", "untouched"),
+            (first, "10.244.0.5 > 10.96.0.9:81/tcp", "untouched"),
+            ("IPv6 is as IPv4", "fd00:244::5 > [fd00:96::9]:81/tcp", "untouched"),
+        ],
+    );
+}
+
+#[test]
+fn clients_stay_with_their_endpoint() {
+    let spec = json!({"clusterIP": "10.96.0.9", "sessionAffinity": "ClientIP", "ports": [{"port": 80}]});
+    let endpoints = json!([{"addresses": ["10.244.0.2"]}, {"addresses": ["10.244.0.3"]}]);
+    let rules = fixture::rules(spec, &endpoints).unwrap();
+    let mut machine = Machine { chains: chains(&around(Family::V4), &rules), remembered: HashSet::new(), choice: 1 };
+    let packet = Packet::parse("10.244.0.9 > 10.96.0.9:80/tcp");
+    let first = machine.follow(&packet);
+    machine.choice = 0;
+    assert_eq!(machine.follow(&packet), first);
+    assert_ne!(machine.follow(&Packet::parse("10.244.0.10 > 10.96.0.9:80/tcp")), first);
+}
+
+#[test]
+fn pods_may_be_told_by_their_interface() {
+    let rules = fixture::rules(
+        json!({"clusterIP": "10.96.0.9", "ports": [{"port": 80}]}),
+        &json!([{"addresses": ["10.244.0.2"]}]),
+    )
+    .unwrap();
+    let pods = Some(LocalTraffic::Interface("veth*".to_owned()));
+    let chains = chains(&Surroundings { pods, node_port_ips: None, ..around(Family::V4) }, &rules);
+    let mut machine = Machine { chains, remembered: HashSet::new(), choice: 0 };
+    let to: SocketAddr = "10.244.0.2:8080".parse().unwrap();
+    for (packet, masqueraded) in [("10.244.0.5 > 10.96.0.9:80/tcp", false), ("192.0.2.7 > 10.96.0.9:80/tcp", true)] {
+        assert_eq!(machine.follow(&Packet::parse(packet)), End::Endpoint { to, masqueraded });
+    }
+}
+
+#[test]
+fn chains_have_upstreams_names() {
+    let spec = json!({"clusterIP": "10.96.0.9", "ports": [{"name": "p80", "port": 80}]});
+    let mut rules = fixture::rules(spec, &json!([])).unwrap();
+    rules.ports[0].cluster = vec!["10.180.0.1:80".parse().unwrap()];
+    let fragment = render::fragment("ns1/svc1", &rules, &around(Family::V4));
+    let names: Vec<&str> = fragment.own.keys().map(|(_, name)| name.as_str()).collect();
+    assert_eq!(names, ["KUBE-SEP-SXIVWICOYRO3J4NJ", "KUBE-SVC-XPGD46QRK7WJZT7O"]);
+}
+
+#[test]
+fn only_chains_that_changed_are_written() {
+    let spec = json!({"clusterIP": "10.96.0.9", "ports": [{"port": 80}]});
+    let of = |endpoints| chains(&around(Family::V4), &fixture::rules(spec.clone(), &endpoints).unwrap());
+    let one = of(json!([{"addresses": ["10.244.0.2"]}]));
+    assert_eq!(difference(&one, &one), "");
+    let two = of(json!([{"addresses": ["10.244.0.2"]}, {"addresses": ["10.244.0.3"]}]));
+    let script = difference(&one, &two);
+    let declared: Vec<&str> = script.lines().filter(|line| line.starts_with(':')).collect();
+    assert!(
+        declared.len() == 2 && declared[0].starts_with(":KUBE-SEP-") && declared[1].starts_with(":KUBE-SVC-"),
+        "{script}"
+    );
+    let none = difference(&two, &of(json!([])));
+    assert_eq!(none.lines().filter(|line| line.starts_with("-X KUBE-S")).count(), 3, "{none}");
+    assert!(none.contains("has no endpoints") && none.contains("-j REJECT"), "{none}");
+}
+
+#[test]
+fn what_is_there_is_read() {
+    let mut present = Present::default();
+    let said = "*nat\n:PREROUTING ACCEPT [0:0]\n:KUBE-SERVICES - [0:0]\n:KUBE-KUBELET-CANARY - [0:0]\n\
+        -A PREROUTING -m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES\n\
+        -A KUBE-SERVICES -j KUBE-NODEPORTS\nCOMMIT\n";
+    present.read("nat", said);
+    assert_eq!(present.rules, [(("nat", "KUBE-SERVICES".to_owned()), 1)].into());
+    assert_eq!(present.jumps.len(), 1);
+    let words = jump_words(*present.jumps.first().unwrap(), "-D").join(" ");
+    assert_eq!(words, "--wait=5 -t nat -D PREROUTING -m comment --comment kubernetes service portals -j KUBE-SERVICES");
+}

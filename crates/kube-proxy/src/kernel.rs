@@ -1,0 +1,255 @@
+//! The rules in the kernel: network namespaces as a node, a pod and a client, with no way out.
+
+use std::io::Read;
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::local::{LocalTraffic, Surroundings};
+use crate::model::{Family, ServiceRules, fixture};
+use crate::nftables::{self, Mark, Nftables};
+use crate::proxier::{Change, ServiceId};
+
+const NODE: &str = "192.0.2.1";
+/// A new link may lose the first packet, which is sent again after a second.
+const PATIENCE: Duration = Duration::from_millis(2500);
+
+/// A node with a pod behind it and a client before it.
+struct Net {
+    prefix: String,
+}
+
+fn ip(args: &str) {
+    let done = Command::new("ip").args(args.split(' ')).output().unwrap();
+    assert!(done.status.success(), "ip {args}: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+impl Net {
+    fn new() -> Self {
+        static COUNT: AtomicU8 = AtomicU8::new(0);
+        let net =
+            Net { prefix: format!("kelson-proxy-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)) };
+        for name in ["node", "pod", "client"] {
+            ip(&format!("netns add {}", net.ns(name)));
+            ip(&format!("-n {} link set lo up", net.ns(name)));
+            // Addresses are ours to give; nobody has to be asked whether they are taken.
+            ip(&format!("netns exec {} sysctl -qw net.ipv6.conf.default.accept_dad=0", net.ns(name)));
+        }
+        for (name, address, gateway) in [
+            ("pod", ["10.244.0.2/24", "fd00:244::2/64"], ["10.244.0.1/24", "fd00:244::1/64"]),
+            ("client", ["192.0.2.77/24", "2001:db8::77/64"], ["192.0.2.1/24", "2001:db8::1/64"]),
+        ] {
+            let (node, other) = (net.ns("node"), net.ns(name));
+            ip(&format!("-n {node} link add to-{name} type veth peer name eth0 netns {other}"));
+            for (own, theirs) in address.iter().zip(gateway) {
+                ip(&format!("-n {other} addr add {own} dev eth0 nodad"));
+                ip(&format!("-n {node} addr add {theirs} dev to-{name} nodad"));
+            }
+            ip(&format!("-n {node} link set to-{name} up"));
+            ip(&format!("-n {other} link set eth0 up"));
+            for gateway in gateway {
+                let via = gateway.split('/').next().unwrap();
+                let family = if via.contains(':') { "-6 " } else { "" };
+                ip(&format!("{family}-n {other} route add default via {via}"));
+            }
+        }
+        // Service addresses need a route before the packet filter sees them; nobody has the gateway's address.
+        ip(&format!("-n {} route add default via 192.0.2.254", net.ns("node")));
+        ip(&format!("-6 -n {} route add default via 2001:db8::254", net.ns("node")));
+        for key in ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"] {
+            ip(&format!("netns exec {} sysctl -qw {key}=1", net.ns("node")));
+        }
+        net
+    }
+
+    fn ns(&self, name: &str) -> String {
+        format!("{}-{name}", self.prefix)
+    }
+
+    /// Does something on a thread that is in a namespace.
+    fn inside<T: Send>(&self, name: &str, work: impl FnOnce() -> T + Send) -> T {
+        let file = std::fs::File::open(format!("/run/netns/{}", self.ns(name))).unwrap();
+        std::thread::scope(|scope| {
+            let worker = scope.spawn(|| {
+                nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+                work()
+            });
+            worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// Runs something asynchronous in a namespace.
+    fn block_on<T: Send>(&self, name: &str, work: impl Future<Output = T> + Send) -> T {
+        self.inside(name, || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work))
+    }
+
+    /// Serves in the pod, telling each caller the address that it comes from.
+    fn serve(&self, address: &str) {
+        let listener = self.inside("pod", || TcpListener::bind(address).unwrap());
+        std::thread::spawn(move || {
+            for socket in listener.incoming() {
+                let Ok(mut socket) = socket else { return };
+                let from = socket.peer_addr().map(|a| a.ip().to_string()).unwrap_or_default();
+                let _ = std::io::Write::write_all(&mut socket, from.as_bytes());
+            }
+        });
+    }
+
+    /// What a caller hears: its own address as the pod sees it, or why not.
+    fn call(&self, from: &str, to: &str) -> String {
+        let to: SocketAddr = to.parse().unwrap();
+        self.inside(from, || match TcpStream::connect_timeout(&to, PATIENCE) {
+            Ok(mut socket) => {
+                let mut heard = String::new();
+                socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+                let _ = socket.read_to_string(&mut heard);
+                heard
+            }
+            Err(error) => match error.kind() {
+                std::io::ErrorKind::ConnectionRefused => "refused".to_owned(),
+                _ => "silence".to_owned(),
+            },
+        })
+    }
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        for name in ["client", "pod", "node"] {
+            let _ = Command::new("ip").args(["netns", "delete", &self.ns(name)]).status();
+        }
+    }
+}
+
+fn nftables() -> Nftables {
+    let own = |family| {
+        let (pods, node): (_, IpAddr) = match family {
+            Family::V4 => ("10.244.0.0/16", NODE.parse().unwrap()),
+            Family::V6 => ("fd00:244::/48", "2001:db8::1".parse().unwrap()),
+        };
+        let pods = Some(LocalTraffic::Networks(vec![pods.parse().unwrap()]));
+        Surroundings { family, masquerade_all: false, pods, node_port_ips: Some(vec![node]) }
+    };
+    Nftables::new(Mark(0x4000), Family::BOTH.map(own))
+}
+
+fn web(extra: &Value, endpoints: &Value) -> ServiceRules {
+    let mut spec = json!({"type": "LoadBalancer", "clusterIP": "10.96.0.9", "clusterIPs": ["10.96.0.9", "fd00:96::9"],
+        "ports": [{"port": 80, "nodePort": 30080}], "externalIPs": ["198.51.100.9"],
+        "status": {"loadBalancer": {"ingress": [{"ip": "198.51.100.8"}]}}});
+    spec.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+    fixture::rules(spec, endpoints).unwrap()
+}
+
+fn here() -> Value {
+    json!([{"addresses": ["10.244.0.2"], "nodeName": "n1"}, {"addresses": ["fd00:244::2"], "nodeName": "n1"}])
+}
+
+/// Writes that a Service's rules became others.
+fn write(net: &Net, proxy: &mut Nftables, old: Option<&ServiceRules>, new: Option<&ServiceRules>) {
+    let key = "prod/web";
+    let (change, all) = (Change { id: ServiceId(1), key, old, new }, Change { id: ServiceId(1), key, old: None, new });
+    net.block_on("node", proxy.sync(&[change], || vec![all])).unwrap();
+}
+
+#[test]
+fn the_kernel_leads_packets_where_the_model_says() {
+    let net = Net::new();
+    net.serve("10.244.0.2:8080");
+    net.serve("[fd00:244::2]:8080");
+    let mut proxy = nftables();
+    let cluster = web(&json!({}), &here());
+    write(&net, &mut proxy, None, Some(&cluster));
+    for (from, to, heard) in [
+        ("pod", "10.96.0.9:80", "10.244.0.1"), // the pod through its Service to itself
+        ("client", "10.96.0.9:80", "10.244.0.1"),
+        ("client", "[fd00:96::9]:80", "fd00:244::1"),
+        ("client", "192.0.2.1:30080", "10.244.0.1"),
+        ("client", "[2001:db8::1]:30080", "fd00:244::1"),
+        ("client", "198.51.100.9:80", "10.244.0.1"),
+        ("client", "198.51.100.8:80", "10.244.0.1"),
+        ("node", "10.96.0.9:80", "10.244.0.1"),
+        ("client", "10.96.0.9:81", "refused"),
+        ("client", "192.0.2.1:30081", "refused"),
+    ] {
+        assert_eq!(net.call(from, to), heard, "{from} to {to}");
+    }
+    let local = web(&json!({"externalTrafficPolicy": "Local", "loadBalancerSourceRanges": ["192.0.2.0/28"]}), &here());
+    write(&net, &mut proxy, Some(&cluster), Some(&local));
+    for (to, heard) in [
+        ("192.0.2.1:30080", "192.0.2.77"),
+        ("[2001:db8::1]:30080", "2001:db8::77"),
+        ("198.51.100.9:80", "192.0.2.77"),
+        ("198.51.100.8:80", "silence"),
+    ] {
+        assert_eq!(net.call("client", to), heard, "client to {to}");
+    }
+    let elsewhere =
+        web(&json!({"externalTrafficPolicy": "Local"}), &json!([{"addresses": ["10.244.1.2"], "nodeName": "n2"}]));
+    write(&net, &mut proxy, Some(&local), Some(&elsewhere));
+    assert_eq!(net.call("client", "192.0.2.1:30080"), "silence");
+    let none = web(&json!({}), &json!([]));
+    write(&net, &mut proxy, Some(&elsewhere), Some(&none));
+    for to in ["10.96.0.9:80", "192.0.2.1:30080", "198.51.100.8:80", "[fd00:96::9]:80"] {
+        assert_eq!(net.call("client", to), "refused", "client to {to}");
+    }
+    write(&net, &mut proxy, Some(&none), None);
+    write(&net, &mut proxy, None, Some(&cluster));
+    assert_eq!(net.call("client", "10.96.0.9:80"), "10.244.0.1");
+}
+
+#[test]
+fn clients_stay_with_their_endpoint_also_when_the_proxy_starts_again() {
+    let net = Net::new();
+    for address in ["10.244.0.2:8080", "10.244.0.3:8080"] {
+        if address.starts_with("10.244.0.3") {
+            ip(&format!("-n {} addr add 10.244.0.3/24 dev eth0", net.ns("pod")));
+        }
+        net.serve(address);
+    }
+    let sticky = |ips: &[&str]| {
+        let endpoints = ips.iter().map(|ip| json!({"addresses": [ip]})).collect();
+        web(&json!({"sessionAffinity": "ClientIP"}), &endpoints)
+    };
+    let both = sticky(&["10.244.0.2", "10.244.0.3"]);
+    let mut proxy = nftables();
+    write(&net, &mut proxy, None, Some(&both));
+    let remembered = || {
+        let words = ["netns", "exec", &net.ns("node"), "nft", "list", "table", "ip", "kube-proxy"];
+        let said = Command::new("ip").args(words).output().unwrap();
+        String::from_utf8_lossy(&said.stdout).lines().filter(|line| line.contains("192.0.2.77 expires")).count()
+    };
+    for _ in 0..8 {
+        assert_eq!(net.call("client", "10.96.0.9:80"), "10.244.0.1");
+    }
+    assert_eq!(remembered(), 1, "the client is known at one endpoint");
+    // Another program start: it knows nothing and writes everything, and what the kernel remembers stays.
+    let mut again = nftables();
+    write(&net, &mut again, None, Some(&both));
+    assert_eq!(remembered(), 1);
+    write(&net, &mut again, Some(&both), Some(&sticky(&["10.244.0.3"])));
+    assert_eq!(net.call("client", "10.96.0.9:80"), "10.244.0.1");
+}
+
+#[test]
+fn rules_that_somebody_removes_come_back_and_a_clean_up_leaves_nothing() {
+    let net = Net::new();
+    net.serve("10.244.0.2:8080");
+    let mut proxy = nftables();
+    let rules = web(&json!({}), &here());
+    write(&net, &mut proxy, None, Some(&rules));
+    for damage in ["flush ruleset", "flush table ip kube-proxy", "flush chain ip kube-proxy services"] {
+        let done = Command::new("ip").args(["netns", "exec", &net.ns("node"), "nft", damage]).status().unwrap();
+        assert!(done.success(), "{damage}");
+        assert_ne!(net.call("client", "10.96.0.9:80"), "10.244.0.1", "{damage}");
+        net.block_on("node", proxy.check());
+        write(&net, &mut proxy, Some(&rules), Some(&rules));
+        assert_eq!(net.call("client", "10.96.0.9:80"), "10.244.0.1", "{damage}");
+    }
+    net.block_on("node", nftables::clean_up()).unwrap();
+    let left = Command::new("ip").args(["netns", "exec", &net.ns("node"), "nft", "list", "tables"]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&left.stdout), "");
+}

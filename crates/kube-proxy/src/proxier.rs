@@ -1,0 +1,219 @@
+//! What the proxy keeps in mind: the rules of every Service, what changed, and the back end that writes it.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use client::ObjectKey;
+use client::informer::Lister;
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+
+use crate::config::Config;
+use crate::iptables;
+use crate::iptables::Iptables;
+use crate::local::{NodeFacts, Surroundings};
+use crate::model::{self, BY_SERVICE, Family, Place, ServiceRules};
+use crate::nftables::{self, Mark, Nftables};
+use crate::program::Failed;
+
+/// A Service, shorter than by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct ServiceId(pub u32);
+
+/// One Service's rules, before and after.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Change<'a> {
+    pub id: ServiceId,
+    /// `namespace/name`
+    pub key: &'a str,
+    pub old: Option<&'a ServiceRules>,
+    pub new: Option<&'a ServiceRules>,
+}
+
+/// The rules of every Service as they were last given to the back end.
+#[derive(Default)]
+pub(crate) struct Tracker {
+    services: HashMap<ObjectKey, (ServiceId, ServiceRules)>,
+    next: u32,
+}
+
+/// A change that owns what it tells of.
+pub(crate) struct Changed {
+    pub id: ServiceId,
+    pub key: ObjectKey,
+    pub old: Option<ServiceRules>,
+}
+
+impl Tracker {
+    /// Takes in what became of these Services. Gives those whose rules changed.
+    pub(crate) fn update(
+        &mut self,
+        keys: impl IntoIterator<Item = ObjectKey>,
+        rules: impl Fn(&ObjectKey) -> Option<ServiceRules>,
+    ) -> Vec<Changed> {
+        let mut changed = Vec::new();
+        for key in keys {
+            let known = self.services.remove(&key);
+            match (known, rules(&key)) {
+                (None, None) => {}
+                (Some((id, old)), None) => changed.push(Changed { id, key, old: Some(old) }),
+                (known, Some(new)) => {
+                    let (id, old) = match known {
+                        Some((id, old)) => (id, Some(old)),
+                        None => {
+                            self.next += 1;
+                            (ServiceId(self.next), None)
+                        }
+                    };
+                    let differs = old.as_ref() != Some(&new);
+                    self.services.insert(key.clone(), (id, new));
+                    if differs {
+                        changed.push(Changed { id, key, old });
+                    }
+                }
+            }
+        }
+        changed
+    }
+
+    pub(crate) fn changes<'a>(&'a self, changed: &'a [Changed]) -> Vec<Change<'a>> {
+        let change = |c: &'a Changed| Change {
+            id: c.id,
+            key: c.key.as_str(),
+            old: c.old.as_ref(),
+            new: self.services.get(&c.key).map(|(_, rules)| rules),
+        };
+        changed.iter().map(change).collect()
+    }
+
+    /// Every Service as one that comes anew, in the order in which they came.
+    pub(crate) fn all(&self) -> Vec<Change<'_>> {
+        let mut all: Vec<Change<'_>> = self
+            .services
+            .iter()
+            .map(|(key, (id, rules))| Change { id: *id, key: key.as_str(), old: None, new: Some(rules) })
+            .collect();
+        all.sort_by_key(|change| change.id);
+        all
+    }
+
+    pub(crate) fn keys(&self) -> BTreeSet<ObjectKey> {
+        self.services.keys().cloned().collect()
+    }
+}
+
+/// The rules of a Service as the informers know it.
+pub(crate) fn rules_of(
+    key: &ObjectKey,
+    services: &Lister<Service>,
+    slices: &Lister<EndpointSlice>,
+    place: &Place,
+) -> Option<ServiceRules> {
+    let service = services.get(key)?;
+    let slices: Vec<Arc<EndpointSlice>> = slices.by_index(BY_SERVICE, key.as_str());
+    model::rules_of(&service, &slices, place)
+}
+
+/// Which back end writes the rules.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    #[default]
+    Nftables,
+    Iptables,
+}
+
+impl Mode {
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Nftables => "nftables",
+            Mode::Iptables => "iptables",
+        }
+    }
+}
+
+/// What writes the rules.
+pub(crate) enum Backend {
+    Nftables(Nftables),
+    Iptables(Iptables),
+}
+
+fn surroundings(config: &Config, facts: &NodeFacts, present: &[IpAddr]) -> [Surroundings; 2] {
+    Family::BOTH.map(|family| Surroundings {
+        family,
+        masquerade_all: config.masquerade_all,
+        pods: config.detect_local.of(family, facts),
+        node_port_ips: config.node_port_addresses.of(family, facts, present),
+    })
+}
+
+/// Removes what back ends of other modes than this one wrote; of all, without one.
+pub(crate) async fn clean_up_but(mode: Option<Mode>) -> Result<(), Failed> {
+    if mode != Some(Mode::Nftables) {
+        nftables::clean_up().await?;
+    }
+    if mode != Some(Mode::Iptables) {
+        iptables::clean_up().await?;
+    }
+    Ok(())
+}
+
+impl Backend {
+    pub(crate) fn new(config: &Config, facts: &NodeFacts, present: &[IpAddr]) -> Self {
+        let (mark, surroundings) = (1 << config.masquerade_bit, surroundings(config, facts, present));
+        match config.mode {
+            Mode::Nftables => Backend::Nftables(Nftables::new(Mark(mark), surroundings)),
+            Mode::Iptables => Backend::Iptables(Iptables::new(mark, surroundings)),
+        }
+    }
+
+    /// Tells it where it is now.
+    pub(crate) fn surround(&mut self, config: &Config, facts: &NodeFacts, present: &[IpAddr], tracker: &Tracker) {
+        let surroundings = surroundings(config, facts, present);
+        match self {
+            Backend::Nftables(nftables) => nftables.surround(surroundings),
+            Backend::Iptables(iptables) => iptables.surround(surroundings, &tracker.all()),
+        }
+    }
+
+    /// Writes what changed since the last time. Gives the number of commands that took.
+    pub(crate) async fn sync(&mut self, changed: &[Changed], tracker: &Tracker) -> Result<usize, Failed> {
+        let changes = tracker.changes(changed);
+        match self {
+            Backend::Nftables(nftables) => nftables.sync(&changes, || tracker.all()).await,
+            Backend::Iptables(iptables) => iptables.sync(&changes).await,
+        }
+    }
+
+    /// Looks whether what was written is still there, and sees to it that the next sync brings it back.
+    pub(crate) async fn check(&mut self) {
+        match self {
+            Backend::Nftables(nftables) => nftables.check().await,
+            Backend::Iptables(iptables) => iptables.check().await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::fixture;
+    use serde_json::json;
+
+    #[test]
+    fn only_services_whose_rules_differ_are_changes() {
+        let rules = |ip: &str| fixture::rules(json!({"clusterIP": ip, "ports": [{"port": 80}]}), &json!([]));
+        let key = || ObjectKey::new("prod", "web");
+        let mut tracker = Tracker::default();
+        let first = tracker.update([key()], |_| rules("10.96.0.9"));
+        assert!(first.len() == 1 && first[0].old.is_none());
+        assert!(tracker.update([key()], |_| rules("10.96.0.9")).is_empty());
+        let second = tracker.update([key()], |_| rules("10.96.0.10"));
+        assert_eq!((second.len(), second[0].id), (1, first[0].id));
+        assert!(tracker.changes(&second)[0].new.is_some());
+        let gone = tracker.update([key()], |_| None);
+        assert!(gone.len() == 1 && tracker.changes(&gone)[0].new.is_none());
+        assert!(tracker.all().is_empty());
+    }
+}

@@ -1,0 +1,233 @@
+//! Tunnels, routes and policies in the kernel: network namespaces as nodes and pods, with no way out.
+
+use std::io::Read;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::nft::{Table, Writer};
+use crate::plan::{Backend, NodeNetwork, Nodes, plan};
+use crate::policy::tests::table;
+use crate::{routes, tunnel};
+
+/// A new link may lose the first packet, which is sent again after a second.
+const PATIENCE: Duration = Duration::from_millis(1500);
+
+/// Namespaces that go when the test ends.
+struct Net {
+    prefix: String,
+    names: Vec<&'static str>,
+}
+
+fn ip(args: &str) -> String {
+    let done = Command::new("ip").args(args.split(' ')).output().unwrap();
+    assert!(done.status.success(), "ip {args}: {}", String::from_utf8_lossy(&done.stderr));
+    String::from_utf8_lossy(&done.stdout).into_owned()
+}
+
+impl Net {
+    fn new(names: &[&'static str]) -> Self {
+        static COUNT: AtomicU8 = AtomicU8::new(0);
+        let prefix = format!("kelson-pods-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let net = Net { prefix, names: names.to_vec() };
+        for name in names {
+            ip(&format!("netns add {}", net.ns(name)));
+            ip(&format!("-n {} link set lo up", net.ns(name)));
+            // Addresses are ours to give; nobody has to be asked whether they are taken.
+            for setting in
+                ["net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1", "net.ipv6.conf.default.accept_dad=0"]
+            {
+                ip(&format!("netns exec {} sysctl -qw {setting}", net.ns(name)));
+            }
+        }
+        net
+    }
+
+    fn ns(&self, name: &str) -> String {
+        format!("{}-{name}", self.prefix)
+    }
+
+    fn ip(&self, name: &str, args: &str) -> String {
+        ip(&format!("-n {} {args}", self.ns(name)))
+    }
+
+    fn inside<T: Send>(&self, name: &str, work: impl FnOnce() -> T + Send) -> T {
+        let file = std::fs::File::open(format!("/run/netns/{}", self.ns(name))).unwrap();
+        std::thread::scope(|scope| {
+            let worker = scope.spawn(|| {
+                nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+                work()
+            });
+            worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    fn block_on<T: Send>(&self, name: &str, work: impl Future<Output = T> + Send) -> T {
+        self.inside(name, || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work))
+    }
+
+    /// Tells each caller `here`.
+    fn serve(&self, name: &str, address: &str) {
+        let listener = self.inside(name, || TcpListener::bind(address).unwrap());
+        std::thread::spawn(move || {
+            for socket in listener.incoming() {
+                let Ok(mut socket) = socket else { return };
+                let _ = std::io::Write::write_all(&mut socket, b"here");
+            }
+        });
+    }
+
+    fn reaches(&self, name: &str, to: &str) -> bool {
+        let to: SocketAddr = to.parse().unwrap();
+        self.inside(name, || {
+            let Ok(mut socket) = TcpStream::connect_timeout(&to, PATIENCE) else { return false };
+            socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+            let mut heard = String::new();
+            socket.read_to_string(&mut heard).is_ok() && heard == "here"
+        })
+    }
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        for name in &self.names {
+            let _ = Command::new("ip").args(["netns", "delete", &self.ns(name)]).status();
+        }
+    }
+}
+
+/// Two nodes on one network, each with an address of a pod.
+fn two_nodes() -> (Net, Nodes) {
+    let net = Net::new(&["a", "b"]);
+    let (a, b) = (net.ns("a"), net.ns("b"));
+    ip(&format!("-n {a} link add eth0 type veth peer name eth0 netns {b}"));
+    let mut nodes = Nodes::new();
+    for (i, name) in ["a", "b"].into_iter().enumerate() {
+        for address in [format!("192.0.2.{}/24", i + 1), format!("2001:db8::{}/64", i + 1)] {
+            net.ip(name, &format!("addr add {address} dev eth0 nodad"));
+        }
+        net.ip(name, "link set eth0 up");
+        for pod in [format!("10.244.{i}.5/32"), format!("fd00:{i}::5/128")] {
+            net.ip(name, &format!("addr add {pod} dev lo nodad"));
+        }
+        net.serve(name, &format!("10.244.{i}.5:8080"));
+        net.serve(name, &format!("[fd00:{i}::5]:8080"));
+        let parse = |texts: [String; 2]| texts.map(|t| t.parse().unwrap()).to_vec();
+        nodes.insert(
+            name.to_owned(),
+            NodeNetwork {
+                pod_cidrs: [format!("10.244.{i}.0/24"), format!("fd00:{i}::/64")].map(|c| c.parse().unwrap()).to_vec(),
+                addresses: parse([format!("192.0.2.{}", i + 1), format!("2001:db8::{}", i + 1)]),
+                created: None,
+            },
+        );
+    }
+    (net, nodes)
+}
+
+fn sync(net: &Net, name: &str, nodes: &Nodes, backend: Backend) {
+    let wanted = plan(name, nodes, backend);
+    net.block_on(name, async {
+        let (connection, handle, _) = rtnetlink::new_connection().unwrap();
+        let connection = tokio::spawn(connection);
+        let device = tunnel::sync(&handle, wanted.tunnel.as_ref(), 1450).await.unwrap();
+        routes::sync(&handle, &wanted.routes, device).await.unwrap();
+        connection.abort();
+    });
+}
+
+#[test]
+fn nodes_reach_each_others_pods_by_either_back_end_and_a_change_leaves_nothing() {
+    let (net, nodes) = two_nodes();
+    let reaches = || [net.reaches("a", "10.244.1.5:8080"), net.reaches("b", "[fd00:0::5]:8080")];
+    assert_eq!(reaches(), [false, false]);
+    for _ in 0..2 {
+        for name in ["a", "b"] {
+            sync(&net, name, &nodes, Backend::Vxlan);
+        }
+        assert_eq!(reaches(), [true, true]);
+    }
+    assert!(net.ip("a", "route get 10.244.1.5").contains("dev kelson-vxlan"));
+    assert!(net.ip("a", "link show kelson-vxlan").contains("mtu 1450"));
+    for name in ["a", "b"] {
+        sync(&net, name, &nodes, Backend::HostGateway);
+    }
+    assert_eq!(reaches(), [true, true]);
+    assert!(!net.ip("a", "link").contains("kelson-vxlan"));
+    // A node that leaves is no longer led to.
+    let mut alone = nodes.clone();
+    alone.remove("b");
+    sync(&net, "a", &alone, Backend::HostGateway);
+    assert!(!net.ip("a", "route").contains("10.244.1.0"));
+}
+
+#[test]
+fn a_node_that_leaves_is_forgotten_by_the_tunnel() {
+    let (net, nodes) = two_nodes();
+    sync(&net, "a", &nodes, Backend::Vxlan);
+    let known = || {
+        let said =
+            Command::new("bridge").args(["-n", &net.ns("a"), "fdb", "show", "dev", "kelson-vxlan"]).output().unwrap();
+        let neighbours = net.ip("a", "neigh show dev kelson-vxlan nud permanent");
+        (String::from_utf8_lossy(&said.stdout).contains("192.0.2.2"), neighbours.contains("10.244.1.0"))
+    };
+    assert_eq!(known(), (true, true));
+    let mut alone = nodes.clone();
+    alone.remove("b");
+    sync(&net, "a", &alone, Backend::Vxlan);
+    assert_eq!(known(), (false, false));
+}
+
+#[test]
+fn the_kernel_lets_through_what_policies_allow() {
+    let net = Net::new(&["node", "web", "db"]);
+    let node = net.ns("node");
+    for (name, last) in [("web", 1), ("db", 2)] {
+        let pod = net.ns(name);
+        ip(&format!("-n {node} link add to-{name} type veth peer name eth0 netns {pod}"));
+        net.ip("node", &format!("addr add 10.244.0.254/32 dev to-{name}"));
+        net.ip("node", &format!("link set to-{name} up"));
+        net.ip("node", &format!("route add 10.244.0.{last} dev to-{name}"));
+        net.ip(name, &format!("addr add 10.244.0.{last}/32 dev eth0"));
+        net.ip(name, "link set eth0 up");
+        net.ip(name, "route add 10.244.0.254 dev eth0");
+        net.ip(name, "route add default via 10.244.0.254");
+    }
+    for port in [8001, 9000] {
+        net.serve("web", &format!("10.244.0.1:{port}"));
+    }
+    let mut writer = Writer::new(crate::policy::TABLE);
+    let mut write = |table: Table| net.block_on("node", writer.write(table)).unwrap();
+    let to_web = |ingress| json!({"podSelector": {"matchLabels": {"app": "web"}}, "ingress": ingress});
+    let db = json!({"podSelector": {"matchLabels": {"app": "db"}}});
+    let check = |named: bool, other: bool| {
+        let got = (net.reaches("db", "10.244.0.1:8001"), net.reaches("db", "10.244.0.1:9000"));
+        assert_eq!(got, (named, other));
+        assert!(net.reaches("node", "10.244.0.1:8001"), "the node reaches its pods");
+    };
+    check(true, true);
+    write(table(&[to_web(json!([]))]));
+    check(false, false);
+    write(table(&[to_web(json!([{"from": [db], "ports": [{"port": "web"}]}]))]));
+    check(true, false);
+    write(table(&[to_web(json!([{"from": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["10.244.0.2/32"]}}]}]))]));
+    check(false, false);
+    write(table(&[to_web(
+        json!([{"from": [{"ipBlock": {"cidr": "10.244.0.0/30"}}], "ports": [{"port": 8990, "endPort": 9010}]}]),
+    )]));
+    check(false, true);
+    let nobody_out = json!({"podSelector": {}, "policyTypes": ["Egress"]});
+    write(table(&[nobody_out]));
+    check(false, false);
+    write(table(&[]));
+    check(true, true);
+    let left = Command::new("ip").args(["netns", "exec", &node, "nft", "list", "tables"]).output().unwrap();
+    // Of two isolations without pods, chains without effect are left until there is no policy.
+    assert!(String::from_utf8_lossy(&left.stdout).lines().count() <= 1);
+    write(Table::default());
+    let left = Command::new("ip").args(["netns", "exec", &node, "nft", "list", "tables"]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&left.stdout), "");
+}

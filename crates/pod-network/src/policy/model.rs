@@ -1,0 +1,274 @@
+//! NetworkPolicies, pods and namespaces, reduced to who may reach whom on this node. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+pub(crate) type Labels = BTreeMap<String, String>;
+
+/// What policies look at of a pod. Those of the host's network and those that ended have none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PodFacts {
+    pub namespace: String,
+    pub labels: Labels,
+    pub node: String,
+    pub ips: Vec<IpAddr>,
+    /// Ports with names: name, protocol, number.
+    pub ports: Vec<(String, Protocol, u16)>,
+}
+
+impl PodFacts {
+    pub(crate) fn of(pod: &Pod) -> Option<Self> {
+        let (spec, status) = (pod.spec.as_ref()?, pod.status.as_ref()?);
+        if spec.host_network == Some(true) || matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
+            return None;
+        }
+        let listed = status.pod_ips.iter().flatten().map(|ip| &ip.ip);
+        let ips: BTreeSet<IpAddr> = listed.chain(&status.pod_ip).filter_map(|ip| ip.parse().ok()).collect();
+        if ips.is_empty() {
+            return None;
+        }
+        let sidecars = spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
+        let containers = spec.containers.iter().chain(sidecars);
+        let ports = containers.flat_map(|c| c.ports.iter().flatten()).filter_map(|port| {
+            let number = u16::try_from(port.container_port).ok()?;
+            Some((port.name.clone()?, Protocol::parse(port.protocol.as_deref()), number))
+        });
+        Some(PodFacts {
+            namespace: pod.metadata.namespace.clone().unwrap_or_default(),
+            labels: pod.metadata.labels.clone().unwrap_or_default(),
+            node: spec.node_name.clone().unwrap_or_default(),
+            ips: ips.into_iter().collect(),
+            ports: ports.collect(),
+        })
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Protocol {
+    Tcp,
+    Udp,
+    Sctp,
+}
+
+impl Protocol {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+            Protocol::Sctp => "sctp",
+        }
+    }
+
+    pub(crate) fn parse(text: Option<&str>) -> Self {
+        match text {
+            Some("UDP") => Protocol::Udp,
+            Some("SCTP") => Protocol::Sctp,
+            _ => Protocol::Tcp,
+        }
+    }
+}
+
+/// Everything that a node knows.
+#[derive(Default)]
+pub(crate) struct World {
+    pub node: String,
+    pub policies: Vec<Arc<NetworkPolicy>>,
+    pub namespaces: BTreeMap<String, Labels>,
+    pub pods: Vec<PodFacts>,
+}
+
+/// Which way the traffic goes that a policy is about, seen from the pods that it selects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Direction {
+    Ingress,
+    Egress,
+}
+
+impl Direction {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Direction::Ingress => "ingress",
+            Direction::Egress => "egress",
+        }
+    }
+}
+
+/// One allowing rule of a policy. What it does not name it allows from everywhere, or at every port.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Rule {
+    pub peers: Option<Peers>,
+    pub ports: Option<Ports>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Peers {
+    pub pods: BTreeSet<IpAddr>,
+    /// Networks with what is excepted from them.
+    pub blocks: Vec<(IpNet, Vec<IpNet>)>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Ports {
+    /// From the first to the last number.
+    pub ranges: BTreeSet<(Protocol, u16, u16)>,
+    /// Ports by name, as the pods that the traffic goes to give them.
+    pub named: BTreeSet<(IpAddr, Protocol, u16)>,
+}
+
+/// What holds for this node's pods in one direction.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Isolation {
+    /// The rules of each policy that selects pods here, by `namespace/name`.
+    pub policies: BTreeMap<String, Vec<Rule>>,
+    /// The pods here that any policy selects: their addresses, and which policies do.
+    pub pods: BTreeMap<IpAddr, BTreeSet<String>>,
+}
+
+impl World {
+    pub(crate) fn isolation(&self, direction: Direction) -> Isolation {
+        let mut isolation = Isolation::default();
+        for policy in &self.policies {
+            let Some(spec) = &policy.spec else { continue };
+            let is_egress = spec.egress.is_some();
+            let applies = match &spec.policy_types {
+                Some(types) => types.iter().any(|t| t.eq_ignore_ascii_case(direction.name())),
+                None => direction == Direction::Ingress || is_egress,
+            };
+            if !applies {
+                continue;
+            }
+            let namespace = policy.metadata.namespace.as_deref().unwrap_or_default();
+            let selector = spec.pod_selector.clone().unwrap_or_default();
+            let here = |pod: &&PodFacts| pod.node == self.node && pod.namespace == namespace;
+            let selected: Vec<&PodFacts> =
+                self.pods.iter().filter(here).filter(|p| selects(&selector, &p.labels)).collect();
+            if selected.is_empty() {
+                continue;
+            }
+            let name = format!("{namespace}/{}", policy.metadata.name.as_deref().unwrap_or_default());
+            for ip in selected.iter().flat_map(|pod| &pod.ips) {
+                isolation.pods.entry(*ip).or_default().insert(name.clone());
+            }
+            let rules = match direction {
+                Direction::Ingress => spec
+                    .ingress
+                    .iter()
+                    .flatten()
+                    .map(|rule| self.rule(namespace, direction, rule.from.as_deref(), rule.ports.as_deref(), &selected))
+                    .collect(),
+                Direction::Egress => spec
+                    .egress
+                    .iter()
+                    .flatten()
+                    .map(|rule| self.rule(namespace, direction, rule.to.as_deref(), rule.ports.as_deref(), &selected))
+                    .collect(),
+            };
+            isolation.policies.insert(name, rules);
+        }
+        isolation
+    }
+
+    fn rule(
+        &self,
+        namespace: &str,
+        direction: Direction,
+        peers: Option<&[NetworkPolicyPeer]>,
+        ports: Option<&[NetworkPolicyPort]>,
+        selected: &[&PodFacts],
+    ) -> Rule {
+        let peers = peers.filter(|list| !list.is_empty());
+        let peer_pods = || -> Vec<&PodFacts> {
+            match peers {
+                Some(list) => list.iter().flat_map(|peer| self.pods_of(namespace, peer)).collect(),
+                None => self.pods.iter().collect(),
+            }
+        };
+        let ports = ports.filter(|list| !list.is_empty()).map(|list| {
+            let mut all = Ports::default();
+            for port in list {
+                let protocol = Protocol::parse(port.protocol.as_deref());
+                match &port.port {
+                    None => drop(all.ranges.insert((protocol, 0, u16::MAX))),
+                    Some(IntOrString::Int(first)) => {
+                        let last = port.end_port.unwrap_or(*first);
+                        if let (Ok(first), Ok(last)) = (u16::try_from(*first), u16::try_from(last)) {
+                            all.ranges.insert((protocol, first, last));
+                        }
+                    }
+                    Some(IntOrString::String(name)) => {
+                        let targets = match direction {
+                            Direction::Ingress => selected.to_vec(),
+                            Direction::Egress => peer_pods(),
+                        };
+                        for pod in targets {
+                            let named = pod.ports.iter().filter(|(n, p, _)| n == name && *p == protocol);
+                            for (_, _, number) in named {
+                                all.named.extend(pod.ips.iter().map(|ip| (*ip, protocol, *number)));
+                            }
+                        }
+                    }
+                }
+            }
+            all
+        });
+        let peers = peers.map(|list| {
+            let mut all = Peers::default();
+            for peer in list {
+                all.pods.extend(self.pods_of(namespace, peer).iter().flat_map(|pod| &pod.ips));
+                if let Some(block) = &peer.ip_block
+                    && let Ok(net) = block.cidr.parse()
+                {
+                    let except = block.except.iter().flatten().filter_map(|e| e.parse().ok()).collect();
+                    all.blocks.push((net, except));
+                }
+            }
+            all
+        });
+        Rule { peers, ports }
+    }
+
+    /// The pods that a peer means.
+    fn pods_of(&self, namespace: &str, peer: &NetworkPolicyPeer) -> Vec<&PodFacts> {
+        if peer.pod_selector.is_none() && peer.namespace_selector.is_none() {
+            return Vec::new();
+        }
+        let in_namespace = |pod: &PodFacts| match &peer.namespace_selector {
+            None => pod.namespace == namespace,
+            Some(selector) => self.namespaces.get(&pod.namespace).is_some_and(|labels| selects(selector, labels)),
+        };
+        let is_meant = |pod: &PodFacts| peer.pod_selector.as_ref().is_none_or(|s| selects(s, &pod.labels));
+        self.pods.iter().filter(|pod| in_namespace(pod) && is_meant(pod)).collect()
+    }
+}
+
+/// The labels of a namespace; its name is one of them also where the API server has not written it.
+pub(crate) fn namespace_labels(namespace: &Namespace) -> (String, Labels) {
+    let name = namespace.metadata.name.clone().unwrap_or_default();
+    let mut labels = namespace.metadata.labels.clone().unwrap_or_default();
+    labels.insert("kubernetes.io/metadata.name".to_owned(), name.clone());
+    (name, labels)
+}
+
+/// Whether a selector takes these labels; an empty one takes all.
+fn selects(selector: &LabelSelector, labels: &Labels) -> bool {
+    let equal = selector.match_labels.iter().flatten().all(|(key, value)| labels.get(key) == Some(value));
+    equal
+        && selector.match_expressions.iter().flatten().all(|requirement| {
+            let value = labels.get(&requirement.key);
+            let is_listed = || value.is_some_and(|v| requirement.values.iter().flatten().any(|wanted| wanted == v));
+            match requirement.operator.as_str() {
+                "In" => is_listed(),
+                "NotIn" => !is_listed(),
+                "Exists" => value.is_some(),
+                "DoesNotExist" => value.is_none(),
+                _ => false,
+            }
+        })
+}
