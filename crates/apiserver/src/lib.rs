@@ -42,6 +42,7 @@ mod resources;
 mod seats;
 mod server;
 pub mod service_alloc;
+mod service_repair;
 mod subresources;
 
 pub use body::{Body, BoxError};

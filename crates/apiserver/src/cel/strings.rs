@@ -27,7 +27,7 @@ pub(crate) fn pattern(text: &str) -> Result<Regex, Error> {
         if let Some(regex) = kept.get(text) {
             return Ok(regex.clone());
         }
-        let regex = RegexBuilder::new(text)
+        let regex = RegexBuilder::new(&as_in_go(text))
             .size_limit(PATTERN_SIZE)
             .build()
             .map_err(|_| Error::new(format!("error parsing regexp: `{text}`")))?;
@@ -37,6 +37,31 @@ pub(crate) fn pattern(text: &str) -> Result<Regex, Error> {
         kept.insert(text.to_owned(), regex.clone());
         Ok(regex)
     })
+}
+
+/// Go's digits, words and spaces are those of ASCII.
+fn as_in_go(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 16);
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        if c != '\\' {
+            out.push(c);
+            continue;
+        }
+        // A class within brackets may be a class in brackets itself.
+        match chars.next() {
+            Some('d') => out.push_str("[0-9]"),
+            Some('D') => out.push_str("[^0-9]"),
+            Some('w') => out.push_str("[0-9A-Za-z_]"),
+            Some('W') => out.push_str("[^0-9A-Za-z_]"),
+            Some('s') => out.push_str(r"[\t\n\f\r ]"),
+            Some('S') => out.push_str(r"[^\t\n\f\r ]"),
+            Some('b') => out.push_str(r"(?-u:\b)"),
+            Some(other) => out.extend(['\\', other]),
+            None => out.push('\\'),
+        }
+    }
+    out
 }
 
 pub(super) fn matches<'a>(text: &Val<'a>, wanted: &Val<'a>) -> Result<Val<'a>, Error> {
@@ -229,4 +254,19 @@ fn shown(value: &Val<'_>) -> String {
         return format!("{{{}}}", texts.join(", "));
     }
     functions::to_text(value).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_are_those_of_go() {
+        let fits = |wanted: &str, text: &str| pattern(wanted).unwrap().is_match(text);
+        assert!(fits(r"^(\d+|\*)(/\d+)?$", "15/3") && fits(r"^\d+$", "7") && !fits(r"^\d+$", "\u{661}"));
+        assert!(fits(r"^[\w.-]+$", "a_b.c-1") && !fits(r"^[\w.-]+$", "a b"));
+        assert!(fits(r"^[\d-x]$", "-") && fits(r"^\s\S$", " a") && fits(r"\bx\b", "a x b"));
+        assert!(fits("(?i)^abc$", "ABC") && fits(r"^\pL+$", "\u{e9}") && fits(r"^\\d$", r"\d"));
+        assert!(pattern("(").is_err());
+    }
 }

@@ -8,6 +8,7 @@ use super::cost;
 use super::default_check;
 use super::rules;
 use super::schema::{EMBEDDED, RULES, flag};
+use crate::cel::strings::pattern;
 use crate::cel::{Program, Type, mark_at};
 
 /// What is wrong with the rules of a definition, once everything else is right.
@@ -51,6 +52,10 @@ impl Checker<'_> {
     fn schema(&mut self, at: &Cursor<'_>, places: u64, root: bool) {
         let schema = at.value;
         default_check::check(at, root, self.errs);
+        let wanted = at.field("pattern");
+        if let Some(Err(why)) = wanted.as_str().filter(|text| !text.is_empty()).map(pattern) {
+            self.errs.invalid(&wanted, format!("must be a valid regular expression, but isn't: {why}"));
+        }
         for rule in at.field(RULES).elements() {
             self.rule(&rule, schema, places, root);
         }

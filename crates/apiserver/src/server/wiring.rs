@@ -173,6 +173,13 @@ fn spawn_bootstrap(server: &ApiServer) {
         authentication,
     };
     let writer = Arc::new(OwnWriter::new(server));
+    let repair = crate::service_repair::run(
+        Arc::clone(&inner.registry.feed),
+        server.lister(),
+        Arc::clone(&writer) as Arc<dyn crate::objects::ObjectWriter>,
+        inner.halt.clone(),
+    );
+    inner.tasks.spawn(repair);
     let (feed, lister, halt) = (Arc::clone(&inner.registry.feed), server.lister(), inner.halt.clone());
     let hook = inner.health.add_hook("rbac/bootstrap-roles");
     inner.tasks.spawn(async move {
