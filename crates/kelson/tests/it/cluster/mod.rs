@@ -1,5 +1,6 @@
 //! Whole clusters on machines made of network namespaces: containers, packets and kubectl are real.
 
+mod behaviours;
 mod faults;
 mod host;
 mod probes;
