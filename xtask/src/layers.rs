@@ -21,6 +21,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("kube-proxy", COMPONENT),
     ("cluster-dns", COMPONENT),
     ("pod-network", COMPONENT),
+    ("local-path-provisioner", COMPONENT),
     ("kelson", EVERYTHING),
     ("xtask", &[]),
 ];
@@ -40,6 +41,7 @@ const EVERYTHING: &[&str] = &[
     "kube-proxy",
     "cluster-dns",
     "pod-network",
+    "local-path-provisioner",
 ];
 
 #[derive(Deserialize)]

@@ -31,7 +31,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Runs a whole cluster on this machine until it is interrupted.
-    Up(up::Options),
+    Up(Box<up::Options>),
     /// Ends everything that runs below a data directory, its containers too, and removes it.
     Reset {
         /// The data directory that `kelson up` was started with.
@@ -98,7 +98,7 @@ fn main() -> ExitCode {
         }
         Command::Up(options) => report(block_on(async {
             logs::init(options.v, logs::Format::Text);
-            up::run(options, component::stop_on_signals()?).await
+            up::run(*options, component::stop_on_signals()?).await
         })),
         Command::Reset { data_dir } => report(reset::run(&data_dir)),
         Command::Images(command) => report(block_on(images_command(command))),

@@ -160,6 +160,7 @@ fn cluster_leaves(identity: &Identity) -> Result<Vec<Leaf<'static>>> {
         client("scheduler", "system:kube-scheduler", &[]),
         client("kube-proxy", "system:kube-proxy", &[]),
         client("pod-network", "system:pod-network", &[]),
+        client("local-path-provisioner", "system:local-path-provisioner", &[]),
     ])
 }
 

@@ -98,7 +98,13 @@ pub(crate) fn oom_score_adj(pod: &Pod, burstable: i64) -> i64 {
 /// `Guaranteed`, `Burstable` or `BestEffort`, from the requests and limits of all containers.
 pub(crate) fn qos_class(pod: &Pod) -> &'static str {
     let Some(spec) = &pod.spec else { return "BestEffort" };
-    let all: Vec<&Container> = spec.containers.iter().chain(spec.init_containers.iter().flatten()).collect();
+    // What the pod says of itself as a whole stands above its containers (KEP-2837).
+    let of_pod = Container { resources: spec.resources.clone(), ..Container::default() };
+    let says = |list: &Option<BTreeMap<String, Quantity>>| list.as_ref().is_some_and(|l| !l.is_empty());
+    let all: Vec<&Container> = match &spec.resources {
+        Some(r) if says(&r.requests) || says(&r.limits) => vec![&of_pod],
+        _ => spec.containers.iter().chain(spec.init_containers.iter().flatten()).collect(),
+    };
     let set = |c: &Container, limits: bool, name: &str| {
         let r = c.resources.as_ref()?;
         let list = if limits { &r.limits } else { &r.requests };

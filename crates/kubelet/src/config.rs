@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{ArgAction, Parser};
 use component_base::config_file::{self, ConfigError};
@@ -12,6 +13,7 @@ use component_base::metrics::Metrics;
 use k8s_openapi::api::core::v1::Taint;
 use serde::Deserialize;
 
+use crate::cpus::CpuPolicy;
 use crate::resources::Amounts;
 use crate::settings::{Eviction, ImageGc, Logs, Shutdown};
 
@@ -54,6 +56,11 @@ pub struct Flags {
     /// The image of pod sandboxes; the runtime's own configuration decides, this one is only kept from clean-up.
     #[arg(long)]
     pub pod_infra_container_image: Option<String>,
+    /// A CredentialProviderConfig file, and the directory of the programs that it names.
+    #[arg(long, requires = "image_credential_provider_bin_dir")]
+    pub image_credential_provider_config: Option<PathBuf>,
+    #[arg(long, requires = "image_credential_provider_config")]
+    pub image_credential_provider_bin_dir: Option<PathBuf>,
     #[arg(long)]
     pub feature_gates: Option<FeatureGates>,
     /// Log verbosity.
@@ -81,6 +88,10 @@ struct File {
     #[serde(rename = "serverTLSBootstrap")]
     server_tls_bootstrap: Option<bool>,
     static_pod_path: Option<PathBuf>,
+    #[serde(rename = "staticPodURL")]
+    static_pod_url: Option<String>,
+    #[serde(rename = "staticPodURLHeader")]
+    static_pod_url_header: BTreeMap<String, Vec<String>>,
     max_pods: Option<u32>,
     max_parallel_image_pulls: Option<usize>,
     serialize_image_pulls: Option<bool>,
@@ -90,6 +101,11 @@ struct File {
     feature_gates: BTreeMap<String, bool>,
     register_node: Option<bool>,
     register_with_taints: Vec<Taint>,
+    allowed_unsafe_sysctls: Vec<String>,
+    enable_system_log_handler: Option<bool>,
+    enable_system_log_query: bool,
+    #[serde(rename = "cgroupsPerQOS")]
+    cgroups_per_qos: Option<bool>,
     #[serde(flatten)]
     others: BTreeMap<String, serde_json::Value>,
 }
@@ -127,9 +143,7 @@ struct Authorization {
 
 /// The fields of upstream's v1beta1 that are taken without effect here.
 const OTHER_FIELDS: &[&str] = &[
-    "allowedUnsafeSysctls",
     "cgroupDriver",
-    "cgroupsPerQOS",
     "configMapAndSecretChangeDetectionStrategy",
     "containerLogMaxFiles",
     "containerLogMaxSize",
@@ -148,8 +162,6 @@ const OTHER_FIELDS: &[&str] = &[
     "enableDebuggingHandlers",
     "enableProfilingHandler",
     "enableServer",
-    "enableSystemLogHandler",
-    "enableSystemLogQuery",
     "enforceNodeAllocatable",
     "eventBurst",
     "eventRecordQPS",
@@ -211,8 +223,6 @@ const OTHER_FIELDS: &[&str] = &[
     "shutdownGracePeriodByPodPriority",
     "shutdownGracePeriodCriticalPods",
     "singleProcessOOMKill",
-    "staticPodURL",
-    "staticPodURLHeader",
     "streamingConnectionIdleTimeout",
     "syncFrequency",
     "systemCgroups",
@@ -253,6 +263,9 @@ pub struct Config {
     /// The serving certificate comes from the cluster; ignored where `tls` names one.
     pub server_tls_bootstrap: bool,
     pub static_pod_path: Option<PathBuf>,
+    /// A URL that names static pods, and the headers that it is asked with.
+    pub static_pod_url: Option<(String, Vec<(String, String)>)>,
+    pub http_check_frequency: Duration,
     pub cluster_dns: Vec<String>,
     pub cluster_domain: String,
     pub resolv_conf: PathBuf,
@@ -270,6 +283,17 @@ pub struct Config {
     pub system_reserved: BTreeMap<String, i64>,
     pub seccomp_default: bool,
     pub pod_pids_limit: i64,
+    pub allowed_unsafe_sysctls: Vec<String>,
+    pub cpu_policy: CpuPolicy,
+    /// The file that names programs which give credentials for registries, and the directory where they are.
+    pub credential_providers: Option<(PathBuf, PathBuf)>,
+    /// Whether `/logs/` shows what is below `/var/log`, and whether the logs of services can be asked for there.
+    pub system_logs: bool,
+    pub system_log_query: bool,
+    /// Whether each pod has a cgroup of its own, below that of its quality of service.
+    pub cgroups_per_qos: bool,
+    /// How often the directory of static pods is read.
+    pub file_check_frequency: Duration,
     pub provider_id: String,
     pub max_images: usize,
     /// The file as it was read, for `/configz`.
@@ -298,6 +322,8 @@ impl Default for Config {
             rotate_certificates: false,
             server_tls_bootstrap: false,
             static_pod_path: None,
+            static_pod_url: None,
+            http_check_frequency: Duration::from_secs(20),
             cluster_dns: Vec::new(),
             cluster_domain: String::new(),
             resolv_conf: "/etc/resolv.conf".into(),
@@ -315,6 +341,13 @@ impl Default for Config {
             system_reserved: Amounts::new(),
             seccomp_default: false,
             pod_pids_limit: -1,
+            allowed_unsafe_sysctls: Vec::new(),
+            cpu_policy: CpuPolicy::default(),
+            credential_providers: None,
+            system_logs: true,
+            system_log_query: false,
+            cgroups_per_qos: true,
+            file_check_frequency: Duration::from_secs(20),
             provider_id: String::new(),
             max_images: 50,
             file: serde_json::Value::Null,
@@ -381,6 +414,11 @@ impl Flags {
             rotate_certificates: self.rotate_certificates.or(file.rotate_certificates).unwrap_or_default(),
             server_tls_bootstrap: self.rotate_server_certificates.or(file.server_tls_bootstrap).unwrap_or_default(),
             static_pod_path: file.static_pod_path,
+            static_pod_url: file.static_pod_url.filter(|url| !url.is_empty()).map(|url| {
+                let headers = file.static_pod_url_header.into_iter();
+                (url, headers.flat_map(|(name, values)| values.into_iter().map(move |v| (name.clone(), v))).collect())
+            }),
+            http_check_frequency: settings.http_check_frequency,
             cluster_dns: file.cluster_dns,
             cluster_domain: file.cluster_domain.unwrap_or_default(),
             resolv_conf: file.resolv_conf.unwrap_or(defaults.resolv_conf),
@@ -402,6 +440,16 @@ impl Flags {
             system_reserved: settings.system_reserved,
             seccomp_default: settings.seccomp_default,
             pod_pids_limit: settings.pod_pids_limit,
+            allowed_unsafe_sysctls: file.allowed_unsafe_sysctls,
+            cpu_policy: settings.cpu_policy,
+            credential_providers: self
+                .image_credential_provider_config
+                .clone()
+                .zip(self.image_credential_provider_bin_dir.clone()),
+            system_logs: file.enable_system_log_handler.unwrap_or(true),
+            system_log_query: file.enable_system_log_query,
+            cgroups_per_qos: file.cgroups_per_qos.unwrap_or(true),
+            file_check_frequency: settings.file_check_frequency,
             provider_id: settings.provider_id,
             max_images: settings.max_images,
             file: raw,

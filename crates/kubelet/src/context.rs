@@ -1,6 +1,6 @@
 //! What the subsystems of one kubelet share: the facts of its node and the handles to others.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -11,6 +11,9 @@ use k8s_openapi::api::node::v1::RuntimeClass;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use crate::cpus::Cpus;
+use crate::csi::Drivers;
+use crate::devices::Devices;
 use crate::eviction::Pressures;
 use crate::images::Images;
 use crate::materials::Tokens;
@@ -20,6 +23,35 @@ use crate::probes::Counts;
 use crate::resources::Amounts;
 use crate::runtime::Runtime;
 use crate::statuses::Statuses;
+
+/// The volumes that can be attached and that pods of this node have or are about to have, as the Node tells.
+#[derive(Default)]
+pub(crate) struct VolumesInUse {
+    names: Mutex<BTreeSet<String>>,
+    changed: Notify,
+}
+
+impl VolumesInUse {
+    pub(crate) fn begin(&self, name: &str) {
+        if self.names.lock().insert(name.to_owned()) {
+            self.changed.notify_one();
+        }
+    }
+
+    pub(crate) fn end(&self, name: &str) {
+        if self.names.lock().remove(name) {
+            self.changed.notify_one();
+        }
+    }
+
+    pub(crate) fn all(&self) -> Vec<String> {
+        self.names.lock().iter().cloned().collect()
+    }
+
+    pub(crate) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+}
 
 /// The pods that this node has taken and that have not ended, by uid.
 #[derive(Default)]
@@ -49,7 +81,8 @@ pub(crate) struct Context {
     pub cluster_domain: String,
     pub cluster_dns: Vec<String>,
     pub resolv_conf: String,
-    pub cgroup_root: String,
+    /// Below which pods have cgroups of their own; none: the runtime puts their containers where it likes.
+    pub cgroup_root: Option<String>,
     pub node_memory: i64,
     /// What pods can be given: the node's capacity without what is reserved.
     pub allocatable: Amounts,
@@ -58,11 +91,17 @@ pub(crate) struct Context {
     pub pod_pids_limit: i64,
     /// Pods without a seccomp profile of their own get the runtime's.
     pub seccomp_default: bool,
+    /// Kernel parameters that pods may set although they are not safe for everybody.
+    pub unsafe_sysctls: Vec<String>,
     pub pressures: Pressures,
     /// Told when a pressure came or went: the Node says so at once.
     pub pressures_changed: Notify,
     pub probe_counts: Arc<Counts>,
     pub dooms: Dooms,
+    pub devices: Arc<Devices>,
+    pub cpus: Cpus,
+    pub drivers: Drivers,
+    pub volumes_in_use: VolumesInUse,
     pub admitted: Admitted,
     pub node_informer: Option<SharedInformer<Node>>,
     /// `None` when the kubelet runs static pods alone.
@@ -88,6 +127,16 @@ impl Context {
     /// This node's object, as the API has it.
     pub(crate) fn node(&self) -> Option<Arc<Node>> {
         self.node_informer.as_ref()?.lister().get(&client::ObjectKey::cluster(&self.node_name))
+    }
+
+    /// What pods can be given now: the node's own resources, its devices, and what others have put into its Node.
+    pub(crate) fn allocatable_now(&self) -> Amounts {
+        let node = self.node();
+        let told = node.as_ref().and_then(|n| n.status.as_ref()).and_then(|s| s.allocatable.as_ref());
+        let mut all = crate::resources::amounts(told);
+        all.extend(self.devices.amounts().1);
+        all.extend(self.allocatable.clone());
+        all
     }
 
     pub(crate) fn allocatable_of(&self, resource: &str) -> i64 {

@@ -4,10 +4,14 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Container, Pod, Service};
 
+use crate::env_file::EnvFiles;
+
 /// What a container's environment draws from besides the pod itself.
 pub(crate) struct Sources<'a> {
     pub config_maps: &'a BTreeMap<String, BTreeMap<String, String>>,
     pub secrets: &'a BTreeMap<String, BTreeMap<String, Vec<u8>>>,
+    /// Files of variables in the pod's volumes; they are read for one container at a time.
+    pub files: &'a EnvFiles,
     pub services: &'a [std::sync::Arc<Service>],
     pub host_ips: &'a [String],
     pub pod_ips: &'a [String],
@@ -119,6 +123,16 @@ fn value_from(
             Some(value) => Ok(Some(String::from_utf8_lossy(value).into_owned())),
             None if optional => Ok(None),
             None => Err(EnvError(format!("couldn't find key {} in Secret {namespace}/{}", key.key, key.name))),
+        };
+    }
+    if let Some(file) = &source.file_key_ref {
+        let optional = file.optional == Some(true);
+        let read = from.files.get(&(file.volume_name.clone(), file.path.clone()));
+        return match read.map(|r| r.as_ref().map(|vars| vars.get(&file.key))) {
+            Some(Ok(Some(value))) => Ok(Some(value.clone())),
+            _ if optional => Ok(None),
+            Some(Err(why)) => Err(EnvError(why.clone())),
+            _ => Err(EnvError(format!("environment variable key {:?} not found in file {:?}", file.key, file.path))),
         };
     }
     Ok(None)
@@ -275,6 +289,10 @@ mod tests {
             &Sources {
                 config_maps: &config_maps,
                 secrets: &BTreeMap::new(),
+                files: &EnvFiles::from([(
+                    ("v".to_owned(), "env".to_owned()),
+                    Ok(BTreeMap::from([("K".to_owned(), "from a file".to_owned())])),
+                )]),
                 services: &[service.into()],
                 host_ips: &["192.0.2.1".to_owned()],
                 pod_ips: &["10.244.0.2".to_owned()],
@@ -297,6 +315,7 @@ mod tests {
                 {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
                 {"name": "APP", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['app']"}}},
                 {"name": "CPU", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu", "divisor": "1m"}}},
+                {"name": "FILE", "valueFrom": {"fileKeyRef": {"volumeName": "v", "path": "env", "key": "K"}}},
                 {"name": "URL", "value": "$(MY_DB_SERVICE_HOST):$(MY_DB_SERVICE_PORT)"}]});
         let check = |name: &str, want: &str| assert_eq!(get(container.clone(), name).as_deref(), Some(want));
         check("CM_k", "v");
@@ -304,6 +323,7 @@ mod tests {
         check("IP", "10.244.0.2");
         check("APP", "web");
         check("CPU", "2000");
+        check("FILE", "from a file");
         check("URL", "10.96.0.9:5432");
         check("MY_DB_PORT_5432_TCP_ADDR", "10.96.0.9");
     }
@@ -316,6 +336,9 @@ mod tests {
         };
         assert_eq!(with(false), Err(EnvError("couldn't find key none in ConfigMap prod/cm".into())));
         assert!(with(true).unwrap().iter().all(|(n, _)| n != "A"));
+        let file = env(serde_json::json!({"name": "c", "env": [{"name": "A", "valueFrom":
+            {"fileKeyRef": {"volumeName": "v", "path": "env", "key": "none"}}}]}));
+        assert_eq!(file, Err(EnvError("environment variable key \"none\" not found in file \"env\"".into())));
         let secret = env(serde_json::json!({"name": "c", "envFrom": [{"secretRef": {"name": "s"}}]}));
         assert_eq!(secret, Err(EnvError("secret \"s\" not found".into())));
     }

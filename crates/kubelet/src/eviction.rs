@@ -203,13 +203,20 @@ impl Watcher {
         tracing::warn!(signal = crossed.signal, available = crossed.available, "the node runs short");
         let pods = self.context.admitted.all();
         let used = self.used(resource == "memory").await;
+        let is_disk = matches!(resource, "ephemeral-storage" | "inodes");
+        let mut of_volumes: BTreeMap<String, i64> = BTreeMap::new();
+        for pod in pods.iter().filter(|_| is_disk) {
+            let sizes = self.volume_sizes(pod).await;
+            of_volumes.insert(pod.metadata.uid.clone().unwrap_or_default(), sizes.values().sum());
+        }
         let usages: Vec<Usage> = pods
             .iter()
             .filter(|p| !is_critical(p))
             .map(|pod| {
                 let uid = pod.metadata.uid.clone().unwrap_or_default();
                 let requested = resources::requests(pod).get(resource).map_or(0, |milli| milli / 1000);
-                let used = used.get(&uid).map_or(0, |c| c.values().sum());
+                let of_containers: i64 = used.get(&uid).map_or(0, |c| c.values().sum());
+                let used = of_containers.saturating_add(of_volumes.get(&uid).copied().unwrap_or_default());
                 Usage { priority: pod.spec.as_ref().and_then(|s| s.priority).unwrap_or_default(), used, requested, uid }
             })
             .filter(|u| self.context.dooms.of(&u.uid).is_none())
@@ -258,13 +265,7 @@ impl Watcher {
         let writable = self.used(false).await;
         for pod in pods {
             let uid = pod.metadata.uid.clone().unwrap_or_default();
-            let root = crate::volumes::pod_dir(&self.context.root, &uid).join("volumes/kubernetes.io~empty-dir");
-            let names = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
-            let names: Vec<String> = names.filter(|v| v.empty_dir.is_some()).map(|v| v.name.clone()).collect();
-            let sizes = tokio::task::spawn_blocking(move || {
-                names.into_iter().map(|n| (n.clone(), size_of_tree(&root.join(&n)))).collect::<BTreeMap<_, _>>()
-            });
-            let Ok(sizes) = sizes.await else { continue };
+            let sizes = self.volume_sizes(&pod).await;
             let layers = writable.get(&uid).cloned().unwrap_or_default();
             if let Some(message) = own_limit(&pod, &sizes, &layers).filter(|_| self.context.dooms.of(&uid).is_none()) {
                 self.evict(&pod, message, 1);
@@ -272,7 +273,19 @@ impl Watcher {
         }
     }
 
-    /// By pod uid and container: bytes of memory, or of the writable layer.
+    /// Bytes of the pod's volumes that lie on the node's disk, by name.
+    async fn volume_sizes(&self, pod: &Pod) -> BTreeMap<String, i64> {
+        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        let root = crate::volumes::pod_dir(&self.context.root, uid).join("volumes/kubernetes.io~empty-dir");
+        let all = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
+        let names: Vec<String> = all.filter(|v| v.empty_dir.is_some()).map(|v| v.name.clone()).collect();
+        let sizes = tokio::task::spawn_blocking(move || {
+            names.into_iter().map(|n| (n.clone(), size_of_tree(&root.join(&n)))).collect::<BTreeMap<_, _>>()
+        });
+        sizes.await.unwrap_or_default()
+    }
+
+    /// By pod uid and container: bytes of memory, or of the writable layer and the logs.
     async fn used(&self, memory: bool) -> BTreeMap<String, BTreeMap<String, i64>> {
         let mut used: BTreeMap<String, BTreeMap<String, i64>> = BTreeMap::new();
         for stats in self.context.runtime.container_stats().await.unwrap_or_default() {
@@ -283,7 +296,13 @@ impl Watcher {
             } else {
                 stats.writable_layer.and_then(|w| w.used_bytes).map(|v| v.value)
             };
-            let value = i64::try_from(value.unwrap_or_default()).unwrap_or(i64::MAX);
+            let mut value = i64::try_from(value.unwrap_or_default()).unwrap_or(i64::MAX);
+            if !memory {
+                let (namespace, pod) = (label(crate::labels::POD_NAMESPACE), label(crate::labels::POD_NAME));
+                let logs = format!("{namespace}_{pod}_{}", label(crate::labels::POD_UID));
+                let logs = self.context.log_root.join(logs).join(label(crate::labels::CONTAINER_NAME));
+                value = value.saturating_add(size_of_tree(&logs));
+            }
             let of_pod = used.entry(label(crate::labels::POD_UID)).or_default();
             of_pod.insert(label(crate::labels::CONTAINER_NAME), value);
         }

@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::{Container, ObjectReference, Pod};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
+use crate::credential_provider::Providers;
 use crate::materials::Materials;
 use crate::pod::status::Waiting;
 use crate::runtime::Runtime;
@@ -23,6 +24,7 @@ pub(crate) struct Images {
     /// Pulls that may go on at the same time.
     pulls: Semaphore,
     failures: Mutex<HashMap<String, Failure>>,
+    providers: Providers,
 }
 
 #[derive(Clone)]
@@ -55,8 +57,8 @@ fn policy_of(container: &Container) -> Policy {
 }
 
 impl Images {
-    pub(crate) fn new(runtime: Runtime, parallel: usize) -> Self {
-        Images { runtime, pulls: Semaphore::new(parallel.max(1)), failures: Mutex::default() }
+    pub(crate) fn new(runtime: Runtime, parallel: usize, providers: Providers) -> Self {
+        Images { runtime, pulls: Semaphore::new(parallel.max(1)), failures: Mutex::default(), providers }
     }
 
     /// The reference of a container's image on this node, pulled if its policy asks for that.
@@ -96,7 +98,10 @@ impl Images {
         };
         let pulling = Instant::now();
         let mut outcome = Err("no credentials were tried".to_owned());
-        for auth in credentials(pod, image, materials) {
+        let of_pod = credentials(pod, image, materials).into_iter();
+        let of_node = self.providers.credentials(image).await.into_iter();
+        // At last without any.
+        for auth in of_pod.chain(of_node).map(Some).chain([None]) {
             outcome = self.runtime.pull(image, auth).await.map_err(|e| e.in_short());
             if outcome.is_ok() {
                 break;
@@ -144,10 +149,10 @@ impl Images {
     }
 }
 
-/// The credentials of the pod's pull secrets that are for this image's registry, and at last none.
-fn credentials(pod: &Pod, image: &str, materials: &Materials) -> Vec<Option<AuthConfig>> {
+/// The credentials of the pod's pull secrets that are for this image's registry.
+fn credentials(pod: &Pod, image: &str, materials: &Materials) -> Vec<AuthConfig> {
     let names = pod.spec.iter().flat_map(|s| s.image_pull_secrets.iter().flatten()).map(|s| &s.name);
-    let mut found: Vec<Option<AuthConfig>> = names
+    names
         .filter_map(|name| materials.secrets.get(name))
         .flat_map(|secret| {
             let modern =
@@ -156,10 +161,7 @@ fn credentials(pod: &Pod, image: &str, materials: &Materials) -> Vec<Option<Auth
             modern.map(|m| m["auths"].clone()).or(legacy)
         })
         .flat_map(|auths| matching(&auths, image))
-        .map(Some)
-        .collect();
-    found.push(None);
-    found
+        .collect()
 }
 
 fn matching(auths: &serde_json::Value, image: &str) -> Vec<AuthConfig> {

@@ -1,7 +1,8 @@
 //! The kubelet: it makes the containers of one node what the API says they should be.
 //!
 //! It talks to a container runtime through CRI and to nothing else of it, and to the apiserver as one client among others.
-//! It must not know the store, other components, or how the apiserver works. Entry points: [`Flags`], [`Config`], [`run`].
+//! It must not know the store, other components, or how the apiserver works. Entry points: [`Flags`], [`Config`], [`run`], and
+//! [`plugins`] for whoever writes one.
 //!
 //! Invariants:
 //! - Each pod has one worker, and only that worker starts and stops its containers.
@@ -14,8 +15,13 @@ mod certificates;
 mod cgroups;
 mod config;
 mod context;
+mod cpus;
+mod credential_provider;
+mod csi;
+mod devices;
 mod dns;
 mod env;
+mod env_file;
 mod eviction;
 mod grpc_health;
 mod housekeeping;
@@ -24,6 +30,7 @@ mod labels;
 mod materials;
 mod node;
 mod node_cgroups;
+pub mod plugins;
 mod pod;
 mod probe_tls;
 mod probes;
@@ -32,6 +39,7 @@ mod runtime;
 mod server;
 mod settings;
 mod static_pods;
+mod static_url;
 mod statuses;
 mod volumes;
 
@@ -46,8 +54,11 @@ use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use tokio_util::sync::CancellationToken;
 
+use static_url::UrlSource;
+
 pub use certificates::{Bootstrap, CertificateError, bootstrap};
 pub use config::{Config, FlagError, Flags};
+pub use cpus::CpuPolicy;
 pub use runtime::RuntimeError;
 pub use server::ServeError;
 pub use settings::{Eviction, ImageGc, Logs, Shutdown};
@@ -60,6 +71,10 @@ pub enum Error {
     Serve(#[from] ServeError),
     #[error("cannot make {}", path.display())]
     Directory { path: std::path::PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    Tls(#[from] rustls::Error),
+    #[error(transparent)]
+    CredentialProvider(#[from] credential_provider::Error),
     #[error("cannot serve health on {address}")]
     Health { address: std::net::SocketAddr, source: std::io::Error },
 }
@@ -81,6 +96,10 @@ async fn run_node(config: Config, client: Option<kube::Client>, stop: Cancellati
     std::fs::create_dir_all(&config.root_dir)
         .map_err(|source| Error::Directory { path: config.root_dir.clone(), source })?;
     let machine = node::Machine::look();
+    let providers = match &config.credential_providers {
+        Some((file, dir)) => credential_provider::Providers::open(file, dir)?,
+        None => credential_provider::Providers::default(),
+    };
     let runtime = runtime::Runtime::connect(&config.runtime_endpoint)?;
     runtime.validate(&config.runtime_endpoint).await?;
     let factory = client.clone().map(|client| SharedInformerFactory::new(client, stop.clone()));
@@ -97,22 +116,27 @@ async fn run_node(config: Config, client: Option<kube::Client>, stop: Cancellati
         cluster_domain: config.cluster_domain.clone(),
         cluster_dns: config.cluster_dns.clone(),
         resolv_conf: std::fs::read_to_string(&config.resolv_conf).unwrap_or_default(),
-        cgroup_root: config.cgroup_root.clone(),
+        cgroup_root: config.cgroups_per_qos.then(|| config.cgroup_root.clone()),
         allocatable: capacity::allocatable(&capacity::of(&machine, &config), &config),
         max_pods: config.max_pods.try_into().unwrap_or(usize::MAX),
         pod_pids_limit: config.pod_pids_limit,
         seccomp_default: config.seccomp_default,
+        unsafe_sysctls: config.allowed_unsafe_sysctls.clone(),
         pressures: eviction::Pressures::default(),
         pressures_changed: tokio::sync::Notify::new(),
         probe_counts: Arc::default(),
         dooms: pod::admission::Dooms::default(),
+        devices: Arc::new(devices::Devices::new(&config.root_dir)),
+        cpus: cpus::Cpus::new(config.cpu_policy.clone(), &config.root_dir),
+        drivers: csi::Drivers::default(),
+        volumes_in_use: context::VolumesInUse::default(),
         admitted: context::Admitted::default(),
         node_informer: factory
             .as_ref()
             .map(|f| f.selected::<Node>(Selection::fields(&format!("metadata.name={}", config.node_name)))),
         node_memory: machine.memory_bytes,
         client: client.clone(),
-        images: images::Images::new(runtime.clone(), config.parallel_pulls),
+        images: images::Images::new(runtime.clone(), config.parallel_pulls, providers),
         runtime,
         events,
         tokens: materials::Tokens::default(),
@@ -127,6 +151,13 @@ async fn run_node(config: Config, client: Option<kube::Client>, stop: Cancellati
         pods: pods.clone(),
         informer: factory.as_ref().map(|f| f.selected::<Pod>(selection)),
         static_dir: config.static_pod_path.clone(),
+        static_period: config.file_check_frequency,
+        static_url: config
+            .static_pod_url
+            .as_ref()
+            .map(|(url, headers)| UrlSource::new(url, headers.clone()))
+            .transpose()?,
+        url_period: config.http_check_frequency,
     };
     if let Some(address) = config.healthz_address {
         let endpoints = serving::Endpoints::new("kubelet", config.metrics.clone());
@@ -142,12 +173,28 @@ async fn run_node(config: Config, client: Option<kube::Client>, stop: Cancellati
         let (dir, stop) = (config.cert_dir.clone(), stop.clone());
         tokio::spawn(async move { certificates::rotate(client, &dir, wish, None, stop).await });
     }
+    for name in csi::devices_in_use(&context) {
+        context.volumes_in_use.begin(&name);
+    }
+    let devices = Arc::clone(&context.devices).serve(stop.clone());
+    let taker = Arc::new(csi::Taker(Arc::clone(&context)));
+    let plugins = plugins::registry::watch(config.root_dir.join("plugins_registry"), taker, stop.clone());
+    let cpus = cpus::keep_apart(Arc::clone(&context), stop.clone());
     let reporter = async {
         if let Some(client) = client.filter(|_| config.register_node) {
             let context = Arc::clone(&context);
             node::NodeReporter { context, config, client, machine, port }.run(stop.clone()).await;
         }
     };
-    tokio::join!(reporter, manager.run(stop.clone()), evictions.run(stop.clone()), logs, images);
+    tokio::join!(
+        reporter,
+        manager.run(stop.clone()),
+        evictions.run(stop.clone()),
+        logs,
+        images,
+        devices,
+        plugins,
+        cpus
+    );
     Ok(())
 }

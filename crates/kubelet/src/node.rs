@@ -84,7 +84,12 @@ impl NodeReporter {
         let pressed = &self.context.pressures_changed;
         while stop
             .run_until_cancelled(async {
-                tokio::select! { () = tokio::time::sleep(pause) => {}, () = pressed.notified() => {} }
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    () = pressed.notified() => {}
+                    () = self.context.devices.changed() => {}
+                    () = self.context.volumes_in_use.changed() => {}
+                }
             })
             .await
             .is_some()
@@ -161,8 +166,14 @@ impl NodeReporter {
     async fn status(&self, before: &Node) -> NodeStatus {
         let old = before.status.clone().unwrap_or_default();
         let amounts = crate::capacity::of(&self.machine, &self.config);
+        let (devices, healthy) = self.context.devices.amounts();
         let mut capacity = quantities(&amounts);
         let mut allocatable = quantities(&crate::capacity::allocatable(&amounts, &self.config));
+        let counted = |amounts: &crate::resources::Amounts| {
+            amounts.iter().map(|(name, n)| (name.clone(), Quantity((n / 1000).to_string()))).collect::<BTreeMap<_, _>>()
+        };
+        capacity.extend(counted(&devices));
+        allocatable.extend(counted(&healthy));
         for list in [&mut capacity, &mut allocatable] {
             list.insert("pods".to_owned(), Quantity(self.config.max_pods.to_string()));
             for size in ["hugepages-1Gi", "hugepages-2Mi"] {
@@ -187,6 +198,7 @@ impl NodeReporter {
             conditions: Some(self.conditions(&old).await),
             node_info: Some(info),
             images: Some(self.images().await),
+            volumes_in_use: Some(self.context.volumes_in_use.all()),
             daemon_endpoints: Some(NodeDaemonEndpoints {
                 kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(self.port) }),
             }),

@@ -45,9 +45,8 @@ fn layout() -> Layout {
 
 /// Makes the pod's cgroup with the sum of its containers' limits, and at most `pids` processes where that is positive.
 pub(crate) fn make(sandbox: &PodSandboxConfig, pod: &Pod, pids: i64) -> io::Result<()> {
-    let Some(parent) = sandbox.linux.as_ref().map(|l| l.cgroup_parent.trim_start_matches('/').to_owned()) else {
-        return Ok(());
-    };
+    let parent = sandbox.linux.as_ref().map(|l| l.cgroup_parent.trim_start_matches('/').to_owned());
+    let Some(parent) = parent.filter(|p| !p.is_empty()) else { return Ok(()) };
     match layout() {
         Layout::V2(root) => {
             let mut at = root;
@@ -124,7 +123,8 @@ impl Wanted {
 
 /// Gives the cgroup of a pod that runs what its spec now says.
 pub(crate) fn resize(pod: &Pod, context: &Context) -> io::Result<()> {
-    let relative = cgroups::pod_cgroup(pod, &context.cgroup_root);
+    let Some(root) = &context.cgroup_root else { return Ok(()) };
+    let relative = cgroups::pod_cgroup(pod, root);
     apply(relative.trim_start_matches('/'), &Wanted::of(pod))
 }
 
@@ -155,7 +155,8 @@ fn apply(parent: &str, wanted: &Wanted) -> io::Result<()> {
 
 /// Removes the pod's cgroup and those that the runtime left below it.
 pub(crate) fn remove(pod: &Pod, context: &Context) {
-    let relative = cgroups::pod_cgroup(pod, &context.cgroup_root);
+    let Some(root) = &context.cgroup_root else { return };
+    let relative = cgroups::pod_cgroup(pod, root);
     let relative = relative.trim_start_matches('/');
     let roots = match layout() {
         Layout::V1(roots) => roots,

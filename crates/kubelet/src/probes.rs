@@ -328,46 +328,91 @@ fn words(error: &std::io::Error) -> String {
     }
 }
 
+/// Where a GET goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Place {
+    scheme: String,
+    host: String,
+    port: u16,
+    path: String,
+}
+
+impl Place {
+    fn authority(&self) -> String {
+        let (host, port) = (&self.host, self.port);
+        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    }
+
+    /// Where a redirect leads, if that is on the same host: probes follow it no further.
+    fn redirected(&self, location: &str) -> Option<Place> {
+        let uri: http::Uri = location.parse().ok()?;
+        let path = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str).to_owned();
+        let Some(host) = uri.host() else { return Some(Place { path, ..self.clone() }) };
+        let scheme = uri.scheme_str().unwrap_or(&self.scheme).to_owned();
+        let default = if scheme == "https" { 443 } else { 80 };
+        let host = host.trim_matches(['[', ']']).to_owned();
+        (host == self.host).then(|| Place { port: uri.port_u16().unwrap_or(default), scheme, host, path })
+    }
+}
+
+/// How many redirects a probe follows.
+const REDIRECTS: usize = 10;
+
 async fn http_get(get: &HTTPGetAction, host: &str, port: u16) -> Result<(), String> {
     let path = get.path.as_deref().filter(|p| !p.is_empty()).unwrap_or("/");
+    let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
     let scheme = get.scheme.as_deref().unwrap_or("HTTP").to_lowercase();
-    let authority = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-    let shown = format!("{scheme}://{authority}{path}");
+    let mut place = Place { scheme, host: host.to_owned(), port, path };
+    for _ in 0..=REDIRECTS {
+        let answer = request(get, &place).await?;
+        match (answer.code, answer.location.as_deref().and_then(|l| place.redirected(l))) {
+            (300..=399, Some(next)) => place = next,
+            (200..=399, _) => return Ok(()),
+            (code, _) => return Err(format!("HTTP probe failed with statuscode: {code}")),
+        }
+    }
+    Err(format!("Get \"{}\": stopped after {REDIRECTS} redirects", place.path))
+}
+
+struct Answer {
+    code: u16,
+    location: Option<String>,
+}
+
+async fn request(get: &HTTPGetAction, place: &Place) -> Result<Answer, String> {
+    let authority = place.authority();
+    let shown = format!("{}://{authority}{}", place.scheme, place.path);
     let dial = |e: std::io::Error| format!("Get \"{shown}\": dial tcp {authority}: connect: {}", words(&e));
-    let socket = TcpStream::connect((host, port)).await.map_err(dial)?;
-    let mut request = http::Request::get(path).header(http::header::HOST, &authority);
-    let given = get.http_headers.iter().flatten();
-    let has = |name: &str| get.http_headers.iter().flatten().any(|h| h.name.eq_ignore_ascii_case(name));
+    let socket = TcpStream::connect((place.host.as_str(), place.port)).await.map_err(dial)?;
+    let given = || get.http_headers.iter().flatten();
+    let has = |name: &str| given().any(|h| h.name.eq_ignore_ascii_case(name));
+    let mut request = http::Request::get(&place.path);
+    if !has("host") {
+        request = request.header(http::header::HOST, &authority);
+    }
     if !has("user-agent") {
         request = request.header(http::header::USER_AGENT, "kube-probe/1.36");
     }
     if !has("accept") {
         request = request.header(http::header::ACCEPT, "*/*");
     }
-    for header in given {
-        request = if header.name.eq_ignore_ascii_case("host") {
-            request.header(http::header::HOST, &header.value)
-        } else {
-            request.header(&header.name, &header.value)
-        };
+    for header in given() {
+        request = request.header(&header.name, &header.value);
     }
     let request = request
         .header(http::header::CONNECTION, "close")
         .body(Empty::<bytes::Bytes>::new())
         .map_err(|e| e.to_string())?;
-    let status = if scheme == "https" {
-        let tls = crate::probe_tls::connect(socket, host).await?;
+    let answer = if place.scheme == "https" {
+        let tls = crate::probe_tls::connect(socket, &place.host).await?;
         send(TokioIo::new(tls), request).await
     } else {
         send(TokioIo::new(socket), request).await
     };
-    match status.map_err(|e| format!("Get \"{shown}\": {e}"))? {
-        200..=399 => Ok(()),
-        code => Err(format!("HTTP probe failed with statuscode: {code}")),
-    }
+    answer.map_err(|e| format!("Get \"{shown}\": {e}"))
 }
 
-async fn send<S>(socket: S, request: http::Request<Empty<bytes::Bytes>>) -> Result<u16, hyper::Error>
+async fn send<S>(socket: S, request: http::Request<Empty<bytes::Bytes>>) -> Result<Answer, hyper::Error>
 where
     S: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
@@ -375,11 +420,12 @@ where
     let connection = tokio::spawn(connection);
     let response = sender.send_request(request).await?;
     let code = response.status().as_u16();
+    let location = response.headers().get(http::header::LOCATION).and_then(|l| l.to_str().ok()).map(str::to_owned);
     // Up to 10 KB of the body are read, so that the server is not cut off in the middle of a short answer.
     let mut body = http_body_util::Limited::new(response.into_body(), 10 << 10);
     while let Some(Ok(_)) = body.frame().await {}
     connection.abort();
-    Ok(code)
+    Ok(Answer { code, location })
 }
 
 /// One GET for a lifecycle hook.
@@ -398,4 +444,26 @@ fn port_of(port: &IntOrString, container: &Container) -> Result<u16, String> {
         }
     };
     number.and_then(|n| u16::try_from(n).ok()).filter(|n| *n > 0).ok_or_else(|| format!("invalid port: {port:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn redirects_are_followed_on_the_same_host() {
+        let place = |scheme: &str, port: u16, path: &str| Place {
+            scheme: scheme.into(),
+            host: "192.0.2.7".into(),
+            port,
+            path: path.into(),
+        };
+        let check = |location: &str, want: Option<Place>| {
+            assert_eq!(place("http", 8080, "/a").redirected(location), want, "{location}");
+        };
+        check("/b?c=d", Some(place("http", 8080, "/b?c=d")));
+        check("https://192.0.2.7/b", Some(place("https", 443, "/b")));
+        check("http://192.0.2.7:90/", Some(place("http", 90, "/")));
+        check("http://example.com/b", None);
+    }
 }

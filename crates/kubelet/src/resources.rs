@@ -11,8 +11,14 @@ use crate::pod::plan;
 /// By resource name, in thousandths.
 pub(crate) type Amounts = BTreeMap<String, i64>;
 
-fn amounts(list: Option<&BTreeMap<String, Quantity>>) -> Amounts {
+pub(crate) fn amounts(list: Option<&BTreeMap<String, Quantity>>) -> Amounts {
     list.into_iter().flatten().filter_map(|(name, q)| Some((name.clone(), milli(q)?))).collect()
+}
+
+/// A resource that no part of Kubernetes itself knows: a device, or something that an administrator counts.
+pub(crate) fn is_extended(name: &str) -> bool {
+    name.split_once('/')
+        .is_some_and(|(domain, _)| !domain.ends_with("kubernetes.io") && !domain.starts_with("requests."))
 }
 
 /// What a list of resources asks for; a limit stands for a request that is not given.

@@ -1,13 +1,15 @@
 //! The container runtime, through CRI v1: the calls that the kubelet makes and the facts that it keeps of their answers.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use k8s_cri::v1 as cri;
 use k8s_cri::v1::image_service_client::ImageServiceClient;
 use k8s_cri::v1::runtime_service_client::RuntimeServiceClient;
+use tokio::sync::OnceCell;
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use crate::labels;
@@ -111,6 +113,7 @@ pub(crate) struct ContainerStatus {
 pub(crate) struct Runtime {
     runtime: RuntimeServiceClient<Channel>,
     images: ImageServiceClient<Channel>,
+    name: Arc<OnceCell<String>>,
 }
 
 /// Calls that the runtime answers from memory.
@@ -141,6 +144,7 @@ impl Runtime {
         Ok(Runtime {
             runtime: RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(16 << 20),
             images: ImageServiceClient::new(channel).max_decoding_message_size(16 << 20),
+            name: Arc::default(),
         })
     }
 
@@ -153,6 +157,12 @@ impl Runtime {
     pub(crate) async fn validate(&self, endpoint: &str) -> Result<()> {
         let unusable = |source| RuntimeError::Unusable { endpoint: endpoint.to_owned(), source: Box::new(source) };
         self.version().await.map(drop).map_err(unusable)
+    }
+
+    /// What it calls itself. Until it has answered for the first time it is taken for the one that most nodes have.
+    pub(crate) async fn name(&self) -> String {
+        let asked = self.name.get_or_try_init(|| async { self.version().await.map(|v| v.runtime_name) }).await;
+        asked.map_or_else(|_| "containerd".to_owned(), Clone::clone)
     }
 
     /// Conditions that are not met, as `type: message`; empty when the runtime and its network are ready.
@@ -257,6 +267,15 @@ impl Runtime {
         let request =
             cri::UpdateContainerResourcesRequest { container_id: id.into(), linux: Some(linux), ..Default::default() };
         self.runtime.clone().update_container_resources(within(QUICK, request)).await?;
+        Ok(())
+    }
+
+    /// Writes a container's state into `file`; `timeout` in seconds, 0: the runtime's own.
+    pub(crate) async fn checkpoint(&self, id: &str, file: &Path, timeout: i64) -> Result<()> {
+        let location = file.to_string_lossy().into_owned();
+        let request = cri::CheckpointContainerRequest { container_id: id.into(), location, timeout };
+        let seconds = Duration::from_secs(u64::try_from(timeout).unwrap_or_default());
+        self.runtime.clone().checkpoint_container(within(seconds + SLOW, request)).await?;
         Ok(())
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde_json::Value;
 
+use crate::cpus::{self, CpuPolicy};
 use crate::resources::{Amounts, Threshold};
 
 #[derive(Clone, Debug, PartialEq)]
@@ -55,6 +56,9 @@ pub(crate) struct Settings {
     pub pod_pids_limit: i64,
     pub provider_id: String,
     pub max_images: usize,
+    pub file_check_frequency: Duration,
+    pub http_check_frequency: Duration,
+    pub cpu_policy: CpuPolicy,
 }
 
 impl Default for Eviction {
@@ -73,14 +77,14 @@ impl Eviction {
     /// For a node that shares its disk with other work: shares of a disk that is full of other things would drive away
     /// every pod, so that only what pods need to go on is guarded.
     #[must_use]
-    pub fn on_a_shared_disk() -> Self {
+    pub fn on_a_shared_disk(self) -> Self {
         let gibibyte = || Threshold::Amount(1 << 30);
         let hard = BTreeMap::from([
             ("memory.available".to_owned(), Threshold::Amount(100 << 20)),
             ("nodefs.available".to_owned(), gibibyte()),
             ("imagefs.available".to_owned(), gibibyte()),
         ]);
-        Eviction { hard, ..Eviction::default() }
+        Eviction { hard, ..self }
     }
 }
 
@@ -145,6 +149,28 @@ fn amounts(fields: &Fields, name: &str) -> Result<Amounts, String> {
     map(fields, name).into_iter().map(parse).collect()
 }
 
+/// The static policy keeps CPUs for the system: those that are named, or as many as are reserved by amount.
+fn cpu_policy(fields: &Fields) -> Result<CpuPolicy, String> {
+    let is_static = match fields.get("cpuManagerPolicy").and_then(Value::as_str).unwrap_or("none") {
+        "none" | "" => false,
+        "static" => true,
+        other => return Err(format!("cpuManagerPolicy: unknown policy: {other:?}")),
+    };
+    let named = fields.get("reservedSystemCPUs").and_then(Value::as_str).unwrap_or_default();
+    let mut reserved =
+        cpus::parse(named).ok_or_else(|| format!("reservedSystemCPUs: unable to parse {named:?} as a set of CPUs"))?;
+    if reserved.is_empty() {
+        let lists = [amounts(fields, "kubeReserved")?, amounts(fields, "systemReserved")?];
+        let milli: i64 = lists.iter().filter_map(|list| list.get("cpu")).sum();
+        reserved = (0..usize::try_from((milli + 999) / 1000).unwrap_or_default()).collect();
+    }
+    if is_static && reserved.is_empty() {
+        let why = "the static policy requires systemreserved.cpu + kubereserved.cpu to be greater than zero";
+        return Err(format!("cpuManagerPolicy: {why}"));
+    }
+    Ok(CpuPolicy { is_static, reserved })
+}
+
 /// Reads the fields that this module knows and leaves the others.
 pub(crate) fn of(fields: &BTreeMap<String, Value>) -> Result<Settings, String> {
     let eviction = Eviction::default();
@@ -163,6 +189,15 @@ pub(crate) fn of(fields: &BTreeMap<String, Value>) -> Result<Settings, String> {
         for (signal, threshold) in defaults() {
             hard.entry(signal).or_insert(threshold);
         }
+    }
+    let cpu_policy = cpu_policy(fields)?;
+    let (mut kube_reserved, mut system_reserved) =
+        (amounts(fields, "kubeReserved")?, amounts(fields, "systemReserved")?);
+    if fields.contains_key("reservedSystemCPUs") {
+        // The CPUs that are named stand for all that would be reserved by amount.
+        kube_reserved.remove("cpu");
+        let count = i64::try_from(cpu_policy.reserved.len()).unwrap_or_default();
+        system_reserved.insert("cpu".to_owned(), count * 1000);
     }
     let percent = |name: &str, default: u64| {
         u64::try_from(number(fields, name, i64::try_from(default).unwrap_or(100))).unwrap_or(default).min(100)
@@ -196,12 +231,15 @@ pub(crate) fn of(fields: &BTreeMap<String, Value>) -> Result<Settings, String> {
             total: duration(fields, "shutdownGracePeriod", Duration::ZERO)?,
             critical: duration(fields, "shutdownGracePeriodCriticalPods", Duration::ZERO)?,
         },
-        kube_reserved: amounts(fields, "kubeReserved")?,
-        system_reserved: amounts(fields, "systemReserved")?,
+        kube_reserved,
+        system_reserved,
         seccomp_default: fields.get("seccompDefault").and_then(Value::as_bool) == Some(true),
         pod_pids_limit: number(fields, "podPidsLimit", -1),
         provider_id: fields.get("providerID").and_then(Value::as_str).unwrap_or_default().to_owned(),
         max_images: usize::try_from(number(fields, "nodeStatusMaxImages", 50)).unwrap_or(usize::MAX),
+        file_check_frequency: duration(fields, "fileCheckFrequency", Duration::from_secs(20))?,
+        cpu_policy,
+        http_check_frequency: duration(fields, "httpCheckFrequency", Duration::from_secs(20))?,
     })
 }
 
@@ -228,10 +266,22 @@ mod tests {
     }
 
     #[test]
+    fn cpus_are_kept_for_the_system_by_name_or_by_amount() {
+        let check = |file: Value, want: &str| {
+            let policy = read(file).unwrap().cpu_policy;
+            assert_eq!(cpus::show(&policy.reserved), want);
+        };
+        check(serde_json::json!({"cpuManagerPolicy": "static", "reservedSystemCPUs": "1,3"}), "1,3");
+        check(serde_json::json!({"cpuManagerPolicy": "static", "kubeReserved": {"cpu": "1200m"}}), "0-1");
+    }
+
+    #[test]
     fn what_makes_no_sense_is_named() {
         let check = |file: Value, part: &str| assert!(read(file).unwrap_err().contains(part), "{part}");
         check(serde_json::json!({"evictionHard": {"memory.available": "x"}}), "memory.available=x");
         check(serde_json::json!({"evictionSoft": {"memory.available": "1Gi"}}), "grace period must be specified");
         check(serde_json::json!({"kubeReserved": {"cpu": "-1"}}), "cpu");
+        check(serde_json::json!({"cpuManagerPolicy": "static"}), "to be greater than zero");
+        check(serde_json::json!({"cpuManagerPolicy": "dynamic"}), "unknown policy");
     }
 }

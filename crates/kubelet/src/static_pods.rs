@@ -51,15 +51,44 @@ pub(crate) fn read(dir: &Path, node_name: &str) -> Vec<Pod> {
 
 fn parse(text: &str, file: &Path, node_name: &str) -> Result<Pod, String> {
     let value: serde_json::Value = serde_saphyr::from_str(text).map_err(|e| e.to_string())?;
+    pod_of(value, "file", &[&file.to_string_lossy(), text], node_name)
+}
+
+/// The pods that a URL's answer holds: one, or a list of them.
+pub(crate) fn parse_answer(text: &str, url: &str, node_name: &str) -> Result<Vec<Pod>, String> {
+    let mut value: serde_json::Value = serde_saphyr::from_str(text).map_err(|e| e.to_string())?;
+    let items = match value["kind"].as_str() {
+        Some("PodList") => match value["items"].take() {
+            serde_json::Value::Array(items) => items,
+            _ => Vec::new(),
+        },
+        _ => vec![value],
+    };
+    let each = items.into_iter().map(|mut item| {
+        // Members of a list need not say what they are.
+        for (name, word) in [("kind", "Pod"), ("apiVersion", "v1")] {
+            if item[name].is_null() {
+                item[name] = word.into();
+            }
+        }
+        let seed = item.to_string();
+        pod_of(item, "http", &[url, &seed], node_name)
+    });
+    each.collect()
+}
+
+/// `seed` is what makes the pod another one when it changes.
+fn pod_of(value: serde_json::Value, source: &str, seed: &[&str], node_name: &str) -> Result<Pod, String> {
     if value["kind"] != "Pod" || value["apiVersion"] != "v1" {
         return Err(format!("its kind is {} of {}", value["kind"], value["apiVersion"]));
     }
     let mut pod: Pod = serde_json::from_value(value).map_err(|e| e.to_string())?;
     let name = pod.metadata.name.clone().filter(|n| !n.is_empty()).ok_or("it has no name")?;
     let mut hash = Sha256::new();
-    hash.update(file.to_string_lossy().as_bytes());
     hash.update(node_name.as_bytes());
-    hash.update(text.as_bytes());
+    for part in seed {
+        hash.update(part.as_bytes());
+    }
     let digest: String = hash.finalize().iter().take(16).map(|b| format!("{b:02x}")).collect();
     let meta = &mut pod.metadata;
     meta.name = Some(format!("{name}-{node_name}"));
@@ -67,7 +96,7 @@ fn parse(text: &str, file: &Path, node_name: &str) -> Result<Pod, String> {
     // The uid changes with the file's content: a changed pod is another pod, which replaces the old one.
     meta.uid = Some(digest.clone());
     let annotations = meta.annotations.get_or_insert_with(BTreeMap::new);
-    annotations.insert(labels::CONFIG_SOURCE.to_owned(), "file".to_owned());
+    annotations.insert(labels::CONFIG_SOURCE.to_owned(), source.to_owned());
     annotations.insert(labels::CONFIG_HASH.to_owned(), digest);
     annotations.insert(labels::CONFIG_SEEN.to_owned(), jiff::Timestamp::now().to_string());
     let spec = pod.spec.as_mut().ok_or("it has no spec")?;
@@ -133,6 +162,19 @@ pub(crate) async fn make_mirror(client: &kube::Client, pod: &Pod, node_name: &st
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_url_gives_one_pod_or_several() {
+        let pod = |name: &str| format!(r#"{{"metadata": {{"name": "{name}"}}, "spec": {{"containers": []}}}}"#);
+        let names = |text: &str| {
+            let pods = parse_answer(text, "http://example.com", "n1");
+            pods.map(|all| all.into_iter().filter_map(|p| p.metadata.name).collect::<Vec<_>>().join(" "))
+        };
+        assert_eq!(names(&pod("a")).as_deref(), Ok("a-n1"));
+        let list = format!(r#"{{"kind": "PodList", "apiVersion": "v1", "items": [{}, {}]}}"#, pod("a"), pod("b"));
+        assert_eq!(names(&list).as_deref(), Ok("a-n1 b-n1"));
+        assert!(names(r#"{"kind": "Deployment", "apiVersion": "apps/v1"}"#).is_err());
+    }
 
     #[test]
     fn a_file_becomes_a_pod_of_this_node() {

@@ -1,10 +1,11 @@
-//! The objects by which the cluster knows its DNS: the Service at the tenth address, where it leads to; and what DNS and the
-//! pod network may read.
+//! The objects by which the cluster knows what `kelson up` adds to it: its DNS (the Service at the tenth address, where it
+//! leads to), its default StorageClass, and what DNS, the pod network and the StorageClass's provisioner may do.
 
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
+use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client, Resource};
 use serde::Serialize;
@@ -16,6 +17,10 @@ use super::options::Settings;
 
 /// Who cluster DNS is.
 pub(crate) const DNS_USER: &str = "system:cluster-dns";
+
+/// Who makes the volumes of the default StorageClass is.
+pub(crate) const LOCAL_PATH_USER: &str = "system:local-path-provisioner";
+const LOCAL_PATH_CLASS: &str = "local-path";
 
 /// Who the pod network of each node is.
 pub(crate) const POD_NETWORK_USER: &str = "system:pod-network";
@@ -32,7 +37,7 @@ pub(crate) async fn install_pod_network(client: &Client) -> Result<()> {
     allow(client, POD_NETWORK_USER, &rules).await
 }
 
-/// Writes the objects as they are to be; what others added to them stays.
+/// Writes the objects of cluster DNS as they are to be; what others added to them stays.
 pub(crate) async fn install_dns(client: &Client, settings: &Settings) -> Result<()> {
     let rules = json!([
         { "apiGroups": [""], "resources": ["services"], "verbs": ["list", "watch"] },
@@ -42,7 +47,36 @@ pub(crate) async fn install_dns(client: &Client, settings: &Settings) -> Result<
     ensure(&Api::<Service>::namespaced(client.clone(), "kube-system"), "kube-dns", &service(settings)).await?;
     let slice = format!("kube-dns-{}", settings.node_name);
     let slices = Api::<EndpointSlice>::namespaced(client.clone(), "kube-system");
-    ensure(&slices, &slice, &endpoint_slice(&slice, settings)).await
+    let ports = json!([
+        { "name": "dns", "port": DNS_PORT, "protocol": "UDP" },
+        { "name": "dns-tcp", "port": DNS_PORT, "protocol": "TCP" },
+    ]);
+    ensure(&slices, &slice, &endpoint_slice(&slice, "kube-dns", &ports, settings)).await
+}
+
+/// Writes the default StorageClass, which stays as its users have changed it, and what its provisioner may do.
+pub(crate) async fn install_storage(client: &Client) -> Result<()> {
+    let rules = json!([
+        { "apiGroups": [""], "resources": ["persistentvolumeclaims"], "verbs": ["get", "list", "watch"] },
+        { "apiGroups": [""], "resources": ["persistentvolumes"],
+          "verbs": ["get", "list", "watch", "create", "patch", "delete"] },
+        { "apiGroups": ["storage.k8s.io"], "resources": ["storageclasses"], "verbs": ["get", "list", "watch"] },
+        { "apiGroups": [""], "resources": ["events"], "verbs": ["create", "patch", "update"] },
+    ]);
+    allow(client, LOCAL_PATH_USER, &rules).await?;
+    let class: StorageClass = serde_json::from_value(json!({
+        "metadata": {
+            "name": LOCAL_PATH_CLASS,
+            "annotations": { "storageclass.kubernetes.io/is-default-class": "true" },
+        },
+        "provisioner": local_path_provisioner::PROVISIONER,
+        "reclaimPolicy": "Delete",
+        "volumeBindingMode": "WaitForFirstConsumer",
+    }))?;
+    match Api::<StorageClass>::all(client.clone()).create(&PostParams::default(), &class).await {
+        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
+        other => other.map(drop).context("cannot write the default StorageClass"),
+    }
 }
 
 async fn ensure<K>(api: &Api<K>, name: &str, object: &Value) -> Result<()>
@@ -91,12 +125,12 @@ fn service(settings: &Settings) -> Value {
 }
 
 /// The Service has no selector, so no controller writes this for us.
-fn endpoint_slice(name: &str, settings: &Settings) -> Value {
+fn endpoint_slice(name: &str, service: &str, ports: &Value, settings: &Settings) -> Value {
     json!({
         "metadata": {
             "name": name,
             "labels": {
-                "kubernetes.io/service-name": "kube-dns",
+                "kubernetes.io/service-name": service,
                 "endpointslice.kubernetes.io/managed-by": "kelson",
             },
         },
@@ -106,9 +140,6 @@ fn endpoint_slice(name: &str, settings: &Settings) -> Value {
             "conditions": { "ready": true, "serving": true, "terminating": false },
             "nodeName": settings.node_name,
         }],
-        "ports": [
-            { "name": "dns", "port": DNS_PORT, "protocol": "UDP" },
-            { "name": "dns-tcp", "port": DNS_PORT, "protocol": "TCP" },
-        ],
+        "ports": ports,
     })
 }

@@ -129,11 +129,18 @@ fn elected(settings: &Settings, name: &str) -> Option<LeaseConfig> {
     settings.etcd.is_some().then(|| LeaseConfig::new(name, &identity))
 }
 
-pub(crate) fn kubelet(settings: &Settings, pki: &Pki) -> kubelet::Config {
+/// The user's file says what it likes; how the node is joined to the cluster stands above it.
+pub(crate) fn kubelet(settings: &Settings, pki: &Pki) -> Result<kubelet::Config> {
+    let file = settings.kubelet_config.iter().map(|file| format!("--config={}", file.display()));
+    let flags = kubelet::Flags::try_parse_from(std::iter::once("kubelet".to_owned()).chain(file))?;
+    let mut given = flags.complete()?;
+    if given.file["evictionHard"].is_null() {
+        given.eviction = given.eviction.on_a_shared_disk();
+    }
     let Pair { cert, key } = pki.pair("kubelet-serving");
     let layout = &settings.layout;
     let own_runtime = || format!("unix://{}", layout.containerd_socket().display());
-    kubelet::Config {
+    Ok(kubelet::Config {
         node_name: settings.node_name.clone(),
         node_ips: vec![settings.node_ip],
         root_dir: layout.kubelet(),
@@ -147,9 +154,8 @@ pub(crate) fn kubelet(settings: &Settings, pki: &Pki) -> kubelet::Config {
         cluster_dns: vec![settings.dns_service_ip().to_string()],
         cluster_domain: settings.cluster_domain.clone(),
         resolv_conf: host::resolv_conf(),
-        eviction: kubelet::Eviction::on_a_shared_disk(),
-        ..kubelet::Config::default()
-    }
+        ..given
+    })
 }
 
 pub(crate) fn kube_proxy(settings: &Settings) -> kube_proxy::Config {
@@ -184,6 +190,10 @@ pub(crate) fn pod_network(settings: &Settings) -> pod_network::Config {
         mtu: settings.pod_network_mtu,
         backend: settings.pod_network_backend,
     }
+}
+
+pub(crate) fn local_path_provisioner(settings: &Settings) -> local_path_provisioner::Config {
+    local_path_provisioner::Config { node_name: settings.node_name.clone(), dir: settings.layout.volumes() }
 }
 
 fn loopback(port: u16) -> SocketAddr {

@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use super::host;
 use super::layout::Layout;
@@ -22,12 +24,16 @@ use crate::private_file;
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 const LOOKS: Duration = Duration::from_millis(20);
+/// Between a failure to start it and the next attempt.
+const BREAK: Duration = Duration::from_secs(1);
 /// Bit of `CAP_SYS_RESOURCE` in the capability sets of /proc/self/status.
 const SYS_RESOURCE: u32 = 24;
 
+/// The containerd that runs, and whoever starts it again when it ends by itself.
 pub(crate) struct Containerd {
-    process: Process,
-    pid_file: std::path::PathBuf,
+    keeper: JoinHandle<Process>,
+    stop: CancellationToken,
+    pid_file: PathBuf,
 }
 
 enum Process {
@@ -36,70 +42,106 @@ enum Process {
     TakenOver(Pid),
 }
 
+impl Process {
+    fn pid(&self) -> Option<Pid> {
+        match self {
+            Process::Ours(child) => child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw),
+            Process::TakenOver(pid) => Some(*pid),
+        }
+    }
+
+    async fn ended(&mut self) {
+        match self {
+            Process::Ours(child) => drop(child.wait().await),
+            // It is nobody's child any more: it can only be asked whether it is still there.
+            Process::TakenOver(pid) => {
+                while kill(*pid, None).is_ok() {
+                    tokio::time::sleep(BREAK).await;
+                }
+            }
+        }
+    }
+}
+
 impl Containerd {
-    /// Starts it, or takes over the one that runs, and waits until it answers.
+    /// Starts it, or takes over the one that runs, and waits until it answers. From then on it is started again whenever it
+    /// ends, until [`Containerd::stop`]; containers do not notice.
     pub(crate) async fn start(layout: &Layout) -> Result<Self> {
-        let (dir, socket) = (layout.containerd(), layout.containerd_socket());
+        let dir = layout.containerd();
         fs::create_dir_all(dir.join("certs.d")).with_context(|| format!("cannot make {}", dir.display()))?;
         fs::create_dir_all(layout.cni_conf())?;
         let pid_file = dir.join("containerd.pid");
-        if let Some(pid) = running(&pid_file, &dir) {
-            wait_for(&socket, || Ok(())).await?;
-            tracing::info!(%pid, "taking over the containerd that runs");
-            return Ok(Containerd { process: Process::TakenOver(pid), pid_file });
-        }
-        let config = dir.join("config.toml");
-        private_file::write(&config, config_of(layout, may_raise_limits()).as_bytes())?;
-        let log = fs::OpenOptions::new().create(true).append(true).mode(0o600).open(dir.join("containerd.log"))?;
-        let program = host::find_program("containerd").context("containerd is not installed")?;
-        let mut child = Command::new(program)
-            .arg("--config")
-            .arg(&config)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .process_group(0) // an interrupt at the terminal is for us, we stop it when its time has come
-            .spawn()
-            .context("cannot start containerd")?;
-        if let Some(pid) = child.id() {
-            private_file::write(&pid_file, pid.to_string().as_bytes())?;
-        }
-        let log = dir.join("containerd.log");
-        wait_for(&socket, || match child.try_wait()? {
-            Some(status) => bail!("containerd ended with {status}: {}", last_line(&log)),
-            None => Ok(()),
-        })
-        .await?;
-        Ok(Containerd { process: Process::Ours(Box::new(child)), pid_file })
+        let process = begin(layout, &pid_file).await?;
+        let stop = CancellationToken::new();
+        let keeper = tokio::spawn(keep(process, layout.clone(), pid_file.clone(), stop.clone()));
+        Ok(Containerd { keeper, stop, pid_file })
     }
 
     /// Stops it; containers go on.
     pub(crate) async fn stop(self) {
-        let pid = match &self.process {
-            Process::Ours(child) => child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw),
-            Process::TakenOver(pid) => Some(*pid),
-        };
-        let Some(pid) = pid else { return };
-        if kill(pid, Signal::SIGTERM).is_ok() {
-            let ended = async {
-                match self.process {
-                    Process::Ours(mut child) => drop(child.wait().await),
-                    Process::TakenOver(pid) => {
-                        while kill(pid, None).is_ok() {
-                            tokio::time::sleep(LOOKS).await;
-                        }
-                    }
-                }
-            };
-            if tokio::time::timeout(STOP_TIMEOUT, ended).await.is_err() {
-                tracing::warn!(%pid, "containerd does not stop, it is left running");
-                return;
-            }
+        self.stop.cancel();
+        let Ok(mut process) = self.keeper.await else { return };
+        let Some(pid) = process.pid() else { return };
+        if kill(pid, Signal::SIGTERM).is_ok() && tokio::time::timeout(STOP_TIMEOUT, process.ended()).await.is_err() {
+            tracing::warn!(%pid, "containerd does not stop, it is left running");
+            return;
         }
         if let Err(error) = fs::remove_file(&self.pid_file) {
             tracing::debug!(%error, "containerd's pid file stays");
         }
     }
+}
+
+/// Starts containerd again whenever it ends. Gives what runs when `stop` comes.
+async fn keep(mut process: Process, layout: Layout, pid_file: PathBuf, stop: CancellationToken) -> Process {
+    while stop.run_until_cancelled(process.ended()).await.is_some() {
+        tracing::error!("containerd has ended, it is started again");
+        loop {
+            match begin(&layout, &pid_file).await {
+                Ok(next) => {
+                    process = next;
+                    break;
+                }
+                Err(error) => tracing::error!("containerd cannot be started again: {error:#}"),
+            }
+            if stop.run_until_cancelled(tokio::time::sleep(BREAK)).await.is_none() {
+                return process;
+            }
+        }
+    }
+    process
+}
+
+async fn begin(layout: &Layout, pid_file: &Path) -> Result<Process> {
+    let (dir, socket) = (layout.containerd(), layout.containerd_socket());
+    if let Some(pid) = running(pid_file, &dir) {
+        wait_for(&socket, || Ok(())).await?;
+        tracing::info!(%pid, "taking over the containerd that runs");
+        return Ok(Process::TakenOver(pid));
+    }
+    let config = dir.join("config.toml");
+    private_file::write(&config, config_of(layout, may_raise_limits()).as_bytes())?;
+    let log = fs::OpenOptions::new().create(true).append(true).mode(0o600).open(dir.join("containerd.log"))?;
+    let program = host::find_program("containerd").context("containerd is not installed")?;
+    let mut child = Command::new(program)
+        .arg("--config")
+        .arg(&config)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .process_group(0) // an interrupt at the terminal is for us, we stop it when its time has come
+        .spawn()
+        .context("cannot start containerd")?;
+    if let Some(pid) = child.id() {
+        private_file::write(pid_file, pid.to_string().as_bytes())?;
+    }
+    let log = dir.join("containerd.log");
+    wait_for(&socket, || match child.try_wait()? {
+        Some(status) => bail!("containerd ended with {status}: {}", last_line(&log)),
+        None => Ok(()),
+    })
+    .await?;
+    Ok(Process::Ours(Box::new(child)))
 }
 
 /// The containerd of an earlier kelson, if it still runs.
@@ -167,8 +209,23 @@ state = "{dir}/state"
 
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
   runtime_type = "io.containerd.runc.v2"
+{crun}"#,
+        restrict = !may_raise_limits,
+        crun = host::find_program("crun").map(|program| handler("crun", &program)).unwrap_or_default(),
+    )
+}
+
+/// Another OCI runtime, for RuntimeClasses with this handler.
+fn handler(name: &str, program: &Path) -> String {
+    format!(
+        r#"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.{name}]
+  runtime_type = "io.containerd.runc.v2"
+
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.{name}.options]
+  BinaryName = "{}"
 "#,
-        restrict = !may_raise_limits
+        program.display()
     )
 }
 

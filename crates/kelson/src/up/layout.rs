@@ -63,6 +63,11 @@ impl Layout {
         self.0.join("cni/networks")
     }
 
+    /// Volumes that are directories of this node.
+    pub(crate) fn volumes(&self) -> PathBuf {
+        self.0.join("volumes")
+    }
+
     /// Image archives that are imported at every start.
     pub(crate) fn images(&self) -> PathBuf {
         self.0.join("images")

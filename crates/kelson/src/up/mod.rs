@@ -102,6 +102,7 @@ fn prepare_keys(settings: &Settings) -> Result<Pki> {
         ("scheduler", "system:kube-scheduler"),
         ("kube-proxy", "system:kube-proxy"),
         ("pod-network", addons::POD_NETWORK_USER),
+        ("local-path-provisioner", addons::LOCAL_PATH_USER),
         ("kubelet", &format!("system:node:{}", settings.node_name)),
     ] {
         let file = layout.kubeconfig(name);
@@ -208,6 +209,9 @@ async fn start_control_plane(
     if settings.runs(Part::KubeApiserver) {
         addons::install_pod_network(admin).await?;
     }
+    if settings.runs(Part::KubeApiserver) && settings.runs(Part::LocalPathProvisioner) {
+        addons::install_storage(admin).await?;
+    }
     if settings.runs(Part::ClusterDns) {
         addons::install_dns(admin, settings).await?;
         let identity = Identity::component("cluster-dns", addons::DNS_USER);
@@ -233,8 +237,17 @@ async fn start_node(settings: &Settings, pki: &Pki, connection: &Connection, run
     }
     if settings.runs(Part::Kubelet) {
         let client = connection.client(&Identity::node(&settings.node_name), "kubelet").await?;
-        let config = components::kubelet(settings, pki);
+        let config = components::kubelet(settings, pki)?;
         running.spawn("kubelet", |stop| async move { Ok(kubelet::run(config, Some(client), stop).await?) });
+    }
+    if settings.runs(Part::Kubelet) && settings.runs(Part::LocalPathProvisioner) {
+        let identity = Identity::component("local-path-provisioner", addons::LOCAL_PATH_USER);
+        let client = connection.client(&identity, "local-path-provisioner").await?;
+        let config = components::local_path_provisioner(settings);
+        running.spawn("local-path-provisioner", |stop| async move {
+            local_path_provisioner::run(config, client, stop).await;
+            Ok(())
+        });
     }
     Ok(())
 }

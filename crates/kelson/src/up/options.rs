@@ -18,6 +18,7 @@ pub(crate) enum Part {
     KubeProxy,
     ClusterDns,
     PodNetwork,
+    LocalPathProvisioner,
 }
 
 /// What a machine that joins a cluster leaves to others.
@@ -83,6 +84,9 @@ pub(crate) struct Options {
     /// Where the administrator's kubeconfig is written too; it is always in the data directory.
     #[arg(long)]
     write_kubeconfig: Option<PathBuf>,
+    /// A KubeletConfiguration file with what this node's kubelet is to do besides what the cluster needs of it.
+    #[arg(long)]
+    kubelet_config: Option<PathBuf>,
     /// Leaves a part of the cluster out, so that something else can stand in for it; may be given several times.
     #[arg(long, value_delimiter = ',')]
     disable: Vec<Part>,
@@ -109,6 +113,7 @@ pub(crate) struct Settings {
     pub dns_stub_domains: Vec<(String, Vec<SocketAddr>)>,
     pub api_address: SocketAddr,
     pub write_kubeconfig: Option<PathBuf>,
+    pub kubelet_config: Option<PathBuf>,
     /// The API server of the cluster that this node joins.
     server: Option<String>,
     disabled: Vec<Part>,
@@ -182,6 +187,7 @@ impl Options {
             dns_stub_domains,
             api_address: SocketAddr::new(self.bind_address, self.secure_port),
             write_kubeconfig: self.write_kubeconfig,
+            kubelet_config: self.kubelet_config,
             server: self.server,
             disabled,
         })

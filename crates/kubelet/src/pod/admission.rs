@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 
 use super::plan;
 use super::status::Doom;
+use super::sysctls;
 use crate::resources::{self, Amounts};
 
 /// Pods that must not run (any more), by uid: rejected at their admission, or evicted later.
@@ -64,6 +65,8 @@ pub(crate) struct Host<'a> {
     pub node: Option<&'a Node>,
     pub allocatable: &'a Amounts,
     pub max_pods: usize,
+    /// Kernel parameters that pods may set although they are not safe for everybody.
+    pub unsafe_sysctls: &'a [String],
 }
 
 /// `others` are the pods that were admitted and have not ended.
@@ -73,6 +76,9 @@ pub(crate) fn refusal(pod: &Pod, host: &Host<'_>, others: &[&Pod], is_static: bo
             reason: "PodOSNotSupported".to_owned(),
             message: "Failed to admit pod as the OS field doesn't match node OS".to_owned(),
         });
+    }
+    if let Some(message) = sysctls::forbidden(pod, host.unsafe_sysctls) {
+        return Some(Refusal { reason: "SysctlForbidden".to_owned(), message });
     }
     if others.len() >= host.max_pods {
         let message = format!(
@@ -117,7 +123,9 @@ pub(crate) fn under_pressure(pod: &Pod, pressures: &[&str]) -> Option<Refusal> {
 pub(crate) fn lacking(pod: &Pod, allocatable: &Amounts, others: &[&Pod]) -> Option<Refusal> {
     let used: Vec<Amounts> = others.iter().map(|o| resources::requests(o)).collect();
     for (name, wanted) in resources::requests(pod) {
-        if wanted <= 0 {
+        // What the Node does not count cannot run short on it.
+        let is_uncounted = resources::is_extended(&name) && !allocatable.contains_key(&name);
+        if wanted <= 0 || is_uncounted {
             continue;
         }
         let capacity = allocatable.get(&name).copied().unwrap_or_default();
@@ -226,7 +234,7 @@ mod tests {
             "spec": {"taints": [{"key": "gone", "effect": "NoExecute"}, {"key": "soft", "effect": "NoSchedule"}]}}))
         .unwrap();
         let allocatable = Amounts::from([("cpu".to_owned(), 2000), ("memory".to_owned(), (1 << 30) * 1000)]);
-        let host = Host { node: Some(&node), allocatable: &allocatable, max_pods: 3 };
+        let host = Host { node: Some(&node), allocatable: &allocatable, max_pods: 3, unsafe_sysctls: &[] };
         let mut spec = spec;
         if spec.get("tolerations").is_none() {
             spec["tolerations"] = serde_json::json!([{"operator": "Exists"}]);
@@ -249,6 +257,19 @@ mod tests {
         let words = "Node didn't have enough resource: pods, requested: 1, used: 3, capacity: 3";
         let none = || pod(serde_json::json!({}));
         check(serde_json::json!({}), &[none(), none(), none()], Some(("OutOfpods", words)));
+    }
+
+    #[test]
+    fn an_extended_resource_counts_where_the_node_counts_it() {
+        let asks =
+            pod(serde_json::json!({"containers": [{"name": "c", "resources": {"limits": {"example.com/gpu": "2"}}}]}));
+        let check = |count: Option<i64>, want: Option<&str>| {
+            let allocatable = count.map(|n| ("example.com/gpu".to_owned(), n * 1000)).into_iter().collect();
+            assert_eq!(lacking(&asks, &allocatable, &[]).map(|r| r.reason).as_deref(), want);
+        };
+        check(None, None);
+        check(Some(2), None);
+        check(Some(1), Some("OutOfexample.com/gpu"));
     }
 
     #[test]

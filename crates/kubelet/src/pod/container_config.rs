@@ -8,13 +8,16 @@ use k8s_openapi::api::core::v1::{
     AppArmorProfile, Container, Pod, PodSecurityContext, SeccompProfile, SecurityContext,
 };
 
+use super::sysctls;
+use crate::plugins::device_plugin::{ContainerAllocateResponse, DeviceSpec};
+use crate::volumes::{Source, Volumes};
 use crate::{cgroups, env, labels};
 
 /// What the configurations depend on besides the pod.
 #[derive(Clone, Debug)]
 pub(crate) struct Host {
     pub log_root: PathBuf,
-    pub cgroup_root: String,
+    pub cgroup_root: Option<String>,
     pub node_memory: i64,
     pub node_name: String,
     pub seccomp_default: bool,
@@ -129,7 +132,7 @@ pub(crate) fn sandbox(pod: &Pod, attempt: u32, host: &Host) -> Result<cri::PodSa
         labels: labels::of_pod(pod),
         annotations: meta.annotations.clone().unwrap_or_default().into_iter().collect(),
         linux: Some(cri::LinuxPodSandboxConfig {
-            cgroup_parent: cgroups::pod_cgroup(pod, &host.cgroup_root),
+            cgroup_parent: host.cgroup_root.as_ref().map(|root| cgroups::pod_cgroup(pod, root)).unwrap_or_default(),
             security_context: Some(cri::LinuxSandboxSecurityContext {
                 namespace_options: Some(namespace_options(pod)),
                 run_as_user: context.run_as_user.map(|value| cri::Int64Value { value }),
@@ -139,7 +142,7 @@ pub(crate) fn sandbox(pod: &Pod, attempt: u32, host: &Host) -> Result<cri::PodSa
                 seccomp: Some(seccomp(context.seccomp_profile.as_ref(), true)),
                 ..Default::default()
             }),
-            sysctls: context.sysctls.iter().flatten().map(|s| (s.name.clone(), s.value.clone())).collect(),
+            sysctls: context.sysctls.iter().flatten().map(|s| (sysctls::dotted(&s.name), s.value.clone())).collect(),
             ..Default::default()
         }),
         windows: None,
@@ -181,15 +184,19 @@ pub(crate) struct Made<'a> {
     pub attempt: u32,
     pub image_ref: &'a str,
     pub env: Vec<(String, String)>,
-    pub volumes: &'a BTreeMap<String, PathBuf>,
-    /// The managed `/etc/hosts`, for pods that are not on the host's network.
-    pub hosts_file: Option<PathBuf>,
+    pub volumes: &'a Volumes,
+    /// The managed `/etc/hosts`.
+    pub hosts_file: PathBuf,
     /// The file on the host that takes the termination message.
     pub termination_file: PathBuf,
     /// The container whose processes an ephemeral container sees.
     pub target_id: Option<String>,
-    /// By volume mount: the path on the host of its subPath, opened safely.
+    /// By volume mount: where on the host its subPath is mounted.
     pub sub_paths: &'a BTreeMap<String, PathBuf>,
+    /// What its device plugins want it to have.
+    pub devices: &'a ContainerAllocateResponse,
+    /// The CPUs that it may run on; empty: all.
+    pub cpus: String,
     pub host: &'a Host,
 }
 
@@ -208,6 +215,7 @@ pub(crate) fn container(m: &Made<'_>) -> Result<cri::ContainerConfig, String> {
     annotations.insert(labels::TERMINATION_POLICY.to_owned(), policy.to_owned());
     let grace = m.pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds).unwrap_or(30);
     annotations.insert(labels::GRACE_PERIOD.to_owned(), grace.to_string());
+    annotations.extend(m.devices.annotations.clone());
 
     let (limits, burstable) = cgroups::limits_of(c.resources.as_ref(), m.host.node_memory);
     Ok(cri::ContainerConfig {
@@ -222,6 +230,7 @@ pub(crate) fn container(m: &Made<'_>) -> Result<cri::ContainerConfig, String> {
         working_dir: c.working_dir.clone().unwrap_or_default(),
         envs: m.env.iter().map(|(key, value)| cri::KeyValue { key: key.clone(), value: value.clone() }).collect(),
         mounts: mounts(m, path)?,
+        devices: m.devices.devices.iter().map(device).collect(),
         labels: labels::of_container(m.pod, c),
         annotations,
         log_path: format!("{}/{}.log", c.name, m.attempt),
@@ -235,6 +244,7 @@ pub(crate) fn container(m: &Made<'_>) -> Result<cri::ContainerConfig, String> {
                 cpu_period: limits.cpu_period,
                 memory_limit_in_bytes: limits.memory_bytes,
                 oom_score_adj: cgroups::oom_score_adj(m.pod, burstable),
+                cpuset_cpus: m.cpus.clone(),
                 ..Default::default()
             }),
             security_context: Some(security(m)),
@@ -249,12 +259,24 @@ fn mounts(m: &Made<'_>, termination_path: &str) -> Result<Vec<cri::Mount>, Strin
         let volume = m.volumes.get(&mount.name).ok_or_else(|| format!("volume \"{}\" is not mounted", mount.name))?;
         let has_sub_path =
             [&mount.sub_path, &mount.sub_path_expr].iter().any(|p| p.as_deref().is_some_and(|p| !p.is_empty()));
+        let path = match volume {
+            Source::Image(id) => {
+                mounts.push(cri::Mount {
+                    container_path: mount.mount_path.clone(),
+                    image: Some(cri::ImageSpec { image: id.clone(), ..Default::default() }),
+                    readonly: true,
+                    ..Default::default()
+                });
+                continue;
+            }
+            Source::Path(path) => path,
+        };
         let host_path = if has_sub_path {
             m.sub_paths
                 .get(&mount.mount_path)
                 .ok_or_else(|| format!("subPath of {} is not prepared", mount.mount_path))?
         } else {
-            volume
+            path
         };
         let propagation = match mount.mount_propagation.as_deref() {
             Some("HostToContainer") => cri::MountPropagation::PropagationHostToContainer,
@@ -264,19 +286,40 @@ fn mounts(m: &Made<'_>, termination_path: &str) -> Result<Vec<cri::Mount>, Strin
         mounts.push(cri::Mount {
             container_path: mount.mount_path.clone(),
             host_path: host_path.to_string_lossy().into_owned(),
-            readonly: mount.read_only == Some(true),
+            readonly: mount.read_only == Some(true) || is_read_only(m.pod, &mount.name),
             propagation: propagation as i32,
             ..Default::default()
         });
     }
+    mounts.extend(m.devices.mounts.iter().map(|mount| cri::Mount {
+        readonly: mount.read_only,
+        ..plain_mount(&mount.container_path, Path::new(&mount.host_path))
+    }));
     let taken = |path: &str| m.container.volume_mounts.iter().flatten().any(|v| v.mount_path == path);
-    if let Some(hosts) = m.hosts_file.as_ref().filter(|_| !taken("/etc/hosts")) {
-        mounts.push(plain_mount("/etc/hosts", hosts));
+    if !taken("/etc/hosts") {
+        mounts.push(plain_mount("/etc/hosts", &m.hosts_file));
     }
     if !taken(termination_path) {
         mounts.push(plain_mount(termination_path, &m.termination_file));
     }
     Ok(mounts)
+}
+
+/// Whether the volume itself is for reading only, whatever its mounts say.
+fn is_read_only(pod: &Pod, volume: &str) -> bool {
+    let mut volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
+    volumes.find(|v| v.name == volume).is_some_and(|v| {
+        let claim = v.persistent_volume_claim.as_ref().and_then(|c| c.read_only);
+        claim.or_else(|| v.csi.as_ref().and_then(|c| c.read_only)) == Some(true)
+    })
+}
+
+fn device(device: &DeviceSpec) -> cri::Device {
+    cri::Device {
+        container_path: device.container_path.clone(),
+        host_path: device.host_path.clone(),
+        permissions: device.permissions.clone(),
+    }
 }
 
 fn plain_mount(container_path: &str, host_path: &Path) -> cri::Mount {
@@ -343,8 +386,11 @@ fn security(m: &Made<'_>) -> cri::LinuxContainerSecurityContext {
     }
 }
 
-/// The managed hosts file, worded as upstream's.
-pub(crate) fn hosts_file(pod: &Pod, ips: &[String], domain: &str, node_name: &str) -> String {
+/// The managed hosts file, worded as upstream's: the host's own with the pod's aliases for a pod on the host's network.
+pub(crate) fn hosts_file(pod: &Pod, ips: &[String], domain: &str, node_name: &str, of_host: &str) -> String {
+    if is_host_network(pod) {
+        return format!("# Kubernetes-managed hosts file (host network).\n{of_host}") + &aliases(pod);
+    }
     let mut text = String::from(
         "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
          fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n",
@@ -358,13 +404,18 @@ pub(crate) fn hosts_file(pod: &Pod, ips: &[String], domain: &str, node_name: &st
             None => text.push_str(&format!("{ip}\t{host}\n")),
         }
     }
+    text + &aliases(pod)
+}
+
+fn aliases(pod: &Pod) -> String {
     let aliases: Vec<_> = pod.spec.iter().flat_map(|s| s.host_aliases.iter().flatten()).collect();
-    if !aliases.is_empty() {
-        text.push_str("\n# Entries added by HostAliases.\n");
-        for alias in aliases {
-            let names = alias.hostnames.clone().unwrap_or_default().join("\t");
-            text.push_str(&format!("{}\t{names}\n", alias.ip));
-        }
+    if aliases.is_empty() {
+        return String::new();
+    }
+    let mut text = String::from("\n# Entries added by HostAliases.\n");
+    for alias in aliases {
+        let names = alias.hostnames.clone().unwrap_or_default().join("\t");
+        text.push_str(&format!("{}\t{names}\n", alias.ip));
     }
     text
 }

@@ -18,12 +18,11 @@ use super::worker::{Desired, Worker};
 use crate::context::Context;
 use crate::runtime::PodState;
 use crate::static_pods;
+use crate::static_url::UrlSource;
 
 /// How often the runtime is asked what runs (upstream's generic PLEG).
 const RELIST: Duration = Duration::from_secs(1);
 const MIRROR_PATIENCE: Duration = Duration::from_secs(5);
-/// How often the directory of static pods is read.
-const STATIC_PERIOD: Duration = Duration::from_secs(20);
 
 /// The pods that have a worker.
 #[derive(Clone, Default)]
@@ -75,10 +74,15 @@ pub(crate) struct Manager {
     /// `None` without an apiserver.
     pub informer: Option<SharedInformer<Pod>>,
     pub static_dir: Option<std::path::PathBuf>,
+    /// How often that directory is read.
+    pub static_period: Duration,
+    pub static_url: Option<UrlSource>,
+    /// How often that URL is asked.
+    pub url_period: Duration,
 }
 
 impl Manager {
-    pub(crate) async fn run(self, stop: CancellationToken) {
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
         let workers = TaskTracker::new();
         let changed = Arc::new(Notify::new());
         if let Some(informer) = &self.informer {
@@ -97,10 +101,13 @@ impl Manager {
         let mut seen: BTreeMap<String, PodState> = BTreeMap::new();
         let mut relist = tokio::time::interval(RELIST);
         relist.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut static_tick = tokio::time::interval(STATIC_PERIOD);
+        let mut static_tick = tokio::time::interval(self.static_period.max(Duration::from_millis(10)));
         // Before the first look at the runtime: what runs and is wanted by nobody is stopped.
-        let mut statics = self.read_statics();
+        let mut of_files = self.read_statics();
+        let mut of_url = self.read_url().await;
         static_tick.reset();
+        let mut url_tick = tokio::time::interval(self.url_period.max(Duration::from_secs(1)));
+        url_tick.reset();
         let mut runtime_down = false;
         loop {
             let mut looks_at_mirrors = true;
@@ -108,7 +115,8 @@ impl Manager {
                 () = stop.cancelled() => break,
                 () = changed.notified() => {}
                 () = self.context.dooms.added() => self.wake_doomed(),
-                _ = static_tick.tick() => statics = self.read_statics(),
+                _ = static_tick.tick() => of_files = self.read_statics(),
+                _ = url_tick.tick(), if self.static_url.is_some() => of_url = self.read_url().await,
                 _ = relist.tick() => match self.context.runtime.list().await {
                     Ok(now) => {
                         looks_at_mirrors = false;
@@ -128,6 +136,7 @@ impl Manager {
                     }
                 },
             }
+            let statics: Vec<Arc<Pod>> = of_files.iter().chain(&of_url).cloned().collect();
             self.dispatch(&statics, &seen, &workers);
             if looks_at_mirrors {
                 // An apiserver that hangs must not keep pods from their workers.
@@ -142,6 +151,13 @@ impl Manager {
     fn read_statics(&self) -> Vec<Arc<Pod>> {
         let Some(dir) = &self.static_dir else { return Vec::new() };
         static_pods::read(dir, &self.context.node_name).into_iter().map(Arc::new).collect()
+    }
+
+    async fn read_url(&mut self) -> Vec<Arc<Pod>> {
+        match &mut self.static_url {
+            Some(source) => source.read(&self.context.node_name).await,
+            None => Vec::new(),
+        }
     }
 
     /// One mirror in the API for each static pod, and none besides.
@@ -198,6 +214,9 @@ impl Manager {
         }
         let mut workers = self.pods.0.lock();
         workers.retain(|_, handle| !handle.desired.is_closed());
+        let is_here = |uid: &str| wanted.contains_key(uid) || running.contains_key(uid);
+        self.context.devices.keep_only(is_here);
+        self.context.cpus.keep_only(is_here);
         // What runs and is wanted by nobody goes: its pod was deleted while this kubelet was away, or by force.
         for (uid, state) in running {
             if !wanted.contains_key(uid) {
@@ -263,9 +282,13 @@ impl Manager {
         if has_ended(pod) {
             return;
         }
-        let node = self.context.node();
-        let host =
-            Host { node: node.as_deref(), allocatable: &self.context.allocatable, max_pods: self.context.max_pods };
+        let (node, allocatable) = (self.context.node(), self.context.allocatable_now());
+        let host = Host {
+            node: node.as_deref(),
+            allocatable: &allocatable,
+            max_pods: self.context.max_pods,
+            unsafe_sysctls: &self.context.unsafe_sysctls,
+        };
         let others: Vec<&Pod> = taken.values().map(|p| &**p).collect();
         let refusal = admission::under_pressure(pod, &self.context.pressures.all())
             .or_else(|| admission::refusal(pod, &host, &others, static_pods::is_static(pod)));

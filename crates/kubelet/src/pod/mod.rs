@@ -8,5 +8,6 @@ mod resize;
 mod start;
 pub(crate) mod status;
 mod stop;
-mod sub_path;
+pub(crate) mod sub_path;
+pub(crate) mod sysctls;
 pub(crate) mod worker;

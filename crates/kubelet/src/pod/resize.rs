@@ -84,7 +84,7 @@ impl Worker {
         }
         let others = self.context.admitted.others(pod.metadata.uid.as_deref().unwrap_or_default());
         let others: Vec<&Pod> = others.iter().map(|p| &**p).collect();
-        self.resize = obstacle(pod, &self.context.allocatable, &others);
+        self.resize = obstacle(pod, &self.context.allocatable_now(), &others);
         if self.resize.is_some() {
             return before.1 != self.resize;
         }

@@ -1,20 +1,23 @@
 //! What brings a pod's containers up: volumes, the sandbox, and each container in turn.
 
-use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use client::events::reference;
 use k8s_openapi::api::core::v1::{Container, Pod};
 
+use super::admission::Refusal;
 use super::plan::{self, Cause, Plan};
 use super::status::Waiting;
 use super::worker::{Failed, Look, Shown, VOLUME_REFRESH, Worker, find};
 use super::{container_config, sub_path};
+use crate::devices::AllocateError;
 use crate::env::{self, Sources};
+use crate::env_file::{self, EnvFiles};
 use crate::runtime::Phase;
+use crate::volumes::{Source, Volumes};
 use crate::{materials, volumes};
 
 /// How many ended runs of a container are kept, for `logs --previous`.
@@ -35,16 +38,20 @@ impl Worker {
             let grace = own.map_or_else(|| self.grace_of(pod), Duration::from_secs);
             self.stop_container(pod, container.as_ref(), &kill.id, grace).await?;
         }
+        if !self.mounting.left().is_zero() {
+            return Err(Failed);
+        }
         let materials = match materials::fetch(self.context.client.as_ref(), pod).await {
             Ok(materials) => materials,
             Err(error) => return Err(self.complain(pod, "cannot fetch what the pod refers to", &error)),
         };
         let context = Arc::clone(&self.context);
         let services = context.services();
-        let no_ips = Vec::new();
+        let (no_ips, no_files) = (Vec::new(), EnvFiles::new());
         let mut sources = Sources {
             config_maps: &materials.config_maps,
             secrets: &materials.secrets,
+            files: &no_files,
             services: &services,
             host_ips: &context.host_ips,
             pod_ips: &no_ips,
@@ -55,7 +62,13 @@ impl Worker {
         if !self.context.services_synced() {
             return Err(Failed); // containers without Service variables would be wrong for all their life
         }
-        let volumes = self.set_up_volumes(pod, &materials, &sources).await?;
+        let mut volumes = self.set_up_volumes(pod, &materials, &sources).await?;
+        if let Err(waiting) = self.pull_image_volumes(pod, &materials, &mut volumes).await {
+            for name in &plan.start {
+                self.waiting.insert(name.clone(), waiting.clone());
+            }
+            return Err(Failed);
+        }
 
         let host = self.context.host(pod);
         let mut sandbox = look.state.sandboxes.first().cloned();
@@ -89,6 +102,14 @@ impl Worker {
                 .as_ref()
                 .and_then(|s| s.runtime_class_name.clone())
                 .map_or(String::new(), |class| self.context.handler_of(&class));
+            if pod.spec.as_ref().and_then(|s| s.host_users) == Some(false) {
+                // The CRI version spoken here cannot say that a runtime gives pods users of their own, so none is believed to.
+                let text = format!(
+                    "Failed to create pod sandbox: RuntimeClass handler {handler:?} does not support user namespaces"
+                );
+                self.context.events.warning(&reference(&**pod), "FailedCreatePodSandBox", text);
+                return Err(Failed);
+            }
             let id = match runtime.run_sandbox(sandbox_config.clone(), &handler).await {
                 Ok(id) => id,
                 Err(error) => {
@@ -141,27 +162,43 @@ impl Worker {
         pod: &Arc<Pod>,
         materials: &materials::Materials,
         sources: &Sources<'_>,
-    ) -> Result<BTreeMap<String, PathBuf>, Failed> {
+    ) -> Result<Volumes, Failed> {
         let context = Arc::clone(&self.context);
-        let setup = volumes::Setup {
-            root: &context.root,
-            pod,
-            materials,
-            sources,
-            tokens: &context.tokens,
-            client: context.client.as_ref(),
-        };
+        let setup = volumes::Setup { context: &context, pod, materials, sources };
         match setup.all().await {
-            Ok(paths) => {
+            Ok(volumes) => {
                 self.volumes_at = Some(Instant::now());
                 self.volumes_show = shown_of(pod);
-                Ok(paths)
+                self.mounting.succeeded();
+                Ok(volumes)
             }
             Err(error) => {
+                self.mounting.failed();
                 context.events.warning(&reference(&**pod), "FailedMount", error.to_string());
                 Err(Failed)
             }
         }
+    }
+
+    /// Volumes that are images: the runtime mounts them, by what a pull has found.
+    async fn pull_image_volumes(
+        &self,
+        pod: &Arc<Pod>,
+        materials: &materials::Materials,
+        volumes: &mut Volumes,
+    ) -> Result<(), Waiting> {
+        for volume in pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()) {
+            let Some(image) = &volume.image else { continue };
+            let wanted = Container {
+                image: image.reference.clone(),
+                image_pull_policy: image.pull_policy.clone(),
+                ..Container::default()
+            };
+            let (context, regarding) = (&self.context, reference(&**pod));
+            let found = context.images.ensure(pod, &wanted, &regarding, materials, &context.events).await?;
+            volumes.insert(volume.name.clone(), Source::Image(found.id));
+        }
+        Ok(())
     }
 
     pub(super) async fn refresh_volumes(&mut self, pod: &Arc<Pod>, look: &Look) -> Result<(), Failed> {
@@ -172,11 +209,12 @@ impl Worker {
         let materials = materials::fetch(self.context.client.as_ref(), pod)
             .await
             .map_err(|e| self.complain(pod, "cannot fetch what the pod's volumes refer to", &e))?;
-        let services = Vec::new();
+        let (services, no_files) = (Vec::new(), EnvFiles::new());
         let context = Arc::clone(&self.context);
         let sources = Sources {
             config_maps: &materials.config_maps,
             secrets: &materials.secrets,
+            files: &no_files,
             services: &services,
             host_ips: &context.host_ips,
             pod_ips: &look.ips,
@@ -198,7 +236,7 @@ impl Worker {
         host: &container_config::Host,
         materials: &materials::Materials,
         sources: &Sources<'_>,
-        volumes: &BTreeMap<String, PathBuf>,
+        volumes: &Volumes,
     ) -> Result<(), Waiting> {
         let context = Arc::clone(&self.context);
         let regarding = self.regarding(pod, Some(&container.name));
@@ -215,11 +253,28 @@ impl Worker {
             waiting("CreateContainerConfigError", message)
         };
         verify_user(pod, container, &image).map_err(config_error)?;
-        let vars = env::environment(pod, container, sources).map_err(|e| config_error(e.to_string()))?;
+        let env_files = env_file::read(container, volumes);
+        let sources = &Sources { files: &env_files, ..*sources };
+        let mut vars = env::environment(pod, container, sources).map_err(|e| config_error(e.to_string()))?;
+        let devices = context.devices.allocate(pod, container).await;
+        let granted = devices.and_then(|d| Ok((d, context.cpus.allocate(pod, container).map_err(AllocateError)?)));
+        let (devices, cpus) = match granted {
+            Ok(granted) => granted,
+            Err(error) => {
+                if look.state.containers.is_empty() {
+                    // Nothing of the pod has run yet: it is turned away, and its controller makes another.
+                    let refusal = Refusal { reason: "UnexpectedAdmissionError".to_owned(), message: error.to_string() };
+                    context.events.warning(&reference(&**pod), &refusal.reason, refusal.message.clone());
+                    context.dooms.add(pod.metadata.uid.as_deref().unwrap_or_default(), refusal.into_doom());
+                }
+                return Err(config_error(error.to_string()));
+            }
+        };
+        vars.extend(devices.envs.clone());
         let previous = look.state.containers.iter().find(|c| c.name == container.name);
         let attempt = previous.map_or(0, |c| u32::try_from(c.restart_count).unwrap_or_default() + 1);
-        let (_held, sub_paths) = open_sub_paths(container, volumes, &vars).map_err(config_error)?;
         let files = volumes::pod_dir(&context.root, pod.metadata.uid.as_deref().unwrap_or_default());
+        let sub_paths = bind_sub_paths(&files, container, volumes, &vars).map_err(config_error)?;
         let termination_file = files.join("containers").join(&container.name).join(format!("{attempt}.message"));
         let written = (|| {
             std::fs::create_dir_all(termination_file.parent().unwrap_or(&files))?;
@@ -227,15 +282,12 @@ impl Worker {
             use std::os::unix::fs::PermissionsExt;
             std::fs::set_permissions(&termination_file, std::fs::Permissions::from_mode(0o666))?;
             std::fs::create_dir_all(container_config::log_dir(&context.log_root, pod).join(&container.name))?;
-            if container_config::is_host_network(pod) {
-                return std::io::Result::Ok(None);
-            }
             let hosts = files.join("etc-hosts");
-            std::fs::write(
-                &hosts,
-                container_config::hosts_file(pod, sources.pod_ips, &context.cluster_domain, &context.node_name),
-            )?;
-            Ok(Some(hosts))
+            let of_host = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
+            let (domain, node) = (&context.cluster_domain, &context.node_name);
+            let text = container_config::hosts_file(pod, sources.pod_ips, domain, node, &of_host);
+            std::fs::write(&hosts, text)?;
+            std::io::Result::Ok(hosts)
         })();
         let hosts_file = written.map_err(|e| waiting("CreateContainerError", e.to_string()))?;
         let made = container_config::Made {
@@ -248,6 +300,8 @@ impl Worker {
             hosts_file,
             termination_file,
             sub_paths: &sub_paths,
+            devices: &devices,
+            cpus,
             target_id: target_of(pod, container, look),
             host,
         };
@@ -352,32 +406,72 @@ fn verify_user(pod: &Pod, container: &Container, image: &k8s_cri::v1::Image) -> 
     }
 }
 
-type SubPaths = (Vec<OwnedFd>, BTreeMap<String, PathBuf>);
-
-/// Opens the subPaths of a container's mounts. The descriptors must stay open until the container is created.
-fn open_sub_paths(
+/// Mounts the subPaths of a container's volume mounts. Gives where, by the mount's path in the container.
+fn bind_sub_paths(
+    pod_dir: &Path,
     container: &Container,
-    volumes: &BTreeMap<String, PathBuf>,
+    volumes: &Volumes,
     vars: &[(String, String)],
-) -> Result<SubPaths, String> {
-    let (mut held, mut paths) = (Vec::new(), BTreeMap::new());
-    for mount in container.volume_mounts.iter().flatten() {
+) -> Result<BTreeMap<String, PathBuf>, String> {
+    let mut paths = BTreeMap::new();
+    for (index, mount) in container.volume_mounts.iter().flatten().enumerate() {
         let plain = mount.sub_path.clone().filter(|p| !p.is_empty());
-        let expanded = mount
-            .sub_path_expr
-            .as_ref()
-            .filter(|p| !p.is_empty())
-            .map(|expr| env::expand(expr, |name| vars.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())));
-        let Some(path) = plain.or(expanded) else { continue };
-        let Some(volume) = volumes.get(&mount.name) else { continue };
-        let (fd, at) = sub_path::open(volume, &path).map_err(|e| {
+        let expression = mount.sub_path_expr.as_ref().filter(|p| !p.is_empty());
+        let Some(path) = (match expression {
+            Some(expression) => Some(expanded(expression, vars)?),
+            None => plain,
+        }) else {
+            continue;
+        };
+        let Some(Source::Path(volume)) = volumes.get(&mount.name) else { continue };
+        let at = pod_dir.join("volume-subpaths").join(&mount.name).join(&container.name).join(index.to_string());
+        sub_path::bind(volume, &path, &at).map_err(|e| {
             format!(
                 "failed to prepare subPath for volumeMount \"{}\" of container \"{}\": {e}",
                 mount.name, container.name
             )
         })?;
-        held.push(fd);
         paths.insert(mount.mount_path.clone(), at);
     }
-    Ok((held, paths))
+    Ok(paths)
+}
+
+/// A `subPathExpr` with its variables put in: all of them must be there, and what comes out must lead downwards.
+fn expanded(expression: &str, vars: &[(String, String)]) -> Result<String, String> {
+    let missing = std::cell::RefCell::new(BTreeSet::new());
+    let path = env::expand(expression, |name| {
+        let found = vars.iter().find(|(n, v)| n == name && !v.is_empty()).map(|(_, v)| v.as_str());
+        if found.is_none() {
+            missing.borrow_mut().insert(name.to_owned());
+        }
+        found
+    });
+    let missing = missing.into_inner();
+    if !missing.is_empty() {
+        return Err(format!("missing value for {}", missing.into_iter().collect::<Vec<_>>().join(", ")));
+    }
+    if path.starts_with('/') {
+        return Err(format!("error SubPath `{path}` must not be an absolute path"));
+    }
+    if path.split('/').any(|part| part == "..") {
+        return Err(format!("unable to provision SubPath `{path}`: must not contain '..'"));
+    }
+    Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sub_path_with_variables_leads_downwards_and_lacks_nothing() {
+        let vars = [("A", "a"), ("UP", "../x"), ("ROOT", "/x")].map(|(n, v)| (n.to_owned(), v.to_owned()));
+        let check = |expression: &str, want: Result<&str, &str>| {
+            assert_eq!(expanded(expression, &vars).as_deref().map_err(String::as_str), want, "{expression}");
+        };
+        check("$(A)/b", Ok("a/b"));
+        check("$(NONE)", Err("missing value for NONE"));
+        check("$(ROOT)", Err("error SubPath `/x` must not be an absolute path"));
+        check("$(UP)", Err("unable to provision SubPath `../x`: must not contain '..'"));
+    }
 }

@@ -66,6 +66,8 @@ pub(crate) struct Observed<'a> {
     pub doom: Option<&'a Doom>,
     /// A resize that has not come to its end.
     pub resize: Option<&'a Resize>,
+    /// The runtime's name, which container ids begin with.
+    pub runtime: &'a str,
     pub now: Timestamp,
 }
 
@@ -122,7 +124,7 @@ fn container_status(o: &Observed<'_>, container: &Container, is_init: bool) -> C
     let newest = runs.first().copied();
     let previous = runs.get(1).copied();
     let waiting = o.waiting.get(&container.name);
-    let state_then = |c: &runtime::ContainerStatus| terminated(c, o.messages.get(&c.listed.id));
+    let state_then = |c: &runtime::ContainerStatus| terminated(c, o.messages.get(&c.listed.id), o.runtime);
     let list = if is_init { &o.before.init_container_statuses } else { &o.before.container_statuses };
     let old = list.iter().flatten().find(|c| c.name == container.name).cloned();
 
@@ -148,7 +150,7 @@ fn container_status(o: &Observed<'_>, container: &Container, is_init: bool) -> C
             (None, _) if o.terminated => (lost(), None),
             (Some(w), _) => (waiting_state(&w.reason, &w.message), previous.map(state_then)),
             (None, _) => {
-                let has_inits = !is_init && !plan::init_containers(o.pod).is_empty();
+                let has_inits = !plan::init_containers(o.pod).is_empty();
                 (waiting_state(if has_inits { "PodInitializing" } else { "ContainerCreating" }, ""), None)
             }
         },
@@ -162,7 +164,7 @@ fn container_status(o: &Observed<'_>, container: &Container, is_init: bool) -> C
     };
     ContainerStatus {
         name: container.name.clone(),
-        container_id: newest.map(|c| format!("containerd://{}", c.listed.id)),
+        container_id: newest.map(|c| format!("{}://{}", o.runtime, c.listed.id)),
         image: newest
             .map(|c| c.image.clone())
             .filter(|i| !i.is_empty())
@@ -206,7 +208,7 @@ fn waiting_state(reason: &str, message: &str) -> ContainerState {
     ContainerState { waiting: Some(waiting), ..ContainerState::default() }
 }
 
-fn terminated(c: &runtime::ContainerStatus, message: Option<&String>) -> ContainerState {
+fn terminated(c: &runtime::ContainerStatus, message: Option<&String>, runtime: &str) -> ContainerState {
     let reason = match (c.reason.as_str(), c.exit_code) {
         ("", 0) => "Completed",
         ("", _) => "Error",
@@ -220,7 +222,7 @@ fn terminated(c: &runtime::ContainerStatus, message: Option<&String>) -> Contain
             message,
             started_at: time_of(c.started_at),
             finished_at: time_of(c.finished_at),
-            container_id: Some(format!("containerd://{}", c.listed.id)),
+            container_id: Some(format!("{runtime}://{}", c.listed.id)),
             signal: None,
         }),
         ..ContainerState::default()
@@ -456,6 +458,7 @@ mod tests {
             doom: None,
             resize: None,
             actual: &BTreeMap::new(),
+            runtime: "containerd",
             now: Timestamp::UNIX_EPOCH,
         })
     }

@@ -4,11 +4,60 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 
-/// Opens `sub_path` beneath `volume`, making directories that are missing, and gives a path to exactly what was opened.
-/// The path is good as long as the descriptor is open: the runtime must have mounted it by then.
-pub(super) fn open(volume: &Path, sub_path: &str) -> io::Result<(OwnedFd, PathBuf)> {
+use nix::errno::Errno;
+use nix::mount::{MntFlags, MsFlags};
+
+/// Mounts `sub_path` of a volume at `target`, so that the runtime finds exactly what was opened here, whatever becomes of
+/// the names in the volume meanwhile.
+pub(super) fn bind(volume: &Path, sub_path: &str, target: &Path) -> io::Result<()> {
+    let opened = open(volume, sub_path)?;
+    let source = proc_path(&opened);
+    release(target)?;
+    if let Some(parent) = target.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    if std::fs::metadata(&source)?.is_dir() {
+        std::fs::create_dir_all(target)?;
+    } else {
+        std::fs::OpenOptions::new().create(true).append(true).open(target)?;
+    }
+    nix::mount::mount(Some(&source), target, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+    Ok(())
+}
+
+/// Opens a file beneath a volume for reading, once it is known to be one: a pipe would never end, a device might act.
+pub(crate) fn open_file(volume: &Path, path: &str) -> io::Result<std::fs::File> {
+    let root: OwnedFd = std::fs::File::open(volume)?.into();
+    let found = open_beneath(&root, Path::new(path))?;
+    let source = proc_path(&found);
+    if !std::fs::metadata(&source)?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{path:?} is no file")));
+    }
+    std::fs::File::open(source)
+}
+
+/// Whether a path beneath a directory is a directory.
+pub(crate) fn is_dir(dir: &Path, path: &Path) -> bool {
+    let found = std::fs::File::open(dir).and_then(|root| open_beneath(&root.into(), path));
+    found.and_then(|fd| std::fs::metadata(proc_path(&fd))).is_ok_and(|m| m.is_dir())
+}
+
+/// Takes away what an earlier run of the container had mounted there; containers that run keep their own.
+fn release(target: &Path) -> io::Result<()> {
+    loop {
+        match nix::mount::umount2(target, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+            Ok(()) => {}
+            Err(Errno::EINVAL | Errno::ENOENT) => return Ok(()), // no mount point (any more)
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Opens `sub_path` beneath `volume`. Directories that are missing are made with the rights of the volume's own.
+fn open(volume: &Path, sub_path: &str) -> io::Result<OwnedFd> {
     let parts: Vec<&std::ffi::OsStr> = Path::new(sub_path)
         .components()
         .map(|c| match c {
@@ -16,27 +65,28 @@ pub(super) fn open(volume: &Path, sub_path: &str) -> io::Result<(OwnedFd, PathBu
             _ => Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{sub_path:?} is no path within a volume"))),
         })
         .collect::<io::Result<_>>()?;
-    if volume.is_file() && parts.is_empty() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "a file has no subPath"));
-    }
     let root: OwnedFd = std::fs::File::open(volume)?.into();
     if let Ok(fd) = open_beneath(&root, Path::new(sub_path)) {
-        return Ok(named(fd));
+        return Ok(fd);
     }
+    let mode = std::fs::metadata(volume)?.permissions().mode() & 0o777;
     // Make what is missing, one directory at a time, each beneath the one before.
     let mut at = root;
     for part in parts {
-        if open_beneath(&at, Path::new(part)).is_err() {
-            nix::sys::stat::mkdirat(&at, part, nix::sys::stat::Mode::from_bits_truncate(0o750))?;
+        let made = open_beneath(&at, Path::new(part)).is_err();
+        if made {
+            nix::sys::stat::mkdirat(&at, part, nix::sys::stat::Mode::from_bits_truncate(mode))?;
         }
         at = open_beneath(&at, Path::new(part))?;
+        if made {
+            std::fs::set_permissions(proc_path(&at), std::fs::Permissions::from_mode(mode))?; // whatever the umask is
+        }
     }
-    Ok(named(at))
+    Ok(at)
 }
 
-fn named(fd: OwnedFd) -> (OwnedFd, PathBuf) {
-    let path = PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), fd.as_raw_fd()));
-    (fd, path)
+fn proc_path(fd: &OwnedFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }
 
 /// `openat2` with `RESOLVE_BENEATH` and without following magic links: symbolic links work as long as they stay inside.
@@ -88,8 +138,10 @@ mod tests {
         assert!(open(&volume, "out").is_err());
         assert!(open(&volume, "absolute/passwd").is_err());
         assert!(open(&volume, "../secret").is_err());
-        let (_fd, path) = open(&volume, "link/made").unwrap();
-        assert!(std::fs::metadata(path).unwrap().is_dir());
-        assert!(volume.join("inside/made").is_dir());
+        std::fs::set_permissions(&volume, std::fs::Permissions::from_mode(0o777)).unwrap();
+        open(&volume, "link/made").unwrap();
+        let made = std::fs::metadata(volume.join("inside/made")).unwrap();
+        assert!(made.is_dir());
+        assert_eq!(made.permissions().mode() & 0o777, 0o777);
     }
 }

@@ -57,6 +57,29 @@ pub(crate) struct Worker {
     doom: Option<Doom>,
     /// Everything of a pod that has ended is cleaned up.
     ended: bool,
+    pub(super) mounting: Mounting,
+}
+
+/// When volumes that could not be set up may be tried again: after 0.5 s, then twice as long each time up to 2 min 2 s.
+#[derive(Default)]
+pub(super) struct Mounting {
+    wait: Duration,
+    until: Option<Instant>,
+}
+
+impl Mounting {
+    pub(super) fn failed(&mut self) {
+        self.wait = (self.wait * 2).clamp(Duration::from_millis(500), Duration::from_secs(122));
+        self.until = Some(Instant::now() + self.wait);
+    }
+
+    pub(super) fn succeeded(&mut self) {
+        *self = Mounting::default();
+    }
+
+    pub(super) fn left(&self) -> Duration {
+        self.until.map(|until| until.saturating_duration_since(Instant::now())).unwrap_or_default()
+    }
 }
 
 struct Backoff {
@@ -103,6 +126,7 @@ impl Worker {
             resize: None,
             doom: None,
             ended: false,
+            mounting: Mounting::default(),
         }
     }
 
@@ -174,7 +198,8 @@ impl Worker {
         }
         let mut pause = if materials::has_changing_volumes(pod) { VOLUME_REFRESH } else { NOTHING_TO_DO };
         if failed {
-            pause = RETRY;
+            let left = self.mounting.left();
+            pause = if left.is_zero() { RETRY } else { left };
         }
         if matches!(self.resize, Some(Resize::Pending { reason: "Deferred", .. } | Resize::InProgress { .. })) {
             pause = pause.min(resize::RETRY);
@@ -238,6 +263,8 @@ impl Worker {
             .map_err(|e| self.complain(pod, "cannot remove the pod's volumes", &e))?;
         crate::node_cgroups::remove(pod, &self.context);
         self.context.images.forget(uid);
+        self.context.devices.keep_only(|other| other != uid);
+        self.context.cpus.keep_only(|other| other != uid);
         self.ended = true;
         Ok(())
     }
@@ -268,12 +295,12 @@ impl Worker {
 
     /// Remembers the termination message of a run that has ended.
     fn read_message(&mut self, pod: &Pod, status: &ContainerStatus) {
-        const LIMIT: usize = 4096;
+        const LIMIT: u64 = 4096;
         if status.listed.phase != Phase::Exited || self.messages.contains_key(&status.listed.id) {
             return;
         }
-        let file = status.termination_path.as_ref().and_then(|p| std::fs::read(p).ok()).unwrap_or_default();
-        let mut text = String::from_utf8_lossy(&file[..file.len().min(LIMIT)]).into_owned();
+        let file = status.termination_path.as_ref().and_then(|p| read_start(p, LIMIT).ok()).unwrap_or_default();
+        let mut text = String::from_utf8_lossy(&file).into_owned();
         if text.is_empty() && status.termination_fallback && status.exit_code != 0 {
             let log = container_config::log_dir(&self.context.log_root, pod)
                 .join(format!("{}/{}.log", status.listed.name, status.listed.restart_count));
@@ -424,6 +451,7 @@ impl Worker {
             doom: self.doom.as_ref(),
             resize: self.resize.as_ref(),
             actual: &self.actual,
+            runtime: &self.context.runtime.name().await,
             now: Timestamp::now(),
         });
         self.context.statuses.report(pod, status).await;
@@ -448,6 +476,14 @@ fn ended_runs(look: &Look) -> BTreeMap<String, Ended> {
         }
     }
     ended
+}
+
+/// The first bytes of a file that a container wrote: how long it is, is the container's choice.
+fn read_start(path: &std::path::Path, limit: u64) -> std::io::Result<Vec<u8>> {
+    use std::io::Read;
+    let mut start = Vec::new();
+    std::fs::File::open(path)?.take(limit).read_to_end(&mut start)?;
+    Ok(start)
 }
 
 fn age_of(nanoseconds: i64) -> Duration {

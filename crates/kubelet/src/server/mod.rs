@@ -2,6 +2,7 @@
 
 mod auth;
 pub(crate) mod logs;
+mod node_logs;
 mod stats;
 mod streaming;
 
@@ -157,6 +158,13 @@ impl Server {
             }
             (&Method::GET, ["stats", "summary"]) => Ok(json(&self.measure().await?.summary(&self.context))),
             (&Method::GET, ["configz"]) => Ok(json(&serde_json::json!({"kubeletconfig": self.configuration()}))),
+            (&Method::GET, ["logs", rest @ ..]) if self.config.system_logs => {
+                let query = request.uri().query().unwrap_or_default();
+                node_logs::serve(rest, query, self.config.system_log_query).await
+            }
+            (&Method::POST, ["checkpoint", namespace, pod, container]) => {
+                self.checkpoint(&decode(namespace), &decode(pod), &decode(container), &query).await
+            }
             (_, ["exec", rest @ ..]) => {
                 let (id, tty) = self.running_container(rest).await?;
                 streaming::exec(&self.context.runtime, request, id, tty).await
@@ -248,6 +256,34 @@ impl Server {
         let mut response = Response::new(body);
         response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("text/plain"));
         Ok(response)
+    }
+
+    /// Has the runtime write a container's state into a file, and tells where that is (KEP-2008).
+    async fn checkpoint(
+        &self,
+        namespace: &str,
+        pod: &str,
+        container: &str,
+        query: &HashMap<String, String>,
+    ) -> Result<Response<Body>, Refused> {
+        let (id, _) = self.running_container(&[namespace, pod, container]).await?;
+        let dir = self.context.root.join("checkpoints");
+        let failed = |e: &dyn std::fmt::Display| {
+            let text = format!("checkpointing of {namespace}/{pod}/{container} failed ({e})");
+            Refused(StatusCode::INTERNAL_SERVER_ERROR, text)
+        };
+        use std::os::unix::fs::DirBuilderExt;
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(|e| failed(&e))?;
+        let stamp = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ");
+        let file = dir.join(format!("checkpoint-{pod}_{namespace}-{container}-{stamp}.tar"));
+        let timeout = match query.get("timeout") {
+            Some(text) => {
+                text.parse().map_err(|_| Refused(StatusCode::BAD_REQUEST, format!("cannot parse timeout {text:?}")))?
+            }
+            None => 0,
+        };
+        self.context.runtime.checkpoint(&id, &file, timeout).await.map_err(|e| failed(&e.in_full()))?;
+        Ok(json(&serde_json::json!({ "items": [file] })))
     }
 
     fn pod(&self, namespace: &str, name: &str) -> Result<k8s_openapi::api::core::v1::Pod, Refused> {

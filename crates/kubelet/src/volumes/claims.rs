@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 
 use client::error::ApiError;
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, PersistentVolumeSpec};
 use kube::Api;
 
 use super::{Setup, host_path, make_dir};
 
-pub(super) async fn set_up(setup: &Setup<'_>, claim: &str, volume: &str) -> Result<PathBuf, String> {
-    let client = setup.client.ok_or("there is no apiserver to ask for the claim")?;
+pub(super) async fn set_up(setup: &Setup<'_>, claim: &str, volume: &str, read_only: bool) -> Result<PathBuf, String> {
+    let client = setup.context.client.as_ref().ok_or("there is no apiserver to ask for the claim")?;
     let namespace = setup.pod.metadata.namespace.as_deref().unwrap_or_default();
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
     let found = claims.get(claim).await.map_err(|e| match e.is_not_found() {
@@ -17,11 +17,17 @@ pub(super) async fn set_up(setup: &Setup<'_>, claim: &str, volume: &str) -> Resu
         false => format!("error processing PVC {namespace}/{claim}: failed to fetch PVC from API server: {e}"),
     })?;
     let bound = found.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound");
-    let name = found.spec.and_then(|s| s.volume_name).filter(|n| bound && !n.is_empty());
+    let name = found.spec.as_ref().and_then(|s| s.volume_name.clone()).filter(|n| bound && !n.is_empty());
     let name = name.ok_or_else(|| format!("error processing PVC {namespace}/{claim}: PVC is not bound"))?;
     let volumes: Api<PersistentVolume> = Api::all(client.clone());
     let pv = volumes.get(&name).await.map_err(|e| format!("failed to fetch PV {name:?} from API server: {e}"))?;
-    let spec = pv.spec.unwrap_or_default();
+    let nothing = PersistentVolumeSpec::default();
+    let spec = pv.spec.as_ref().unwrap_or(&nothing);
+    let is_exclusive = spec.access_modes.iter().flatten().any(|mode| mode == "ReadWriteOncePod");
+    if is_exclusive && others_use(setup, namespace, claim) {
+        let text = "volume uses the ReadWriteOncePod access mode and is already in use by another pod";
+        return Err(text.to_owned());
+    }
     if let Some(host) = &spec.host_path {
         return host_path(&host.path, host.type_.as_deref().unwrap_or_default());
     }
@@ -30,14 +36,30 @@ pub(super) async fn set_up(setup: &Setup<'_>, claim: &str, volume: &str) -> Resu
         if !path.exists() {
             return Err(format!("path {:?} does not exist", local.path));
         }
-        setup.own(&path).map_err(|e| format!("failed to set the group of {}: {e}", local.path))?;
+        if !read_only {
+            super::own(setup.pod, &path).map_err(|e| format!("failed to set the group of {}: {e}", local.path))?;
+        }
         return Ok(path);
     }
+    if spec.csi.is_some() {
+        let done = crate::csi::set_up(setup.context, setup.pod, &pv, &found, read_only).await;
+        return done.map_err(|e| e.to_string());
+    }
     if let Some(nfs) = &spec.nfs {
-        return mount_nfs(setup, &nfs.server, &nfs.path, nfs.read_only == Some(true), &spec.mount_options, volume)
-            .await;
+        let read_only = read_only || nfs.read_only == Some(true);
+        return mount_nfs(setup, &nfs.server, &nfs.path, read_only, &spec.mount_options, volume).await;
     }
     Err(format!("no volume plugin of this node takes volume {name:?}"))
+}
+
+/// Whether another pod that has not ended uses the claim here.
+fn others_use(setup: &Setup<'_>, namespace: &str, claim: &str) -> bool {
+    let others = setup.context.admitted.others(setup.pod.metadata.uid.as_deref().unwrap_or_default());
+    others.iter().filter(|pod| pod.metadata.namespace.as_deref() == Some(namespace)).any(|pod| {
+        let volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
+        let mut claims = volumes.filter_map(|v| v.persistent_volume_claim.as_ref());
+        claims.any(|c| c.claim_name == claim)
+    })
 }
 
 /// NFS, through the host's own `mount` and its helper.
@@ -50,7 +72,7 @@ pub(super) async fn mount_nfs(
     volume: &str,
 ) -> Result<PathBuf, String> {
     let uid = setup.pod.metadata.uid.as_deref().unwrap_or_default();
-    let dir = super::pod_dir(setup.root, uid).join("volumes/kubernetes.io~nfs").join(volume);
+    let dir = super::pod_dir(&setup.context.root, uid).join("volumes/kubernetes.io~nfs").join(volume);
     make_dir(&dir, 0o750).map_err(|e| e.to_string())?;
     if super::is_mount_point(&dir).map_err(|e| e.to_string())? {
         return Ok(dir);

@@ -107,8 +107,8 @@ pub(super) async fn projected(setup: &Setup<'_>, source: &ProjectedVolumeSource)
             files.extend(downward(setup, s.items.as_deref().unwrap_or_default(), mode)?);
         }
         if let Some(s) = &part.service_account_token {
-            let client = setup.client.ok_or("there is no apiserver to ask for a token")?;
-            let token = setup.tokens.get(client, setup.pod, s.audience.as_deref(), s.expiration_seconds).await;
+            let client = setup.context.client.as_ref().ok_or("there is no apiserver to ask for a token")?;
+            let token = setup.context.tokens.get(client, setup.pod, s.audience.as_deref(), s.expiration_seconds).await;
             let token = token.map_err(|e| format!("failed to fetch token: {e}"))?;
             let user = common_user(setup);
             // As upstream: for its user alone where all containers run as one, readable by the group with fsGroup.

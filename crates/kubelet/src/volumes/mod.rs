@@ -15,8 +15,20 @@ use nix::mount::{MntFlags, MsFlags};
 
 use crate::context::Context;
 use crate::env::Sources;
-use crate::materials::{Materials, Tokens};
+use crate::materials::Materials;
 pub(crate) use files::File;
+
+/// What stands behind a volume, as the runtime is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// A file or directory on the host.
+    Path(PathBuf),
+    /// An image, by the id that a pull has found; the runtime mounts it itself.
+    Image(String),
+}
+
+/// By the volume's name.
+pub(crate) type Volumes = BTreeMap<String, Source>;
 
 /// A volume that cannot be set up; the text is that of the FailedMount event.
 #[derive(Debug, thiserror::Error)]
@@ -28,12 +40,10 @@ pub(crate) struct MountError {
 
 /// What the setting up of volumes needs to know.
 pub(crate) struct Setup<'a> {
-    pub root: &'a Path,
+    pub context: &'a Context,
     pub pod: &'a Pod,
     pub materials: &'a Materials,
     pub sources: &'a Sources<'a>,
-    pub tokens: &'a Tokens,
-    pub client: Option<&'a kube::Client>,
 }
 
 pub(crate) fn pod_dir(root: &Path, uid: &str) -> PathBuf {
@@ -41,28 +51,34 @@ pub(crate) fn pod_dir(root: &Path, uid: &str) -> PathBuf {
 }
 
 impl Setup<'_> {
-    /// Sets up every volume, or brings those that change up to date. Gives the host path of each.
-    pub(crate) async fn all(&self) -> Result<BTreeMap<String, PathBuf>, MountError> {
-        let mut paths = BTreeMap::new();
-        for volume in self.pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()) {
+    /// Sets up every volume that is on the host, or brings those that change up to date.
+    pub(crate) async fn all(&self) -> Result<Volumes, MountError> {
+        let mut volumes = Volumes::new();
+        let all = self.pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
+        for volume in all.filter(|v| v.image.is_none()) {
             let path = self.one(volume).await.map_err(|why| MountError { volume: volume.name.clone(), why })?;
-            paths.insert(volume.name.clone(), path);
+            volumes.insert(volume.name.clone(), Source::Path(path));
         }
-        Ok(paths)
+        Ok(volumes)
     }
 
     fn dir(&self, plugin: &str, volume: &Volume) -> PathBuf {
         let uid = self.pod.metadata.uid.as_deref().unwrap_or_default();
-        pod_dir(self.root, uid).join("volumes").join(plugin).join(&volume.name)
+        pod_dir(&self.context.root, uid).join("volumes").join(plugin).join(&volume.name)
     }
 
     async fn one(&self, volume: &Volume) -> Result<PathBuf, String> {
         if let Some(claim) = &volume.persistent_volume_claim {
-            return claims::set_up(self, &claim.claim_name, volume.name.as_str()).await;
+            let read_only = claim.read_only == Some(true);
+            return claims::set_up(self, &claim.claim_name, volume.name.as_str(), read_only).await;
         }
         if volume.ephemeral.is_some() {
             let pod = self.pod.metadata.name.as_deref().unwrap_or_default();
-            return claims::set_up(self, &format!("{pod}-{}", volume.name), volume.name.as_str()).await;
+            return claims::set_up(self, &format!("{pod}-{}", volume.name), volume.name.as_str(), false).await;
+        }
+        if let Some(csi) = &volume.csi {
+            let done = crate::csi::set_up_inline(self.context, self.pod, &volume.name, csi).await;
+            return done.map_err(|e| e.to_string());
         }
         if let Some(host) = &volume.host_path {
             return host_path(&host.path, host.type_.as_deref().unwrap_or_default());
@@ -112,21 +128,7 @@ impl Setup<'_> {
     }
 
     fn fs_group(&self) -> Option<u32> {
-        let group = self.pod.spec.as_ref()?.security_context.as_ref()?.fs_group?;
-        u32::try_from(group).ok()
-    }
-
-    /// Gives a volume to the pod's group, all of it, unless its root says that this was done before.
-    fn own(&self, dir: &Path) -> std::io::Result<()> {
-        use std::os::unix::fs::MetadataExt;
-        let Some(group) = self.fs_group() else { return Ok(()) };
-        let context = self.pod.spec.as_ref().and_then(|s| s.security_context.as_ref());
-        let on_mismatch = context.and_then(|c| c.fs_group_change_policy.as_deref()) == Some("OnRootMismatch");
-        let root = std::fs::symlink_metadata(dir)?;
-        if on_mismatch && root.gid() == group && root.mode() & 0o2060 == 0o2060 {
-            return Ok(());
-        }
-        give_to(dir, group)
+        fs_group_of(self.pod)
     }
 
     fn empty_dir(&self, dir: PathBuf, in_memory: bool, size: Option<i64>) -> std::io::Result<PathBuf> {
@@ -144,6 +146,24 @@ impl Setup<'_> {
         }
         Ok(dir)
     }
+}
+
+pub(crate) fn fs_group_of(pod: &Pod) -> Option<u32> {
+    let group = pod.spec.as_ref()?.security_context.as_ref()?.fs_group?;
+    u32::try_from(group).ok()
+}
+
+/// Gives a volume to the pod's group, all of it, unless its root says that this was done before.
+pub(crate) fn own(pod: &Pod, dir: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    let Some(group) = fs_group_of(pod) else { return Ok(()) };
+    let context = pod.spec.as_ref().and_then(|s| s.security_context.as_ref());
+    let on_mismatch = context.and_then(|c| c.fs_group_change_policy.as_deref()) == Some("OnRootMismatch");
+    let root = std::fs::symlink_metadata(dir)?;
+    if on_mismatch && root.gid() == group && root.mode() & 0o2060 == 0o2060 {
+        return Ok(());
+    }
+    give_to(dir, group)
 }
 
 fn give_to(path: &Path, group: u32) -> std::io::Result<()> {
@@ -214,13 +234,14 @@ fn host_path(path: &str, kind: &str) -> Result<PathBuf, String> {
 }
 
 /// Unmounts and removes the volumes of a pod. What cannot be unmounted stays, and nothing below it is touched.
-#[expect(clippy::unused_async, reason = "volumes of drivers are given back through calls to them")]
 pub(crate) async fn tear_down(context: &Context, pod: &Pod) -> std::io::Result<()> {
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
     let dir = pod_dir(&context.root, uid);
     if uid.is_empty() || !dir.exists() {
         return Ok(());
     }
+    unmount_below(&dir.join("volume-subpaths"))?;
+    crate::csi::tear_down(context, &dir).await.map_err(std::io::Error::other)?;
     unmount_below(&dir)?;
     match std::fs::remove_dir_all(dir.join("volumes")) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),

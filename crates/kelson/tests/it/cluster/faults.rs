@@ -41,6 +41,29 @@ fn a_killed_container_restarts_and_a_killed_pod_is_replaced() {
 }
 
 #[test]
+fn containerd_can_be_killed_under_running_pods() {
+    let cluster = OneNode::start(&[]);
+    let host = &cluster.host;
+    run_hello(host);
+    let before = host.kubectl_ok(&["get", "pods", "-o", STARTED], "");
+    let killed = host.kill_containerd();
+    host.wait_for_page(&format!("http://{}:30080/", host.address), "Hello from Kelson");
+    let file = host.dir.join("containerd/containerd.pid");
+    let is_new = || std::fs::read_to_string(&file).is_ok_and(|pid| pid.trim() != killed.to_string());
+    assert!(holds_in_time(is_new), "containerd is not started again\n{}", host.log());
+    host.wait_until_node_is_ready(&host.name);
+    assert_eq!(host.kubectl_ok(&["get", "pods", "-o", STARTED], ""), before, "containers were started again");
+    // The new one runs pods as the old one did, and sees what becomes of the old one's.
+    host.kubectl_ok(&["scale", "deployment", "hello", "--replicas=3"], "");
+    host.until(&["get", "deployment", "hello", "-o", READY], |n| n == "3");
+    let name = host.kubectl_ok(&["get", "pods", "-o", "jsonpath={.items[0].metadata.name}"], "");
+    let id = "jsonpath={.status.containerStatuses[0].containerID}";
+    host.kill_container(&host.kubectl_ok(&["get", "pod", &name, "-o", id], ""));
+    let restarts = "jsonpath={.status.containerStatuses[0].restartCount}";
+    host.until(&["get", "pod", &name, "-o", restarts], |n| n == "1");
+}
+
+#[test]
 fn a_node_that_stops_is_not_ready_and_its_pods_move() {
     let _turn = turn();
     let network = Network::new();

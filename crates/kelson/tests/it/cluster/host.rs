@@ -119,6 +119,14 @@ impl Host {
         assert!(said.ok, "{said:?}");
     }
 
+    /// Kills containerd as a crash would; gives its process id. Containers go on.
+    pub(crate) fn kill_containerd(&self) -> i32 {
+        let pid = std::fs::read_to_string(self.dir.join("containerd/containerd.pid")).unwrap();
+        let pid = pid.trim().parse().unwrap();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL).unwrap();
+        pid
+    }
+
     fn log_file(&self) -> PathBuf {
         self.dir.with_extension("log")
     }

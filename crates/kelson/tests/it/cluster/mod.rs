@@ -3,6 +3,7 @@
 mod behaviours;
 mod faults;
 mod host;
+mod node;
 mod probes;
 mod streams;
 mod workload;
@@ -27,11 +28,17 @@ fn turn() -> MutexGuard<'static, ()> {
 
 impl OneNode {
     fn start(flags: &[String]) -> Self {
+        Self::prepared(|_| flags.to_vec())
+    }
+
+    /// As `start`, after something was done to the host. Gives the flags.
+    fn prepared(prepare: impl FnOnce(&Host) -> Vec<String>) -> Self {
         let turn = turn();
         let network = Network::new();
         let mut host = network.host(1);
         pack_image(&host);
-        host.up(flags);
+        let flags = prepare(&host);
+        host.up(&flags);
         host.wait_until_node_is_ready(&host.name);
         OneNode { host, _network: network, _turn: turn }
     }

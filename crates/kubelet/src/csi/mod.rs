@@ -1,0 +1,184 @@
+//! Storage drivers of this node (CSI): who they are, what the API knows of them, and their volumes.
+//!
+//! Nothing is remembered of volumes but what lies beside their mounts, under upstream's names, so that a restarted kubelet,
+//! or another one, can take them down.
+
+mod request;
+mod volume;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use client::error::{ApiError, ignore_not_found};
+use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::storage::v1::{CSINode, CSINodeDriver, CSINodeSpec, VolumeNodeResources};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kube::Api;
+use kube::api::{Patch, PatchParams, PostParams};
+use parking_lot::Mutex;
+use serde_json::json;
+use tonic::transport::Channel;
+
+use crate::context::Context;
+use crate::plugins::csi::node_client::NodeClient;
+use crate::plugins::csi::node_service_capability::{Type, rpc};
+use crate::plugins::csi::{NodeGetCapabilitiesRequest, NodeGetInfoRequest, NodeGetInfoResponse};
+use crate::plugins::registry::Plugin;
+pub(crate) use volume::{Failure, devices_in_use, set_up, set_up_inline, tear_down};
+
+/// Upstream's limit for a call to a driver.
+const CALL: Duration = Duration::from_secs(120);
+/// By driver: the node's name there, as JSON.
+const NODE_IDS: &str = "csi.volume.kubernetes.io/nodeid";
+
+/// The drivers that are registered, by name.
+#[derive(Default)]
+pub(crate) struct Drivers(Mutex<BTreeMap<String, Driver>>);
+
+#[derive(Clone)]
+struct Driver {
+    client: NodeClient<Channel>,
+    /// What its node service can do besides publishing.
+    can: Vec<rpc::Type>,
+}
+
+impl Drivers {
+    fn get(&self, name: &str) -> Result<Driver, Failure> {
+        let missing = || Failure(format!("driver name {name} not found in the list of registered CSI drivers"));
+        self.0.lock().get(name).cloned().ok_or_else(missing)
+    }
+
+    /// Takes a driver, and tells the API that it is on this node.
+    pub(crate) async fn came(&self, context: &Context, plugin: &Plugin) -> Result<(), String> {
+        if !plugin.versions.iter().any(|v| v == "1" || v.starts_with("1.") || v.starts_with("v1")) {
+            return Err(format!("none of the versions {:?} is supported", plugin.versions));
+        }
+        let mut client = NodeClient::new(crate::plugins::connect(&plugin.endpoint));
+        let said = |e: tonic::Status| e.message().to_owned();
+        let info = tokio::time::timeout(CALL, client.node_get_info(NodeGetInfoRequest {})).await;
+        let info = info.map_err(|e| e.to_string())?.map_err(said)?.into_inner();
+        let can = tokio::time::timeout(CALL, client.node_get_capabilities(NodeGetCapabilitiesRequest {})).await;
+        let can = can.map_err(|e| e.to_string())?.map_err(said)?.into_inner().capabilities;
+        let can = can.into_iter().filter_map(|c| c.r#type).map(|Type::Rpc(rpc)| rpc.r#type()).collect();
+        tell(context, &plugin.name, Some(&info)).await.map_err(|e| format!("cannot write CSINode: {e}"))?;
+        self.0.lock().insert(plugin.name.clone(), Driver { client, can });
+        Ok(())
+    }
+
+    pub(crate) async fn gone(&self, context: &Context, plugin: &Plugin) {
+        self.0.lock().remove(&plugin.name);
+        if let Err(error) = tell(context, &plugin.name, None).await {
+            tracing::warn!(driver = plugin.name, %error, "the driver could not be taken from CSINode");
+        }
+    }
+}
+
+/// Writes or removes a driver in this node's CSINode, its id in the Node's annotation, and its topology in the labels.
+async fn tell(context: &Context, driver: &str, info: Option<&NodeGetInfoResponse>) -> Result<(), kube::Error> {
+    let Some(client) = &context.client else { return Ok(()) };
+    let nodes: Api<Node> = Api::all(client.clone());
+    let node = nodes.get(&context.node_name).await?;
+    let csi_nodes: Api<CSINode> = Api::all(client.clone());
+    // Others may write at the same time: what was read is what is replaced, or it is read again.
+    for _ in 0..5 {
+        let known = ignore_not_found(csi_nodes.get(&context.node_name).await)?;
+        let is_new = known.is_none();
+        let mut csi_node = known.unwrap_or_else(|| new_csi_node(&context.node_name, &node));
+        let drivers = with_driver(std::mem::take(&mut csi_node.spec.drivers), driver, info);
+        csi_node.spec.drivers = drivers;
+        let written = if is_new {
+            csi_nodes.create(&PostParams::default(), &csi_node).await
+        } else {
+            csi_nodes.replace(&context.node_name, &PostParams::default(), &csi_node).await
+        };
+        match written {
+            Ok(_) => break,
+            Err(error) if error.is_conflict() || error.is_already_exists() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let annotations = node.metadata.annotations.unwrap_or_default();
+    let ids = ids_with(annotations.get(NODE_IDS).map(String::as_str), driver, info.map(|i| i.node_id.as_str()));
+    let labels = info.and_then(|i| i.accessible_topology.clone()).map(|t| t.segments).unwrap_or_default();
+    let patch = json!({ "metadata": { "annotations": { NODE_IDS: ids }, "labels": labels } });
+    nodes.patch(&context.node_name, &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)
+}
+
+fn new_csi_node(name: &str, node: &Node) -> CSINode {
+    let owner = OwnerReference {
+        api_version: "v1".to_owned(),
+        kind: "Node".to_owned(),
+        name: name.to_owned(),
+        uid: node.metadata.uid.clone().unwrap_or_default(),
+        ..OwnerReference::default()
+    };
+    let metadata =
+        ObjectMeta { name: Some(name.to_owned()), owner_references: Some(vec![owner]), ..ObjectMeta::default() };
+    CSINode { metadata, spec: CSINodeSpec { drivers: Vec::new() } }
+}
+
+fn with_driver(mut all: Vec<CSINodeDriver>, name: &str, info: Option<&NodeGetInfoResponse>) -> Vec<CSINodeDriver> {
+    all.retain(|driver| driver.name != name);
+    all.extend(info.map(|info| {
+        CSINodeDriver {
+            name: name.to_owned(),
+            node_id: info.node_id.clone(),
+            topology_keys: info.accessible_topology.as_ref().map(|t| t.segments.keys().cloned().collect()),
+            allocatable: (info.max_volumes_per_node > 0)
+                .then(|| VolumeNodeResources { count: i32::try_from(info.max_volumes_per_node).ok() }),
+        }
+    }));
+    all
+}
+
+/// The annotation with this driver's id, or without the driver; nothing when none is left.
+fn ids_with(now: Option<&str>, driver: &str, id: Option<&str>) -> Option<String> {
+    let mut ids: BTreeMap<String, String> = now.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    match id {
+        Some(id) => drop(ids.insert(driver.to_owned(), id.to_owned())),
+        None => drop(ids.remove(driver)),
+    }
+    (!ids.is_empty()).then(|| json!(ids).to_string())
+}
+
+/// What the registry's finds are handed to.
+pub(crate) struct Taker(pub(crate) Arc<Context>);
+
+impl crate::plugins::registry::Takes for Taker {
+    async fn came(&self, plugin: Plugin) -> Result<(), String> {
+        match plugin.kind.as_str() {
+            "CSIPlugin" => self.0.drivers.came(&self.0, &plugin).await,
+            "DevicePlugin" => {
+                let devices = Arc::clone(&self.0.devices);
+                tokio::spawn(async move { devices.follow(plugin.name, &plugin.endpoint, None).await });
+                Ok(())
+            }
+            other => Err(format!("no handler registered for plugin type: {other}")),
+        }
+    }
+
+    async fn gone(&self, plugin: Plugin) {
+        if plugin.kind == "CSIPlugin" {
+            self.0.drivers.gone(&self.0, &plugin).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drivers_come_and_go_beside_each_other() {
+        let info = NodeGetInfoResponse { node_id: "n-1".into(), max_volumes_per_node: 3, accessible_topology: None };
+        let one = with_driver(Vec::new(), "a.example", Some(&info));
+        assert_eq!(one[0].allocatable.as_ref().and_then(|a| a.count), Some(3));
+        let two = with_driver(one, "b.example", Some(&info));
+        let names: Vec<String> = with_driver(two, "a.example", None).into_iter().map(|d| d.name).collect();
+        assert_eq!(names, ["b.example"]);
+        assert_eq!(ids_with(None, "a", Some("1")).as_deref(), Some(r#"{"a":"1"}"#));
+        assert_eq!(ids_with(Some(r#"{"a":"1","b":"2"}"#), "a", None).as_deref(), Some(r#"{"b":"2"}"#));
+        assert_eq!(ids_with(Some(r#"{"a":"1"}"#), "a", None), None);
+    }
+}

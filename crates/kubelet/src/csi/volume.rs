@@ -1,0 +1,405 @@
+//! A driver's volume on its way to a pod and back: attached, staged once for the node, published for each pod.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use client::error::ignore_not_found;
+use k8s_openapi::api::core::v1::{
+    CSIPersistentVolumeSource, CSIVolumeSource, PersistentVolume, PersistentVolumeClaim, PersistentVolumeSpec, Pod,
+    Secret,
+};
+use k8s_openapi::api::storage::v1::{CSIDriver, CSIDriverSpec, VolumeAttachment};
+use kube::Api;
+use kube::api::{Patch, PatchParams};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::request::{self, Use};
+use super::{CALL, Driver};
+use crate::context::Context;
+use crate::plugins::csi::node_service_capability::rpc::Type as Can;
+use crate::plugins::csi::{
+    CapacityRange, NodeExpandVolumeRequest, NodePublishVolumeRequest, NodeStageVolumeRequest,
+    NodeUnpublishVolumeRequest, NodeUnstageVolumeRequest, VolumeCapability,
+};
+use crate::volumes;
+
+/// Why a volume is not there (yet): the text of the event.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Failure(pub(super) String);
+
+type Result<T> = std::result::Result<T, Failure>;
+
+/// How long one try waits for the attachment, and how often it looks.
+const ATTACH: Duration = Duration::from_secs(30);
+const LOOK: Duration = Duration::from_millis(500);
+const PLUGIN: &str = "kubernetes.io~csi";
+const DATA: &str = "vol_data.json";
+
+/// What lies beside a volume's mount: upstream's names, so that either kubelet can take down what the other has set up.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Data {
+    driver_name: String,
+    volume_handle: String,
+    #[serde(rename = "specVolID")]
+    spec_vol_id: String,
+    node_name: String,
+    #[serde(rename = "attachmentID")]
+    attachment_id: String,
+    /// `Persistent` or `Ephemeral`.
+    volume_lifecycle_mode: String,
+}
+
+fn io(what: &str) -> impl Fn(std::io::Error) -> Failure {
+    move |error| Failure(format!("{what}: {error}"))
+}
+
+fn rpc(status: tonic::Status) -> Failure {
+    Failure(format!("rpc error: code = {:?} desc = {}", status.code(), status.message()))
+}
+
+fn within<T>(message: T) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    request.set_timeout(CALL);
+    request
+}
+
+/// The part of the plugins' directory where a volume is mounted for the node.
+fn stage_dir(context: &Context, driver: &str, handle: &str) -> PathBuf {
+    context.root.join("plugins/kubernetes.io/csi").join(driver).join(request::stage_name(handle))
+}
+
+async fn driver_spec(context: &Context, name: &str) -> Result<Option<CSIDriverSpec>> {
+    let Some(client) = &context.client else { return Ok(None) };
+    let found = ignore_not_found(Api::<CSIDriver>::all(client.clone()).get(name).await);
+    Ok(found.map_err(|e| Failure(format!("cannot get CSIDriver {name}: {e}")))?.map(|d| d.spec))
+}
+
+async fn secret(context: &Context, namespace: &str, name: &str) -> Result<HashMap<String, String>> {
+    let client =
+        context.client.as_ref().ok_or_else(|| Failure("there is no apiserver to ask for a secret".to_owned()))?;
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let found = secrets.get(name).await;
+    let found = found.map_err(|e| Failure(format!("fetching NodeStageSecretRef {namespace}/{name} failed: {e}")))?;
+    let data = found.data.unwrap_or_default().into_iter();
+    Ok(data.map(|(k, v)| (k, String::from_utf8_lossy(&v.0).into_owned())).collect())
+}
+
+/// Brings a claim's volume to the pod. Gives where it is.
+pub(crate) async fn set_up(
+    context: &Context,
+    pod: &Pod,
+    volume: &PersistentVolume,
+    claim: &PersistentVolumeClaim,
+    read_only: bool,
+) -> Result<PathBuf> {
+    let name = volume.metadata.name.as_deref().unwrap_or_default();
+    let nothing = PersistentVolumeSpec::default();
+    let spec = volume.spec.as_ref().unwrap_or(&nothing);
+    let Some(csi) = &spec.csi else { return Err(Failure("it is no volume of a CSI driver".to_owned())) };
+    context.volumes_in_use.begin(&device_name(&csi.driver, &csi.volume_handle));
+    let mut driver = context.drivers.get(&csi.driver)?;
+    let known = driver_spec(context, &csi.driver).await?;
+    let attachment = request::attachment_name(&csi.volume_handle, &csi.driver, &context.node_name);
+    let must_attach = known.as_ref().and_then(|d| d.attach_required) != Some(false);
+    let published = if must_attach { attached(context, csi, &attachment).await? } else { HashMap::new() };
+    let by_driver = driver.can.contains(&Can::VolumeMountGroup);
+    let fs_group = volumes::fs_group_of(pod);
+    let how = Use {
+        access_mode: request::access_mode(spec),
+        fs_type: csi.fs_type.as_deref().unwrap_or_default(),
+        mount_options: spec.mount_options.clone().unwrap_or_default(),
+        group: fs_group.filter(|_| by_driver),
+    };
+    let capability = request::capability(&how, &driver.can);
+    let data = Data {
+        driver_name: csi.driver.clone(),
+        volume_handle: csi.volume_handle.clone(),
+        spec_vol_id: name.to_owned(),
+        node_name: context.node_name.clone(),
+        attachment_id: attachment,
+        volume_lifecycle_mode: "Persistent".to_owned(),
+    };
+    let staged = stage(context, &mut driver, csi, &published, &capability, &data).await?;
+    let secrets = match &csi.node_publish_secret_ref {
+        Some(r) => {
+            secret(context, r.namespace.as_deref().unwrap_or_default(), r.name.as_deref().unwrap_or_default()).await?
+        }
+        None => HashMap::new(),
+    };
+    let attributes = request::context_of(csi.volume_attributes.as_ref(), pod, known.as_ref(), false);
+    let dir = volume_dir(context, pod, name);
+    let asked = NodePublishVolumeRequest {
+        volume_id: csi.volume_handle.clone(),
+        publish_context: published,
+        staging_target_path: staged.as_deref().map(text).unwrap_or_default(),
+        target_path: text(&dir.join("mount")),
+        volume_capability: Some(capability.clone()),
+        readonly: read_only || csi.read_only == Some(true),
+        secrets,
+        volume_context: attributes,
+    };
+    let is_new = publish(&mut driver, &dir, &data, asked).await?;
+    let target = dir.join("mount");
+    expand(context, &mut driver, (spec, claim), &target, staged.as_deref(), capability).await?;
+    let policy = known.as_ref().and_then(|d| d.fs_group_policy.as_deref());
+    let writable = !read_only && csi.read_only != Some(true);
+    if is_new && writable && !by_driver && request::owns_files(policy, &how) {
+        volumes::own(pod, &target).map_err(io("applyFSGroup failed"))?;
+    }
+    Ok(target)
+}
+
+/// Brings a volume that the pod itself describes.
+pub(crate) async fn set_up_inline(context: &Context, pod: &Pod, name: &str, csi: &CSIVolumeSource) -> Result<PathBuf> {
+    let mut driver = context.drivers.get(&csi.driver)?;
+    let known = driver_spec(context, &csi.driver).await?;
+    let modes = known.as_ref().and_then(|d| d.volume_lifecycle_modes.clone()).unwrap_or_default();
+    if !modes.iter().any(|mode| mode == "Ephemeral") {
+        let driver = &csi.driver;
+        return Err(Failure(format!(
+            "volume mode \"Ephemeral\" not supported by driver {driver} (only supports {modes:?})"
+        )));
+    }
+    let by_driver = driver.can.contains(&Can::VolumeMountGroup);
+    let fs_group = volumes::fs_group_of(pod);
+    let how = Use {
+        access_mode: "ReadWriteOnce",
+        fs_type: csi.fs_type.as_deref().unwrap_or_default(),
+        mount_options: Vec::new(),
+        group: fs_group.filter(|_| by_driver),
+    };
+    let handle = request::inline_handle(pod.metadata.uid.as_deref().unwrap_or_default(), name);
+    let data = Data {
+        driver_name: csi.driver.clone(),
+        volume_handle: handle.clone(),
+        spec_vol_id: name.to_owned(),
+        node_name: context.node_name.clone(),
+        attachment_id: String::new(),
+        volume_lifecycle_mode: "Ephemeral".to_owned(),
+    };
+    let secrets = match &csi.node_publish_secret_ref {
+        Some(r) => secret(context, pod.metadata.namespace.as_deref().unwrap_or_default(), &r.name).await?,
+        None => HashMap::new(),
+    };
+    let dir = volume_dir(context, pod, name);
+    let asked = NodePublishVolumeRequest {
+        volume_id: handle,
+        target_path: text(&dir.join("mount")),
+        volume_capability: Some(request::capability(&how, &driver.can)),
+        readonly: csi.read_only == Some(true),
+        secrets,
+        volume_context: request::context_of(csi.volume_attributes.as_ref(), pod, known.as_ref(), true),
+        ..NodePublishVolumeRequest::default()
+    };
+    let is_new = publish(&mut driver, &dir, &data, asked).await?;
+    let policy = known.as_ref().and_then(|d| d.fs_group_policy.as_deref());
+    let target = dir.join("mount");
+    if is_new && csi.read_only != Some(true) && !by_driver && request::owns_files(policy, &how) {
+        volumes::own(pod, &target).map_err(io("applyFSGroup failed"))?;
+    }
+    Ok(target)
+}
+
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+fn volume_dir(context: &Context, pod: &Pod, name: &str) -> PathBuf {
+    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+    volumes::pod_dir(&context.root, uid).join("volumes").join(PLUGIN).join(name)
+}
+
+/// Waits for the attacher. Gives what the attachment says to the node.
+async fn attached(context: &Context, csi: &CSIPersistentVolumeSource, name: &str) -> Result<HashMap<String, String>> {
+    let Some(client) = &context.client else { return Ok(HashMap::new()) };
+    let api: Api<VolumeAttachment> = Api::all(client.clone());
+    let began = tokio::time::Instant::now();
+    let (driver, handle) = (&csi.driver, &csi.volume_handle);
+    loop {
+        let found = ignore_not_found(api.get(name).await);
+        let found =
+            found.map_err(|e| Failure(format!("volume {handle} has GET error for volume attachment {name}: {e}")))?;
+        let status = found.and_then(|a| a.status).unwrap_or_default();
+        if status.attached {
+            return Ok(status.attachment_metadata.unwrap_or_default().into_iter().collect());
+        }
+        if let Some(message) = status.attach_error.and_then(|e| e.message) {
+            return Err(Failure(message));
+        }
+        if began.elapsed() > ATTACH {
+            let words = "timed out waiting for external-attacher of";
+            return Err(Failure(format!("{words} {driver} CSI driver to attach volume {handle}")));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Mounts the volume for the node, where the driver has that step. It may be told again: drivers take that as done.
+async fn stage(
+    context: &Context,
+    driver: &mut Driver,
+    csi: &CSIPersistentVolumeSource,
+    published: &HashMap<String, String>,
+    capability: &VolumeCapability,
+    data: &Data,
+) -> Result<Option<PathBuf>> {
+    if !driver.can.contains(&Can::StageUnstageVolume) {
+        return Ok(None);
+    }
+    let dir = stage_dir(context, &csi.driver, &csi.volume_handle);
+    let target = dir.join("globalmount");
+    std::fs::create_dir_all(&target).map_err(io("failed to create the staging directory"))?;
+    write_data(&dir, data)?;
+    let secrets = match &csi.node_stage_secret_ref {
+        Some(r) => {
+            secret(context, r.namespace.as_deref().unwrap_or_default(), r.name.as_deref().unwrap_or_default()).await?
+        }
+        None => HashMap::new(),
+    };
+    let asked = NodeStageVolumeRequest {
+        volume_id: csi.volume_handle.clone(),
+        publish_context: published.clone(),
+        staging_target_path: text(&target),
+        volume_capability: Some(capability.clone()),
+        secrets,
+        volume_context: csi.volume_attributes.clone().unwrap_or_default().into_iter().collect(),
+    };
+    driver.client.node_stage_volume(within(asked)).await.map_err(rpc)?;
+    Ok(Some(target))
+}
+
+/// Mounts the volume for the pod. True when it was not there before.
+async fn publish(driver: &mut Driver, dir: &Path, data: &Data, asked: NodePublishVolumeRequest) -> Result<bool> {
+    std::fs::create_dir_all(dir).map_err(io("failed to create the volume's directory"))?;
+    let is_new = !dir.join("mount").exists();
+    write_data(dir, data)?;
+    driver.client.node_publish_volume(within(asked)).await.map_err(rpc)?;
+    Ok(is_new)
+}
+
+fn write_data(dir: &Path, data: &Data) -> Result<()> {
+    let text = serde_json::to_vec(data).map_err(|e| Failure(e.to_string()))?;
+    std::fs::write(dir.join(DATA), text).map_err(io("failed to write down the volume's data"))
+}
+
+/// Lets the file system grow to the size that the volume has got, and tells the claim.
+async fn expand(
+    context: &Context,
+    driver: &mut Driver,
+    (spec, claim): (&PersistentVolumeSpec, &PersistentVolumeClaim),
+    target: &Path,
+    staged: Option<&Path>,
+    capability: VolumeCapability,
+) -> Result<()> {
+    let size =
+        |list: Option<&std::collections::BTreeMap<String, _>>| list?.get("storage").and_then(crate::cgroups::whole);
+    let has = size(spec.capacity.as_ref()).unwrap_or_default();
+    let told = size(claim.status.as_ref().and_then(|s| s.capacity.as_ref())).unwrap_or(has);
+    if !driver.can.contains(&Can::ExpandVolume) || has <= told {
+        return Ok(());
+    }
+    let Some(csi) = &spec.csi else { return Ok(()) };
+    let asked = NodeExpandVolumeRequest {
+        volume_id: csi.volume_handle.clone(),
+        volume_path: text(target),
+        capacity_range: Some(CapacityRange { required_bytes: has, limit_bytes: 0 }),
+        staging_target_path: staged.map(text).unwrap_or_default(),
+        volume_capability: Some(capability),
+        secrets: HashMap::new(),
+    };
+    driver.client.node_expand_volume(within(asked)).await.map_err(rpc)?;
+    let Some(client) = &context.client else { return Ok(()) };
+    let claims: Api<PersistentVolumeClaim> =
+        Api::namespaced(client.clone(), claim.metadata.namespace.as_deref().unwrap_or_default());
+    let patch = json!({ "status": { "capacity": spec.capacity, "conditions": [] } });
+    let name = claim.metadata.name.as_deref().unwrap_or_default();
+    let told = claims.patch_status(name, &PatchParams::default(), &Patch::Merge(patch)).await;
+    told.map(drop).map_err(|e| Failure(format!("the claim could not be told its new size: {e}")))
+}
+
+/// Takes down what drivers have mounted for a pod, and for the node where no other pod needs it.
+pub(crate) async fn tear_down(context: &Context, pod_dir: &Path) -> Result<()> {
+    let all = pod_dir.join("volumes").join(PLUGIN);
+    for entry in std::fs::read_dir(&all).into_iter().flatten().filter_map(std::result::Result::ok) {
+        let dir = entry.path();
+        let Some(data) = read_data(&dir) else { continue };
+        let mut driver = context.drivers.get(&data.driver_name)?;
+        let asked =
+            NodeUnpublishVolumeRequest { volume_id: data.volume_handle.clone(), target_path: text(&dir.join("mount")) };
+        driver.client.node_unpublish_volume(within(asked)).await.map_err(rpc)?;
+        // The driver removes the mount point, or leaves it empty. What tells of the volume goes after it.
+        remove_dir(&dir.join("mount"))?;
+        remove_data(&dir)?;
+        remove_dir(&dir)?;
+        if data.volume_lifecycle_mode == "Ephemeral" {
+            continue;
+        }
+        if !is_used(context, &data) {
+            unstage(context, &mut driver, &data).await?;
+            context.volumes_in_use.end(&device_name(&data.driver_name, &data.volume_handle));
+        }
+    }
+    Ok(())
+}
+
+async fn unstage(context: &Context, driver: &mut Driver, data: &Data) -> Result<()> {
+    let dir = stage_dir(context, &data.driver_name, &data.volume_handle);
+    if driver.can.contains(&Can::StageUnstageVolume) && dir.exists() {
+        let target = dir.join("globalmount");
+        let asked =
+            NodeUnstageVolumeRequest { volume_id: data.volume_handle.clone(), staging_target_path: text(&target) };
+        driver.client.node_unstage_volume(within(asked)).await.map_err(rpc)?;
+        remove_dir(&target)?;
+        remove_data(&dir)?;
+        remove_dir(&dir)?;
+    }
+    Ok(())
+}
+
+fn remove_dir(dir: &Path) -> Result<()> {
+    absent_or(std::fs::remove_dir(dir)).map_err(io("failed to remove the volume's directory"))
+}
+
+fn remove_data(dir: &Path) -> Result<()> {
+    absent_or(std::fs::remove_file(dir.join(DATA))).map_err(io("failed to remove the volume's data"))
+}
+
+fn absent_or(done: std::io::Result<()>) -> std::io::Result<()> {
+    match done {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+fn read_data(dir: &Path) -> Option<Data> {
+    serde_json::from_slice(&std::fs::read(dir.join(DATA)).ok()?).ok()
+}
+
+/// The data of all volumes of drivers that pods of this node have.
+fn all_data(context: &Context) -> Vec<Data> {
+    let below = |dir: PathBuf| std::fs::read_dir(dir).into_iter().flatten().filter_map(std::result::Result::ok);
+    below(context.root.join("pods"))
+        .flat_map(|pod| below(pod.path().join("volumes").join(PLUGIN)))
+        .filter_map(|volume| read_data(&volume.path()))
+        .collect()
+}
+
+fn is_used(context: &Context, data: &Data) -> bool {
+    all_data(context).iter().any(|d| d.driver_name == data.driver_name && d.volume_handle == data.volume_handle)
+}
+
+/// The volume's name in a Node's status.
+fn device_name(driver: &str, handle: &str) -> String {
+    format!("kubernetes.io/csi/{driver}^{handle}")
+}
+
+/// What pods have of volumes that can be attached, as it lies on the disk.
+pub(crate) fn devices_in_use(context: &Context) -> BTreeSet<String> {
+    let attachable = |d: &Data| d.volume_lifecycle_mode != "Ephemeral";
+    let all = all_data(context);
+    all.iter().filter(|d| attachable(d)).map(|d| device_name(&d.driver_name, &d.volume_handle)).collect()
+}

@@ -1,0 +1,150 @@
+//! `/logs/`: the files below `/var/log`, and the logs of the node's services (KEP-2258).
+
+use std::path::{Path, PathBuf};
+
+use http::{Response, StatusCode};
+use tokio::io::AsyncReadExt;
+use tokio::process::Command;
+
+use super::{Body, Refused, full, pairs, text, typed};
+use crate::pod::sub_path;
+
+const DIR: &str = "/var/log";
+/// What of a file is served at most.
+const LIMIT: u64 = 64 << 20;
+
+/// What of services' logs is wanted.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Query {
+    services: Vec<String>,
+    /// Options of `journalctl`.
+    options: Vec<String>,
+    tail_lines: Option<usize>,
+}
+
+/// A file, a directory's names, or the logs of services where the query names some.
+pub(super) async fn serve(path: &[&str], query: &str, may_query: bool) -> Result<Response<Body>, Refused> {
+    let query = parse(query).map_err(|why| Refused(StatusCode::BAD_REQUEST, why))?;
+    if !query.services.is_empty() {
+        if !may_query {
+            let why = "node log query is not enabled: enableSystemLogQuery is false\n";
+            return Err(Refused(StatusCode::NOT_FOUND, why.to_owned()));
+        }
+        return logs_of_services(&query).await;
+    }
+    let path: PathBuf = path.iter().filter(|p| !p.is_empty()).map(|p| super::decode(p)).collect();
+    let missing = || Refused(StatusCode::NOT_FOUND, "404 page not found\n".to_owned());
+    if path.as_os_str().is_empty() || sub_path::is_dir(Path::new(DIR), &path) {
+        return listing(&Path::new(DIR).join(path)).map_err(|_| missing());
+    }
+    let name = path.to_str().ok_or_else(missing)?;
+    let file = sub_path::open_file(Path::new(DIR), name).map_err(|_| missing())?;
+    read(file).await.map(|content| typed("text/plain; charset=utf-8", content))
+}
+
+async fn read(file: std::fs::File) -> Result<String, Refused> {
+    let mut content = Vec::new();
+    let read = tokio::fs::File::from_std(file).take(LIMIT).read_to_end(&mut content).await;
+    read.map_err(|e| Refused(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?;
+    Ok(String::from_utf8_lossy(&content).into_owned())
+}
+
+fn listing(dir: &Path) -> std::io::Result<Response<Body>> {
+    let mut names: Vec<String> = std::fs::read_dir(dir)?
+        .filter_map(Result::ok)
+        .map(|entry| {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if entry.path().is_dir() { name + "/" } else { name }
+        })
+        .collect();
+    names.sort();
+    let lines = names.iter().map(|name| {
+        let shown = name.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&#34;");
+        format!("<a href=\"{shown}\">{shown}</a>\n")
+    });
+    let mut response = Response::new(full(format!("<!doctype html>\n<pre>\n{}</pre>\n", lines.collect::<String>())));
+    let html = http::HeaderValue::from_static("text/html; charset=utf-8");
+    response.headers_mut().insert(http::header::CONTENT_TYPE, html);
+    Ok(response)
+}
+
+fn parse(query: &str) -> Result<Query, String> {
+    let mut parsed = Query::default();
+    for (name, value) in pairs(query) {
+        match name.as_str() {
+            "query" => {
+                let good = |c: char| c.is_ascii_alphanumeric() || "-_.@:".contains(c);
+                if value.is_empty() || !value.chars().all(good) || value.starts_with(['-', '.']) {
+                    return Err(format!("query: Invalid value: {value:?}: it is no name of a service"));
+                }
+                parsed.services.push(value);
+            }
+            "sinceTime" | "untilTime" => {
+                let at: jiff::Timestamp = value.parse().map_err(|_| format!("{name}: Invalid value: {value:?}"))?;
+                let option = if name == "sinceTime" { "since" } else { "until" };
+                parsed.options.push(format!("--{option}={}", at.strftime("%Y-%m-%d %H:%M:%S UTC")));
+            }
+            "tailLines" => {
+                let lines = value.parse().ok().filter(|n| *n <= 100_000);
+                parsed.tail_lines = Some(lines.ok_or_else(|| format!("tailLines: Invalid value: {value:?}"))?);
+            }
+            "boot" => {
+                let boot: i32 =
+                    value.parse().ok().filter(|n| *n <= 0).ok_or_else(|| format!("boot: Invalid value: {value:?}"))?;
+                parsed.options.push(format!("--boot={boot}"));
+            }
+            "pattern" => parsed.options.push(format!("--grep={value}")),
+            _ => {}
+        }
+    }
+    parsed.options.extend(parsed.tail_lines.map(|n| format!("--lines={n}")));
+    Ok(parsed)
+}
+
+/// The journal's lines, or the file that a service without a journal writes.
+async fn logs_of_services(query: &Query) -> Result<Response<Body>, Refused> {
+    let mut command = Command::new("journalctl");
+    command.args(["--utc", "--no-pager", "--output=short-precise"]).args(&query.options);
+    command.args(query.services.iter().map(|service| format!("--unit={service}")));
+    let journal = command.kill_on_drop(true).output().await;
+    if let Ok(done) = journal
+        && done.status.success()
+    {
+        return Ok(text(String::from_utf8_lossy(&done.stdout).into_owned()));
+    }
+    for service in &query.services {
+        for name in [format!("{service}.log"), format!("{service}/{service}.log"), service.clone()] {
+            let Ok(file) = sub_path::open_file(Path::new(DIR), &name) else { continue };
+            let content = read(file).await?;
+            return Ok(text(query.tail_lines.map_or(content.clone(), |n| last_lines(&content, n))));
+        }
+    }
+    let why = format!("log not found for {}\n", query.services.join(", "));
+    Err(Refused(StatusCode::NOT_FOUND, why))
+}
+
+fn last_lines(content: &str, count: usize) -> String {
+    let lines: Vec<&str> = content.split_inclusive('\n').collect();
+    lines[lines.len().saturating_sub(count)..].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_becomes_options_and_mistakes_are_named() {
+        let query = parse("query=kubelet&query=containerd&tailLines=5&sinceTime=2026-01-02T03:04:05Z&boot=-1").unwrap();
+        assert_eq!(query.services, ["kubelet", "containerd"]);
+        assert_eq!(query.options, ["--since=2026-01-02 03:04:05 UTC", "--boot=-1", "--lines=5"]);
+        for bad in ["query=-x", "query=../x", "query=a%20b", "tailLines=x", "boot=1", "sinceTime=yesterday"] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_last_lines_are_whole() {
+        assert_eq!(last_lines("a\nb\nc\n", 2), "b\nc\n");
+        assert_eq!(last_lines("a\n", 5), "a\n");
+    }
+}

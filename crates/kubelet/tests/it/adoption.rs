@@ -1,0 +1,164 @@
+//! A kubelet that is killed at any step of a pod's life: the next one goes on from there.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+use crate::fake_cri::{FakeCri, Trap};
+
+/// How long a step of a pod's life may take, on a machine that others use too.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const POD: &str = "apiVersion: v1
+kind: Pod
+metadata: {name: web}
+spec:
+  terminationGracePeriodSeconds: 1
+  initContainers:
+  - {name: first, image: 'fake/image:1', command: [ends]}
+  containers:
+  - {name: a, image: 'fake/image:1', command: [runs]}
+  - {name: b, image: 'fake/image:1', command: [runs]}
+";
+
+/// A node with nothing of Kubernetes but a kubelet, which can be killed.
+struct Machine {
+    dir: TempDir,
+    cri: FakeCri,
+    endpoint: String,
+}
+
+/// A kubelet with threads of its own, so that it can end as a killed process does: in the middle of whatever it does.
+struct Kubelet(Option<tokio::runtime::Runtime>);
+
+impl Drop for Kubelet {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Machine {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["manifests", "pods", "root"] {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        let cri = FakeCri::default();
+        let endpoint = format!("unix://{}", cri.serve(dir.path()).display());
+        Machine { dir, cri, endpoint }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Puts the pod's manifest where the kubelet looks, whole.
+    fn place_manifest(&self) {
+        let fresh = self.path("fresh.yaml");
+        std::fs::write(&fresh, POD).unwrap();
+        std::fs::rename(fresh, self.manifest()).unwrap();
+    }
+
+    fn manifest(&self) -> PathBuf {
+        self.path("manifests/web.yaml")
+    }
+
+    fn start_kubelet(&self) -> Kubelet {
+        let config = kubelet::Config {
+            node_name: "node1".into(),
+            node_ips: vec![[127, 0, 0, 1].into()],
+            root_dir: self.path("root"),
+            cert_dir: self.path("root/pki"),
+            log_root: self.path("pods"),
+            log_links: None,
+            runtime_endpoint: self.endpoint.clone(),
+            address: ([127, 0, 0, 1], 0).into(),
+            healthz_address: None,
+            static_pod_path: Some(self.path("manifests")),
+            file_check_frequency: Duration::from_millis(100),
+            cgroups_per_qos: false,
+            ..kubelet::Config::default()
+        };
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        runtime.spawn(kubelet::run(config, None, CancellationToken::new()));
+        Kubelet(Some(runtime))
+    }
+
+    fn is_settled(&self) -> bool {
+        self.cri.running() == ["a", "b"] && self.cri.ready_sandboxes() == 1
+    }
+
+    #[track_caller]
+    fn check_no_mistake(&self, when: &str) {
+        let mistakes = self.cri.mistakes();
+        assert!(mistakes.is_empty(), "{when}: {mistakes:?}; {:?}", self.cri.calls());
+    }
+
+    async fn until(&self, when: &str, what: &str, holds: impl Fn(&Self) -> bool) {
+        let began = Instant::now();
+        while !holds(self) {
+            assert!(
+                began.elapsed() < PATIENCE,
+                "{when}: never {what}; {:?}; {:?}",
+                self.cri.running(),
+                self.cri.calls()
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+/// A pod comes, runs, and goes; the kubelet is killed where the trap says. Gives the calls that changed something.
+async fn live(trap: Option<Trap>) -> Vec<&'static str> {
+    let when = format!("{trap:?}");
+    let machine = Machine::new();
+    machine.cri.set_trap(trap);
+    machine.place_manifest();
+    let mut kubelet = machine.start_kubelet();
+    let mut killed = false;
+    let mut reach = async |what: &str, holds: fn(&Machine) -> bool| {
+        tokio::select! {
+            () = machine.until(&when, what, holds) => return,
+            () = machine.cri.sprung(), if !killed => {}
+        }
+        killed = true;
+        kubelet = machine.start_kubelet(); // the one before is dropped, and with it all that it did
+        machine.until(&when, what, holds).await;
+    };
+    reach("runs", Machine::is_settled).await;
+    machine.check_no_mistake(&when);
+    // An init container that has done its work does not run again, unless nobody could know that it had.
+    assert!(machine.cri.count_of("first") <= 2, "{when}: {:?}", machine.cri.calls());
+    std::fs::remove_file(machine.manifest()).unwrap();
+    reach("gone", |m| m.cri.is_empty()).await;
+    machine.check_no_mistake(&when);
+    machine.cri.calls()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kubelet_that_is_killed_at_any_call_leaves_a_pod_that_the_next_one_takes_on() {
+    let calls = live(None).await;
+    for call in ["PullImage", "RunPodSandbox", "CreateContainer", "StartContainer", "StopContainer", "StopPodSandbox"] {
+        assert!(calls.contains(&call), "{call} is missing in {calls:?}");
+    }
+    let traps = (0..calls.len()).flat_map(|call| [false, true].map(|after| Trap { call, after }));
+    join_all(traps.map(|trap| live(Some(trap)))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn containers_that_end_or_are_lost_are_started_again() {
+    let machine = Machine::new();
+    machine.place_manifest();
+    let _kubelet = machine.start_kubelet();
+    machine.until("start", "runs", Machine::is_settled).await;
+    machine.cri.end("a", 1);
+    machine.until("a ended", "runs again", |m| m.is_settled() && m.cri.count_of("a") == 2).await;
+    machine.cri.lose("b");
+    machine.until("b lost", "runs again", Machine::is_settled).await;
+    machine.check_no_mistake("after all");
+}
