@@ -22,6 +22,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("cluster-dns", COMPONENT),
     ("pod-network", COMPONENT),
     ("local-path-provisioner", COMPONENT),
+    ("metrics-server", COMPONENT),
     ("kelson", EVERYTHING),
     ("xtask", &[]),
 ];
@@ -42,6 +43,7 @@ const EVERYTHING: &[&str] = &[
     "cluster-dns",
     "pod-network",
     "local-path-provisioner",
+    "metrics-server",
 ];
 
 #[derive(Deserialize)]

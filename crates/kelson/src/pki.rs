@@ -150,7 +150,10 @@ fn cluster_leaves(identity: &Identity) -> Result<Vec<Leaf<'static>>> {
     let mut node_names = vec![SanType::DnsName(identity.node_name.as_str().try_into()?)];
     node_names.extend(addresses().map(SanType::IpAddress));
 
+    let metrics_names = vec![SanType::DnsName("metrics-server.kube-system.svc".try_into()?)];
+
     Ok(vec![
+        serving("metrics-server", "metrics-server".into(), &[], metrics_names),
         serving("apiserver", "kube-apiserver".into(), &[], apiserver_names),
         serving("kubelet-serving", format!("system:node:{}", identity.node_name), &["system:nodes"], node_names),
         client("kubelet", &format!("system:node:{}", identity.node_name), &["system:nodes"]),

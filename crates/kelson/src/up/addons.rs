@@ -1,18 +1,22 @@
 //! The objects by which the cluster knows what `kelson up` adds to it: its DNS (the Service at the tenth address, where it
-//! leads to), its default StorageClass, and what DNS, the pod network and the StorageClass's provisioner may do.
+//! leads to), its default StorageClass, the API of its metrics, and what DNS, the pod network, the StorageClass's provisioner
+//! and the metrics server may do.
 
 use anyhow::{Context, Result};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use k8s_openapi::api::storage::v1::StorageClass;
+use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client, Resource};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::components::DNS_PORT;
+use super::components::{DNS_PORT, METRICS_PORT};
 use super::options::Settings;
 
 /// Who cluster DNS is.
@@ -77,6 +81,53 @@ pub(crate) async fn install_storage(client: &Client) -> Result<()> {
         Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
         other => other.map(drop).context("cannot write the default StorageClass"),
     }
+}
+
+/// Who measures nodes and pods is.
+pub(crate) const METRICS_USER: &str = "system:metrics-server";
+const METRICS: &str = "metrics-server";
+
+/// Writes the objects through which the API server passes metrics.k8s.io on. `authority` signed the server's certificate.
+pub(crate) async fn install_metrics(client: &Client, settings: &Settings, authority: &[u8]) -> Result<()> {
+    let rules = json!([
+        { "apiGroups": [""], "resources": ["nodes", "pods"], "verbs": ["get", "list"] },
+        { "apiGroups": [""], "resources": ["nodes/proxy", "nodes/metrics"], "verbs": ["get"] },
+    ]);
+    allow(client, METRICS_USER, &rules).await?;
+    let readers = json!({
+        "metadata": {
+            "name": "system:aggregated-metrics-reader",
+            "labels": {
+                "rbac.authorization.k8s.io/aggregate-to-admin": "true",
+                "rbac.authorization.k8s.io/aggregate-to-edit": "true",
+                "rbac.authorization.k8s.io/aggregate-to-view": "true",
+            },
+        },
+        "rules": [{ "apiGroups": ["metrics.k8s.io"], "resources": ["pods", "nodes"], "verbs": ["get", "list", "watch"] }],
+    });
+    ensure(&Api::<ClusterRole>::all(client.clone()), "system:aggregated-metrics-reader", &readers).await?;
+    let port = json!({ "name": "https", "port": 443, "protocol": "TCP", "targetPort": METRICS_PORT });
+    let service = json!({
+        "metadata": { "name": METRICS, "labels": { "k8s-app": METRICS } },
+        "spec": { "ports": [port] },
+    });
+    ensure(&Api::<Service>::namespaced(client.clone(), "kube-system"), METRICS, &service).await?;
+    let ports = json!([{ "name": "https", "port": METRICS_PORT, "protocol": "TCP" }]);
+    let name = format!("{METRICS}-{}", settings.node_name);
+    let slices = Api::<EndpointSlice>::namespaced(client.clone(), "kube-system");
+    ensure(&slices, &name, &endpoint_slice(&name, METRICS, &ports, settings)).await?;
+    let group = json!({
+        "metadata": { "name": "v1beta1.metrics.k8s.io", "labels": { "k8s-app": METRICS } },
+        "spec": {
+            "group": "metrics.k8s.io",
+            "version": "v1beta1",
+            "groupPriorityMinimum": 100,
+            "versionPriority": 100,
+            "caBundle": STANDARD.encode(authority),
+            "service": { "namespace": "kube-system", "name": METRICS, "port": 443 },
+        },
+    });
+    ensure(&Api::<APIService>::all(client.clone()), "v1beta1.metrics.k8s.io", &group).await
 }
 
 async fn ensure<K>(api: &Api<K>, name: &str, object: &Value) -> Result<()>

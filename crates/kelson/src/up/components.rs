@@ -17,6 +17,8 @@ use crate::pki::{Pair, Pki};
 pub(crate) const DNS_PORT: u16 = 10053;
 /// Where cluster DNS tells of itself; the port that CoreDNS uses.
 const DNS_METRICS_PORT: u16 = 9153;
+/// The metrics API listens here, for the API server alone.
+pub(crate) const METRICS_PORT: u16 = 4443;
 const CONTROLLER_MANAGER_PORT: u16 = 10257;
 const SCHEDULER_PORT: u16 = 10259;
 /// A node's share of the pod network, as upstream has it.
@@ -194,6 +196,17 @@ pub(crate) fn pod_network(settings: &Settings) -> pod_network::Config {
 
 pub(crate) fn local_path_provisioner(settings: &Settings) -> local_path_provisioner::Config {
     local_path_provisioner::Config { node_name: settings.node_name.clone(), dir: settings.layout.volumes() }
+}
+
+pub(crate) fn metrics_server(settings: &Settings, pki: &Pki) -> metrics_server::Config {
+    let Pair { cert, key } = pki.pair("metrics-server");
+    metrics_server::Config {
+        address: SocketAddr::new(settings.node_ip, METRICS_PORT),
+        certificate: cert,
+        key,
+        front_proxy_ca: pki.front_proxy_ca(),
+        front_proxy_names: vec!["front-proxy-client".to_owned()],
+    }
 }
 
 fn loopback(port: u16) -> SocketAddr {

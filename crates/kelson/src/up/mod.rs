@@ -212,6 +212,14 @@ async fn start_control_plane(
     if settings.runs(Part::KubeApiserver) && settings.runs(Part::LocalPathProvisioner) {
         addons::install_storage(admin).await?;
     }
+    if settings.runs(Part::MetricsServer) {
+        let authority = fs::read(pki.ca()).context("cannot read the cluster's authority")?;
+        addons::install_metrics(admin, settings, &authority).await?;
+        let identity = Identity::component("metrics-server", addons::METRICS_USER);
+        let client = connection.client(&identity, "metrics-server").await?;
+        let config = components::metrics_server(settings, pki);
+        running.spawn("metrics-server", |stop| async move { Ok(metrics_server::run(config, client, stop).await?) });
+    }
     if settings.runs(Part::ClusterDns) {
         addons::install_dns(admin, settings).await?;
         let identity = Identity::component("cluster-dns", addons::DNS_USER);

@@ -19,11 +19,12 @@ pub(crate) enum Part {
     ClusterDns,
     PodNetwork,
     LocalPathProvisioner,
+    MetricsServer,
 }
 
 /// What a machine that joins a cluster leaves to others.
-const CONTROL_PLANE: [Part; 4] =
-    [Part::KubeApiserver, Part::KubeControllerManager, Part::KubeScheduler, Part::ClusterDns];
+const CONTROL_PLANE: [Part; 5] =
+    [Part::KubeApiserver, Part::KubeControllerManager, Part::KubeScheduler, Part::ClusterDns, Part::MetricsServer];
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Options {

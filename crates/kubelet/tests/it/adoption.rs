@@ -1,6 +1,8 @@
 //! A kubelet that is killed at any step of a pod's life: the next one goes on from there.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
@@ -69,6 +71,10 @@ impl Machine {
     }
 
     fn start_kubelet(&self) -> Kubelet {
+        self.start_kubelet_with(|config| config)
+    }
+
+    fn start_kubelet_with(&self, change: impl FnOnce(kubelet::Config) -> kubelet::Config) -> Kubelet {
         let config = kubelet::Config {
             node_name: "node1".into(),
             node_ips: vec![[127, 0, 0, 1].into()],
@@ -84,6 +90,7 @@ impl Machine {
             cgroups_per_qos: false,
             ..kubelet::Config::default()
         };
+        let config = change(config);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         runtime.spawn(kubelet::run(config, None, CancellationToken::new()));
         Kubelet(Some(runtime))
@@ -161,4 +168,60 @@ async fn containers_that_end_or_are_lost_are_started_again() {
     machine.cri.lose("b");
     machine.until("b lost", "runs again", Machine::is_settled).await;
     machine.check_no_mistake("after all");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_hangs_keeps_only_its_own_pod() {
+    let machine = Machine::new();
+    machine.cri.set_trap(Some(Trap { call: 0, after: false }));
+    machine.place_manifest();
+    let _kubelet = machine.start_kubelet();
+    machine.cri.sprung().await;
+    let other = POD.replace("name: web", "name: other");
+    std::fs::write(machine.path("fresh.yaml"), other).unwrap();
+    std::fs::rename(machine.path("fresh.yaml"), machine.path("manifests/other.yaml")).unwrap();
+    machine.until("another pod hangs", "runs", Machine::is_settled).await;
+}
+
+/// Answers each request on this port with what `page` holds; with nothing, it hangs up.
+async fn serve_page(
+    listener: tokio::net::TcpListener,
+    page: tokio::sync::watch::Receiver<Option<String>>,
+    asked_times: Arc<AtomicUsize>,
+) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    while let Ok((mut socket, _)) = listener.accept().await {
+        let mut request = vec![0; 4096];
+        let read = socket.read(&mut request).await.unwrap_or_default();
+        let asked = String::from_utf8_lossy(&request[..read]).into_owned();
+        asked_times.fetch_add(1, Ordering::Relaxed);
+        let page = page.borrow().clone().filter(|_| asked.contains("x-key: opens"));
+        let Some(page) = page else { continue };
+        let answer = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{page}", page.len());
+        // Whoever has hung up meanwhile asks again.
+        let _ = socket.write_all(answer.as_bytes()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn static_pods_come_from_a_url_and_stay_while_it_says_nothing() {
+    let machine = Machine::new();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/pods", listener.local_addr().unwrap());
+    let (page, shown) = tokio::sync::watch::channel(Some(POD.to_owned()));
+    let asked_times = Arc::new(AtomicUsize::new(0));
+    tokio::spawn(serve_page(listener, shown, Arc::clone(&asked_times)));
+    let _kubelet = machine.start_kubelet_with(|config| kubelet::Config {
+        static_pod_url: Some((url, vec![("x-key".to_owned(), "opens".to_owned())])),
+        http_check_frequency: Duration::from_secs(1),
+        ..config
+    });
+    machine.until("start", "runs", Machine::is_settled).await;
+    page.send_replace(None);
+    let (calls, times) = (machine.cri.calls(), asked_times.load(Ordering::Relaxed));
+    machine.until("silence", "asked again", |_| asked_times.load(Ordering::Relaxed) >= times + 3).await;
+    assert!(machine.is_settled());
+    assert_eq!(machine.cri.calls(), calls);
+    page.send_replace(Some(r#"{"kind": "PodList", "apiVersion": "v1", "items": []}"#.to_owned()));
+    machine.until("no pod any more", "gone", |m| m.cri.is_empty()).await;
 }

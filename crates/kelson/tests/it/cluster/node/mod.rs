@@ -3,6 +3,7 @@
 mod configured;
 mod given;
 mod life;
+mod metrics;
 mod plugins;
 mod storage;
 
