@@ -236,9 +236,14 @@ pub(crate) fn inside<T: Send>(namespace: &Path, work: impl FnOnce() -> T + Send)
 }
 
 /// Whether something becomes true in time.
-pub(crate) fn holds_in_time(mut holds: impl FnMut() -> bool) -> bool {
+pub(crate) fn holds_in_time(holds: impl FnMut() -> bool) -> bool {
+    holds_within(WAIT, holds)
+}
+
+/// Whether something becomes true within this time.
+pub(crate) fn holds_within(time: Duration, mut holds: impl FnMut() -> bool) -> bool {
     let started = Instant::now();
-    while started.elapsed() < WAIT {
+    while started.elapsed() < time {
         if holds() {
             return true;
         }

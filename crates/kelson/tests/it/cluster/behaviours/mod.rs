@@ -4,6 +4,8 @@
 mod auth;
 mod jobs;
 mod kubectl;
+mod network;
+mod scheduling;
 mod workloads;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
