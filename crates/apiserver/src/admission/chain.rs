@@ -10,9 +10,9 @@ use super::{
     Plugin, always, always_pull_images, certificate_subject_restriction, default_classes, default_toleration_seconds,
     deny_service_external_ips, event_rate_limit, extended_resource_toleration, image_policy_webhook,
     limit_pod_hard_anti_affinity_topology, limit_ranger, namespace_lifecycle, namespaces, node_restriction,
-    owner_references_permission_enforcement, persistent_volume_claim_resize, pod_node_selector, pod_security,
-    pod_toleration_restriction, pod_topology_labels, policy, priority, quota, runtime_class, service_account, signers,
-    storage_object_in_use_protection, taint_nodes_by_condition, webhook,
+    owner_references_permission_enforcement, persistent_volume_claim_resize, pod_node_selector, pod_resize_validator,
+    pod_security, pod_toleration_restriction, pod_topology_labels, policy, priority, quota, runtime_class,
+    service_account, signers, storage_object_in_use_protection, taint_nodes_by_condition, webhook,
 };
 use crate::authz::Authorizer;
 use crate::lister::Lister;
@@ -167,6 +167,7 @@ fn make(name: &str, settings: &Settings, tools: &Tools) -> Result<Option<Arc<dyn
         "CertificateSubjectRestriction" => Arc::new(certificate_subject_restriction::CertificateSubjectRestriction),
         "DefaultIngressClass" => Arc::new(default_classes::DefaultClass { lister, kind: &default_classes::INGRESS }),
         "PodTopologyLabels" => Arc::new(pod_topology_labels::PodTopologyLabels { lister }),
+        "PodResizeValidator" => Arc::new(pod_resize_validator::PodResizeValidator { lister }),
         "DenyServiceExternalIPs" => Arc::new(deny_service_external_ips::DenyServiceExternalIps),
         "MutatingAdmissionPolicy" => Arc::new(policy::MutatingAdmissionPolicy::new(tools)),
         "MutatingAdmissionWebhook" => Arc::new(webhook::MutatingAdmissionWebhook::new(tools)),

@@ -47,6 +47,12 @@ impl Chain {
         );
     }
 
+    /// Is anybody outside asked, so that not all rights can be listed?
+    #[must_use]
+    pub(crate) fn asks_outside(&self) -> bool {
+        self.links.read().iter().any(|link| link.kind == "Webhook")
+    }
+
     fn count(&self, link: &Link, decision: &'static str) {
         let labels = DecisionLabels { r#type: link.kind.to_owned(), name: link.name.clone(), decision };
         self.decisions.get_or_create(&labels).inc();

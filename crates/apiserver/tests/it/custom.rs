@@ -356,21 +356,30 @@ async fn a_thousand_definitions() {
         })
         .collect();
     let spec = json!({ "spec": { "type": "object", "properties": properties } });
+    let install = async || {
+        for i in 0..1000 {
+            let (plural, kind) = (format!("things{i}"), format!("Thing{i}"));
+            let one = definition(&plural, &kind, json!([version("v1", true, spec.clone())]), json!({}));
+            server.create(DEFINITIONS, &one).await;
+        }
+        until("the last is served", || async { server.get(&path("v1", "things999")).await.code == 200 }).await;
+    };
     let (before, started) = (resident(), Instant::now());
-    for i in 0..1000 {
-        let one = definition(
-            &format!("things{i}"),
-            &format!("Thing{i}"),
-            json!([version("v1", true, spec.clone())]),
-            json!({}),
-        );
-        server.create(DEFINITIONS, &one).await;
-    }
-    until("the last is served", || async { server.get(&path("v1", "things999")).await.code == 200 }).await;
+    install().await;
     let (took, after) = (started.elapsed(), resident());
     let bytes = server.get("/openapi/v2").await.body.len() >> 20;
     eprintln!(
         "1000 definitions: {took:?}, {before} MiB before, {after} MiB after, {bytes} MiB of OpenAPI v2, then {} MiB",
         resident()
     );
+    for _ in 0..2 {
+        server.ask(Method::DELETE, DEFINITIONS, &[], "").await;
+        until("all are gone", || async {
+            server.get(&format!("{DEFINITIONS}?limit=1")).await.json()["items"] == json!([])
+        })
+        .await;
+        let gone = resident();
+        install().await;
+        eprintln!("deleted: {gone} MiB, installed again: {} MiB", resident());
+    }
 }

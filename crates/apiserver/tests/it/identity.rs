@@ -265,6 +265,10 @@ async fn a_server_can_be_asked_about_rights() {
     let counted = "apiserver_authorization_decisions_total{type=\"Webhook\",name=\"outside\",decision=\"allowed\"} 1";
     assert!(metrics.contains(counted), "{metrics}");
 
+    let rules = "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews";
+    let rules = server.ask(Method::POST, rules, &alice, r#"{"spec":{"namespace":"default"}}"#).await.json();
+    assert_eq!(rules["status"]["incomplete"], true, "what a webhook allows cannot be listed");
+
     // Pods may be read by anybody in `dev`; a webhook that fails is then in the way only where its failure denies.
     let role = r#"{"metadata":{"name":"reader"},"rules":[{"apiGroups":[""],"resources":["pods"],"verbs":["list"]}]}"#;
     server.create("/apis/rbac.authorization.k8s.io/v1/clusterroles", role).await;
