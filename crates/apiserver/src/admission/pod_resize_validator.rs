@@ -47,12 +47,12 @@ impl Plugin for PodResizeValidator {
 /// What is wrong with a pod of that size on a node, in upstream's words.
 fn complaint(pod: &Value, node: &Value) -> Option<String> {
     let (wanted, has) = (pod_amounts(pod, Of::Requests), amounts(node.at(&["status", "allocatable"])));
-    let resources: [(&str, fn(&Quantity) -> i64); 2] = [("cpu", Quantity::milli_value), ("memory", Quantity::value)];
-    let short = resources.into_iter().filter_map(|(name, number)| {
+    let lacking = |name: &str, number: fn(&Quantity) -> i64| {
         let (wanted, has) = (wanted.get(name).map_or(0, number), has.get(name).map_or(0, number));
         (wanted > has).then(|| format!("{name}, requested: {wanted}, allocatable: {has}"))
-    });
-    let short: Vec<String> = short.collect();
+    };
+    let short = [lacking("cpu", Quantity::milli_value), lacking("memory", Quantity::value)];
+    let short: Vec<String> = short.into_iter().flatten().collect();
     if !short.is_empty() {
         return Some(format!("Node didn't have enough allocatable resources: {}", short.join("; ")));
     }
