@@ -16,6 +16,7 @@ use serde::Deserialize;
 use crate::cpus::CpuPolicy;
 use crate::resources::Amounts;
 use crate::settings::{Eviction, ImageGc, Logs, Shutdown};
+use crate::swap::SwapBehavior;
 
 /// The command line, with upstream's names. A flag that is given wins over the file.
 #[derive(Parser, Clone, Debug)]
@@ -285,6 +286,7 @@ pub struct Config {
     pub pod_pids_limit: i64,
     pub allowed_unsafe_sysctls: Vec<String>,
     pub cpu_policy: CpuPolicy,
+    pub swap: SwapBehavior,
     /// The file that names programs which give credentials for registries, and the directory where they are.
     pub credential_providers: Option<(PathBuf, PathBuf)>,
     /// Whether `/logs/` shows what is below `/var/log`, and whether the logs of services can be asked for there.
@@ -343,6 +345,7 @@ impl Default for Config {
             pod_pids_limit: -1,
             allowed_unsafe_sysctls: Vec::new(),
             cpu_policy: CpuPolicy::default(),
+            swap: SwapBehavior::default(),
             credential_providers: None,
             system_logs: true,
             system_log_query: false,
@@ -442,6 +445,7 @@ impl Flags {
             pod_pids_limit: settings.pod_pids_limit,
             allowed_unsafe_sysctls: file.allowed_unsafe_sysctls,
             cpu_policy: settings.cpu_policy,
+            swap: settings.swap,
             credential_providers: self
                 .image_credential_provider_config
                 .clone()

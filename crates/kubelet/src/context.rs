@@ -23,6 +23,7 @@ use crate::probes::Counts;
 use crate::resources::Amounts;
 use crate::runtime::Runtime;
 use crate::statuses::Statuses;
+use crate::swap::Swap;
 
 /// The volumes that can be attached and that pods of this node have or are about to have, as the Node tells.
 #[derive(Default)]
@@ -84,6 +85,7 @@ pub(crate) struct Context {
     /// Below which pods have cgroups of their own; none: the runtime puts their containers where it likes.
     pub cgroup_root: Option<String>,
     pub node_memory: i64,
+    pub swap: Swap,
     /// What pods can be given: the node's capacity without what is reserved.
     pub allocatable: Amounts,
     pub max_pods: usize,
@@ -154,6 +156,7 @@ impl Context {
             log_root: self.log_root.clone(),
             cgroup_root: self.cgroup_root.clone(),
             node_memory: self.node_memory,
+            swap: self.swap,
             seccomp_default: self.seccomp_default,
             cluster_domain: self.cluster_domain.clone(),
             node_name: self.node_name.clone(),

@@ -41,6 +41,7 @@ mod settings;
 mod static_pods;
 mod static_url;
 mod statuses;
+mod swap;
 mod volumes;
 
 use std::sync::Arc;
@@ -62,6 +63,7 @@ pub use cpus::CpuPolicy;
 pub use runtime::RuntimeError;
 pub use server::ServeError;
 pub use settings::{Eviction, ImageGc, Logs, Shutdown};
+pub use swap::SwapBehavior;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -135,6 +137,11 @@ async fn run_node(config: Config, client: Option<kube::Client>, stop: Cancellati
             .as_ref()
             .map(|f| f.selected::<Node>(Selection::fields(&format!("metadata.name={}", config.node_name)))),
         node_memory: machine.memory_bytes,
+        swap: swap::Swap {
+            behavior: config.swap,
+            capacity: machine.swap_bytes,
+            is_cgroup_v2: node_cgroups::is_unified(),
+        },
         client: client.clone(),
         images: images::Images::new(runtime.clone(), config.parallel_pulls, providers),
         runtime,

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{
     ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec, NodeStatus,
-    NodeSystemInfo, Taint,
+    NodeSwapStatus, NodeSystemInfo, Taint,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference, Time};
@@ -30,6 +30,7 @@ const LEASE_SECONDS: i32 = 40;
 pub(crate) struct Machine {
     pub cpus: i64,
     pub memory_bytes: i64,
+    pub swap_bytes: i64,
     pub info: NodeSystemInfo,
 }
 
@@ -42,7 +43,9 @@ impl Machine {
             .find_map(|l| l.strip_prefix("MemTotal:")?.trim().trim_end_matches(" kB").parse::<i64>().ok());
         let release = read("/etc/os-release");
         let pretty = release.lines().find_map(|l| l.strip_prefix("PRETTY_NAME=")).unwrap_or("Linux").trim_matches('"');
+        let swap_bytes = crate::swap::capacity_of(&meminfo);
         let info = NodeSystemInfo {
+            swap: (swap_bytes > 0).then_some(NodeSwapStatus { capacity: Some(swap_bytes) }),
             architecture: match std::env::consts::ARCH {
                 "x86_64" => "amd64".to_owned(),
                 "aarch64" => "arm64".to_owned(),
@@ -58,7 +61,7 @@ impl Machine {
             ..NodeSystemInfo::default()
         };
         let cpus = std::thread::available_parallelism().map_or(1, |n| i64::try_from(n.get()).unwrap_or(1));
-        Machine { cpus, memory_bytes: kib.unwrap_or_default() * 1024, info }
+        Machine { cpus, memory_bytes: kib.unwrap_or_default() * 1024, swap_bytes, info }
     }
 }
 

@@ -43,6 +43,11 @@ fn layout() -> Layout {
     }
 }
 
+/// Whether the host has the one hierarchy of cgroups v2.
+pub(crate) fn is_unified() -> bool {
+    matches!(layout(), Layout::V2(_))
+}
+
 /// Makes the pod's cgroup with the sum of its containers' limits, and at most `pids` processes where that is positive.
 pub(crate) fn make(sandbox: &PodSandboxConfig, pod: &Pod, pids: i64) -> io::Result<()> {
     let parent = sandbox.linux.as_ref().map(|l| l.cgroup_parent.trim_start_matches('/').to_owned());

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::cpus::{self, CpuPolicy};
 use crate::resources::{Amounts, Threshold};
+use crate::swap::SwapBehavior;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Eviction {
@@ -59,6 +60,7 @@ pub(crate) struct Settings {
     pub file_check_frequency: Duration,
     pub http_check_frequency: Duration,
     pub cpu_policy: CpuPolicy,
+    pub swap: SwapBehavior,
 }
 
 impl Default for Eviction {
@@ -239,6 +241,11 @@ pub(crate) fn of(fields: &BTreeMap<String, Value>) -> Result<Settings, String> {
         max_images: usize::try_from(number(fields, "nodeStatusMaxImages", 50)).unwrap_or(usize::MAX),
         file_check_frequency: duration(fields, "fileCheckFrequency", Duration::from_secs(20))?,
         cpu_policy,
+        swap: match fields.get("memorySwap").and_then(|m| m["swapBehavior"].as_str()).unwrap_or_default() {
+            "" | "NoSwap" => SwapBehavior::NoSwap,
+            "LimitedSwap" => SwapBehavior::LimitedSwap,
+            other => return Err(format!("memorySwap.swapBehavior: invalid value {other:?}")),
+        },
         http_check_frequency: duration(fields, "httpCheckFrequency", Duration::from_secs(20))?,
     })
 }
@@ -283,5 +290,6 @@ mod tests {
         check(serde_json::json!({"kubeReserved": {"cpu": "-1"}}), "cpu");
         check(serde_json::json!({"cpuManagerPolicy": "static"}), "to be greater than zero");
         check(serde_json::json!({"cpuManagerPolicy": "dynamic"}), "unknown policy");
+        check(serde_json::json!({"memorySwap": {"swapBehavior": "UnlimitedSwap"}}), "UnlimitedSwap");
     }
 }

@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{
 
 use super::sysctls;
 use crate::plugins::device_plugin::{ContainerAllocateResponse, DeviceSpec};
+use crate::swap::{self, Swap};
 use crate::volumes::{Source, Volumes};
 use crate::{cgroups, env, labels};
 
@@ -19,6 +20,7 @@ pub(crate) struct Host {
     pub log_root: PathBuf,
     pub cgroup_root: Option<String>,
     pub node_memory: i64,
+    pub swap: Swap,
     pub node_name: String,
     pub seccomp_default: bool,
     pub cluster_domain: String,
@@ -218,6 +220,16 @@ pub(crate) fn container(m: &Made<'_>) -> Result<cri::ContainerConfig, String> {
     annotations.extend(m.devices.annotations.clone());
 
     let (limits, burstable) = cgroups::limits_of(c.resources.as_ref(), m.host.node_memory);
+    let mut resources = cri::LinuxContainerResources {
+        cpu_shares: limits.cpu_shares,
+        cpu_quota: limits.cpu_quota,
+        cpu_period: limits.cpu_period,
+        memory_limit_in_bytes: limits.memory_bytes,
+        oom_score_adj: cgroups::oom_score_adj(m.pod, burstable),
+        cpuset_cpus: m.cpus.clone(),
+        ..Default::default()
+    };
+    swap::limit(&mut resources, m.pod, c, m.host.swap, m.host.node_memory);
     Ok(cri::ContainerConfig {
         metadata: Some(cri::ContainerMetadata { name: c.name.clone(), attempt: m.attempt }),
         image: Some(cri::ImageSpec {
@@ -237,18 +249,7 @@ pub(crate) fn container(m: &Made<'_>) -> Result<cri::ContainerConfig, String> {
         stdin: c.stdin == Some(true),
         stdin_once: c.stdin_once == Some(true),
         tty: c.tty == Some(true),
-        linux: Some(cri::LinuxContainerConfig {
-            resources: Some(cri::LinuxContainerResources {
-                cpu_shares: limits.cpu_shares,
-                cpu_quota: limits.cpu_quota,
-                cpu_period: limits.cpu_period,
-                memory_limit_in_bytes: limits.memory_bytes,
-                oom_score_adj: cgroups::oom_score_adj(m.pod, burstable),
-                cpuset_cpus: m.cpus.clone(),
-                ..Default::default()
-            }),
-            security_context: Some(security(m)),
-        }),
+        linux: Some(cri::LinuxContainerConfig { resources: Some(resources), security_context: Some(security(m)) }),
         ..Default::default()
     })
 }

@@ -14,6 +14,7 @@ use super::worker::{Look, Worker};
 use crate::cgroups;
 use crate::resources::{self, Amounts};
 use crate::runtime::Phase;
+use crate::swap;
 
 /// How soon a change that had to wait is looked at again.
 pub(super) const RETRY: Duration = Duration::from_secs(5);
@@ -111,13 +112,14 @@ impl Worker {
                 continue;
             }
             let (limits, _) = cgroups::limits_of(container.resources.as_ref(), host.node_memory);
-            let linux = cri::LinuxContainerResources {
+            let mut linux = cri::LinuxContainerResources {
                 cpu_period: limits.cpu_period,
                 cpu_quota: if limits.cpu_quota == 0 { -1 } else { limits.cpu_quota },
                 cpu_shares: limits.cpu_shares,
                 memory_limit_in_bytes: limits.memory_bytes,
                 ..Default::default()
             };
+            swap::limit(&mut linux, pod, container, host.swap, host.node_memory);
             match self.context.runtime.update_container(&running.listed.id, linux).await {
                 Ok(()) => self.keep_resources(pod, container),
                 Err(e) => error = Some(format!("failed to resize container {}: {e}", container.name)),

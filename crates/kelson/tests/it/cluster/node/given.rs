@@ -376,6 +376,23 @@ fn sub_paths() -> Case {
     )
 }
 
+/// Variables from a file that an init container has left.
+fn from_file() -> Case {
+    let volumes = json!([{ "name": "env", "emptyDir": {} }]);
+    let writer = with(
+        sh("writer", "echo \"GREETING='hello there'\" > /env/file"),
+        json!({ "volumeMounts": mounts(&[("env", "/env")]) }),
+    );
+    let key = |key: &str, optional: bool| json!({ "fileKeyRef": { "volumeName": "env", "path": "file", "key": key, "optional": optional } });
+    let env = json!([{ "name": "HEARD", "valueFrom": key("GREETING", false) }, { "name": "NONE", "valueFrom": key("X", true) }]);
+    let reader = with(sh("reader", "echo \"$HEARD.$NONE.\""), json!({ "env": env }));
+    case(
+        "from-file",
+        json!({ "initContainers": [writer], "containers": [reader], "volumes": volumes }),
+        &[("EnvFiles: a variable comes from a file that an init container wrote", "hello there..")],
+    )
+}
+
 fn identities() -> Vec<Case> {
     let secured =
         |name: &str, script: &str, context: Value| with(sh(name, script), json!({ "securityContext": context }));
@@ -516,6 +533,7 @@ fn pods_are_given_what_they_ask_for() {
         downward_volumes(&cpu, &memory),
         empty_dirs(),
         sub_paths(),
+        from_file(),
     ];
     cases.extend(words());
     cases.extend(secret_volumes());
