@@ -6,5 +6,6 @@ mod apiserver;
 mod bootstrap;
 mod clients;
 mod cluster;
+mod convergence;
 mod etcd;
 mod runtime;

@@ -1,0 +1,221 @@
+//! Controllers reach the same end from wherever they are interrupted.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use serde_json::{Value, json};
+
+use crate::apiserver::{ApiServer, TOKEN, WAIT};
+
+const PORT: u16 = 16470;
+/// The disturbances are the same in every run.
+const SEED: u64 = 20_261_127;
+/// Between two looks at what there is.
+const LOOKS: Duration = Duration::from_millis(300);
+
+const KINDS: &str = "namespaces,deployments,replicasets,statefulsets,daemonsets,jobs,pods,controllerrevisions,services,\
+                     endpoints,endpointslices,poddisruptionbudgets,resourcequotas,serviceaccounts,configmaps,replicationcontrollers";
+
+/// kube-controller-manager in a process of its own.
+struct Manager(Child);
+
+impl Manager {
+    fn start(server: &ApiServer) -> Self {
+        let kubeconfig = server.dir().join("admin.conf");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kelson"));
+        command.arg("kube-controller-manager").args([
+            format!("--kubeconfig={}", kubeconfig.display()),
+            format!("--root-ca-file={}", server.dir().join("ca.crt").display()),
+            "--kube-api-qps=1000".to_owned(),
+            "--kube-api-burst=1000".to_owned(),
+            "--leader-elect=false".to_owned(),
+            "--secure-port=0".to_owned(),
+        ]);
+        Manager(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+    }
+}
+
+impl Drop for Manager {
+    /// As a crash would end it.
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+fn workload(kind: &str, name: &str, replicas: u32) -> Value {
+    let spec = json!({"containers": [{"name": "c", "image": "image"}]});
+    let mut object = json!({
+        "apiVersion": "apps/v1", "kind": kind, "metadata": {"name": name, "namespace": "work"},
+        "spec": {"replicas": replicas, "selector": {"matchLabels": {"app": name}},
+            "template": {"metadata": {"labels": {"app": name}}, "spec": spec}},
+    });
+    match kind {
+        "StatefulSet" => object["spec"]["podManagementPolicy"] = "Parallel".into(),
+        "DaemonSet" => drop(object["spec"].as_object_mut().unwrap().remove("replicas")),
+        "Job" => {
+            object["apiVersion"] = "batch/v1".into();
+            object["spec"] =
+                json!({"parallelism": replicas, "completions": replicas, "template": object["spec"]["template"]});
+            object["spec"]["template"]["spec"]["restartPolicy"] = "Never".into();
+        }
+        _ => {}
+    }
+    object
+}
+
+/// What users do, in order. Where it ends does not depend on what the controllers saw on the way.
+fn work(server: &ApiServer) {
+    let apply = |objects: &[Value]| {
+        let list = json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string();
+        server.kubectl_ok(&["apply", "-f", "-"], &list);
+    };
+    let node =
+        |name: &str| json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": {"pool": "a"}}});
+    let namespace = |name: &str| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+    apply(&[namespace("work"), namespace("goes"), node("n1"), node("n2"), node("n3")]);
+    apply(&[workload("Deployment", "d1", 3), workload("Deployment", "d2", 5), workload("ReplicaSet", "r1", 4)]);
+    apply(&[workload("StatefulSet", "s1", 3), workload("DaemonSet", "ds", 0), workload("Job", "j1", 2)]);
+    apply(&[
+        json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q", "namespace": "work"}, "spec": {"hard": {"pods": "100"}}}),
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "svc", "namespace": "work"},
+            "spec": {"selector": {"app": "d1"}, "ports": [{"port": 80}]}}),
+        json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "pdb", "namespace": "work"},
+            "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "d1"}}}}),
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "left", "namespace": "goes", "finalizers": ["example.com/x"]}}),
+    ]);
+    for (what, replicas) in
+        [("deployment/d1", 7), ("deployment/d2", 1), ("replicaset/r1", 1), ("statefulset/s1", 5), ("deployment/d1", 2)]
+    {
+        server.kubectl_ok(&["-n", "work", "scale", what, &format!("--replicas={replicas}")], "");
+    }
+    server.kubectl_ok(&["delete", "namespace", "goes", "--wait=false"], "");
+    server.kubectl_ok(&["delete", "node", "n3"], "");
+    server.kubectl_ok(&["-n", "work", "scale", "statefulset/s1", "--replicas=2"], "");
+    server.kubectl_ok(&["-n", "work", "delete", "job", "j1", "--wait=false"], "");
+    apply(&[workload("Deployment", "d3", 2), workload("Deployment", "d4", 2), workload("Job", "j2", 3)]);
+    server.kubectl_ok(&["-n", "work", "delete", "deployment", "d3", "--cascade=foreground", "--wait=false"], "");
+    server.kubectl_ok(&["-n", "work", "delete", "deployment", "d4", "--cascade=orphan", "--wait=false"], "");
+    server.kubectl_ok(
+        &["-n", "goes", "patch", "configmap", "left", "--type=merge", "-p", r#"{"metadata":{"finalizers":null}}"#],
+        "",
+    );
+}
+
+/// How many objects there are of each kind, by who controls them and what matters of them; without what is random in a name.
+fn picture(server: &ApiServer) -> BTreeMap<String, usize> {
+    let said = server.kubectl_ok(&["get", KINDS, "-A", "-o", "json"], "");
+    let list: Value = serde_json::from_str(&said).unwrap();
+    let mut picture = BTreeMap::new();
+    for object in list["items"].as_array().unwrap() {
+        let metadata = &object["metadata"];
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let owner = metadata["ownerReferences"][0]["name"].as_str();
+        let random = metadata["generateName"].is_string();
+        let name = if random { format!("{}*", text(&metadata["generateName"])) } else { text(&metadata["name"]) };
+        let (spec, status) = (&object["spec"], &object["status"]);
+        let facts = json!([
+            spec["replicas"],
+            spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"],
+            status["replicas"],
+            status["desiredNumberScheduled"],
+            status["expectedPods"],
+            status["used"],
+            status["active"],
+            status["phase"],
+            metadata["finalizers"],
+            metadata["deletionTimestamp"].is_string(),
+            metadata["annotations"]["deployment.kubernetes.io/revision"],
+        ]);
+        let key = format!("{} {}/{name} of {owner:?} {facts}", text(&object["kind"]), text(&metadata["namespace"]));
+        *picture.entry(key).or_default() += 1;
+    }
+    picture
+}
+
+fn start(port: u16) -> ApiServer {
+    let server = ApiServer::start(Ipv4Addr::LOCALHOST.into(), port, &[]);
+    server.wait_until_ready();
+    let kubeconfig = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        "clusters": [{"name": "c", "cluster": {"server": server.url, "insecure-skip-tls-verify": true}}],
+        "users": [{"name": "u", "user": {"token": TOKEN}}],
+    });
+    std::fs::write(server.dir().join("admin.conf"), kubeconfig.to_string()).unwrap();
+    let authority = rcgen::generate_simple_self_signed(["ca".to_owned()]).unwrap();
+    std::fs::write(server.dir().join("ca.crt"), authority.cert.pem()).unwrap();
+    server
+}
+
+/// The picture once it stays the same for a while.
+fn settled(server: &ApiServer) -> BTreeMap<String, usize> {
+    let started = Instant::now();
+    let (mut last, mut same) = (picture(server), 0);
+    while same < 10 {
+        assert!(started.elapsed() < WAIT * 2, "it does not come to rest: {last:#?}");
+        std::thread::sleep(LOOKS);
+        let now = picture(server);
+        same = if now == last { same + 1 } else { 0 };
+        last = now;
+    }
+    last
+}
+
+/// Kills and restarts the controllers, and writes to what they are about to write to, until `over`.
+fn disturb(server: &ApiServer, over: &AtomicBool) {
+    let mut random = StdRng::seed_from_u64(SEED);
+    while !over.load(Ordering::Relaxed) {
+        let manager = Manager::start(server);
+        let life = Duration::from_millis(random.random_range(200..1500));
+        let started = Instant::now();
+        while started.elapsed() < life {
+            let what = ["deployments", "replicasets", "statefulsets", "pods"][random.random_range(0..4)];
+            let note = format!("touched={}", random.random::<u32>());
+            // There may be nothing to write to yet, or no longer.
+            server.kubectl(&["-n", "work", "annotate", what, "--all", "--overwrite", &note], "");
+        }
+        drop(manager);
+    }
+}
+
+#[test]
+fn controllers_that_are_killed_reach_the_same_end() {
+    let undisturbed = {
+        let server = start(PORT);
+        let _manager = Manager::start(&server);
+        work(&server);
+        settled(&server)
+    };
+    assert!(undisturbed.keys().any(|key| key.starts_with("Pod work/d1-")), "{undisturbed:#?}");
+    let server = start(PORT + 1);
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let disturber = scope.spawn(|| disturb(&server, &over));
+        work(&server);
+        // Some more interruptions of what is left to do.
+        std::thread::sleep(Duration::from_secs(3));
+        over.store(true, Ordering::Relaxed);
+        disturber.join().unwrap();
+    });
+    let _manager = Manager::start(&server);
+    let started = Instant::now();
+    let mut last = picture(&server);
+    while last != undisturbed && started.elapsed() < WAIT {
+        std::thread::sleep(LOOKS);
+        last = picture(&server);
+    }
+    let differ = |a: &BTreeMap<String, usize>, b: &BTreeMap<String, usize>| -> Vec<String> {
+        a.iter()
+            .filter(|(key, count)| b.get(*key) != Some(count))
+            .map(|(key, count)| format!("{count} x {key}"))
+            .collect()
+    };
+    let (missing, besides) = (differ(&undisturbed, &last), differ(&last, &undisturbed));
+    assert!(missing.is_empty() && besides.is_empty(), "missing: {missing:#?}\nbesides: {besides:#?}");
+}
