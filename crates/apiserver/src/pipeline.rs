@@ -168,7 +168,7 @@ async fn authenticated(
     } else {
         match server.inner().seats.take(mutating, &user, &info).await {
             Ok(seat) => Some(seat),
-            Err(Full(flow)) => return Ok(told_of_flow(too_many_requests(), flow.as_ref())),
+            Err(Full(flow)) => return Ok(told_of_flow(too_many_requests(), flow.as_deref())),
         }
     };
     let _counted = (!long_running).then(|| server.inner().measured.inflight(mutating));

@@ -20,7 +20,7 @@ pub(crate) enum Seats {
 
 /// There was no seat.
 #[derive(Debug)]
-pub(crate) struct Full(pub Option<Flow>);
+pub(crate) struct Full(pub Option<Arc<Flow>>);
 
 /// Held while a request is answered.
 pub(crate) enum Seat {
@@ -32,7 +32,7 @@ impl Seat {
     /// Where the request belongs.
     pub(crate) fn flow(&self) -> Option<&Flow> {
         match self {
-            Seat::Fair(seat) => seat.flow.as_ref(),
+            Seat::Fair(seat) => seat.flow.as_deref(),
             Seat::Apart { .. } => None,
         }
     }

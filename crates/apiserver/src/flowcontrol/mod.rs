@@ -84,27 +84,29 @@ struct Shared {
 #[derive(Default)]
 struct Rules {
     generations: Option<(u64, u64)>,
-    schemas: Arc<Vec<Schema>>,
-    levels: Arc<HashMap<String, LevelFacts>>,
+    /// In the order in which they are tried, each with where its requests belong.
+    schemas: Arc<Vec<(Schema, Arc<Flow>)>>,
 }
 
-struct LevelFacts {
-    uid: String,
-    exempt: bool,
-}
-
-/// Where a request belongs, for its client and for metrics.
-#[derive(Clone, Debug, PartialEq)]
+/// Where requests belong, with what is counted of them.
+#[derive(Debug)]
 pub(crate) struct Flow {
     pub schema_uid: String,
     pub level_uid: String,
-    schema: String,
-    level: String,
+    labels: FlowLabels,
+    /// The level limits nothing.
+    exempt: bool,
+    dispatched: Counter,
+    executing: Gauge<i64, AtomicI64>,
+    waiting: Gauge<i64, AtomicI64>,
+    /// How long those waited who went on, and those who did not.
+    waited: Histogram,
+    waited_in_vain: Histogram,
 }
 
 /// Held while a request is answered.
 pub(crate) struct Seat {
-    pub flow: Option<Flow>,
+    pub flow: Option<Arc<Flow>>,
     /// `None`: nobody counts it.
     held: Option<Arc<Shared>>,
 }
@@ -112,7 +114,7 @@ pub(crate) struct Seat {
 /// There was no seat, and no place to wait for one, or it did not come in time.
 #[derive(Debug)]
 pub(crate) struct Rejected {
-    pub flow: Flow,
+    pub flow: Arc<Flow>,
 }
 
 impl FlowControl {
@@ -156,25 +158,17 @@ impl FlowControl {
     /// When the request is turned away.
     pub(crate) async fn take(&self, user: &UserInfo, info: &RequestInfo) -> Result<Seat, Rejected> {
         let shared = &self.0;
-        let (schemas, levels) = shared.current();
-        let found = schemas.iter().find_map(|schema| {
-            let level = levels.get(&schema.level)?;
-            schema.matches(user, info).then_some((schema, level))
-        });
+        let schemas = shared.current();
         // Before the first objects are made there are no rules.
-        let Some((schema, level)) = found else { return Ok(Seat { flow: None, held: None }) };
-        let flow = Flow {
-            schema_uid: schema.uid.clone(),
-            level_uid: level.uid.clone(),
-            schema: schema.name.clone(),
-            level: schema.level.clone(),
-        };
-        if level.exempt {
-            shared.metrics.dispatched.get_or_create(&flow.labels()).inc();
+        let found = schemas.iter().find(|(schema, _)| schema.matches(user, info));
+        let Some((schema, flow)) = found else { return Ok(Seat { flow: None, held: None }) };
+        let flow = Arc::clone(flow);
+        if flow.exempt {
+            flow.dispatched.inc();
             return Ok(Seat { flow: Some(flow), held: None });
         }
         let started = Instant::now();
-        let told = shared.levels.lock().arrive(&flow.level, &(&schema.name, schema.flow(user, info)));
+        let told = shared.levels.lock().arrive(flow.level(), &(&schema.name, schema.flow(user, info)));
         let outcome = match told {
             Ok(Told::Go) => Ok(()),
             Ok(Told::Wait { ticket, turn }) => {
@@ -200,43 +194,67 @@ impl FlowControl {
 
 impl Shared {
     /// The rules as the caches have them now.
-    fn current(&self) -> (Arc<Vec<Schema>>, Arc<HashMap<String, LevelFacts>>) {
+    fn current(&self) -> Arc<Vec<(Schema, Arc<Flow>)>> {
         let now = (self.lister.generation(SCHEMAS), self.lister.generation(LEVELS));
         let mut rules = self.rules.lock();
         if rules.generations != Some(now) {
             rules.generations = Some(now);
-            let mut schemas: Vec<Schema> =
-                self.lister.list(SCHEMAS, "").iter().map(|object| Schema::parse(object)).collect();
-            Schema::sort(&mut schemas);
-            let levels = self.lister.list(LEVELS, "");
-            let settings = settings_of(&levels, self.total);
-            self.metrics.nominal.clear();
-            for (level, settings) in &settings {
-                let nominal = i64::try_from(settings.nominal).unwrap_or(i64::MAX);
-                self.metrics.nominal.get_or_create(&LevelLabels { priority_level: level.clone() }).set(nominal);
-            }
-            self.levels.lock().set(settings);
-            let facts = levels.iter().map(|object| {
-                let exempt = object.str_at(&["spec", "type"]) == "Exempt";
-                (object.name().to_owned(), LevelFacts { uid: object.uid().to_owned(), exempt })
-            });
-            rules.schemas = Arc::new(schemas);
-            rules.levels = Arc::new(facts.collect());
+            rules.schemas = Arc::new(self.read());
         }
-        (Arc::clone(&rules.schemas), Arc::clone(&rules.levels))
+        Arc::clone(&rules.schemas)
+    }
+
+    /// Reads the objects, and sets the levels up.
+    fn read(&self) -> Vec<(Schema, Arc<Flow>)> {
+        let mut schemas: Vec<Schema> =
+            self.lister.list(SCHEMAS, "").iter().map(|object| Schema::parse(object)).collect();
+        Schema::sort(&mut schemas);
+        let levels = self.lister.list(LEVELS, "");
+        let settings = settings_of(&levels, self.total);
+        self.metrics.nominal.clear();
+        for (level, settings) in &settings {
+            let nominal = i64::try_from(settings.nominal).unwrap_or(i64::MAX);
+            self.metrics.nominal.get_or_create(&LevelLabels { priority_level: level.clone() }).set(nominal);
+        }
+        self.levels.lock().set(settings);
+        let levels: HashMap<&str, &Value> = levels.iter().map(|object| (object.name(), object.as_ref())).collect();
+        // A schema that leads nowhere is as good as none.
+        let lead = schemas.into_iter().filter_map(|schema| {
+            let flow = Arc::new(self.flow(&schema, levels.get(schema.level.as_str())?));
+            Some((schema, flow))
+        });
+        lead.collect()
+    }
+
+    fn flow(&self, schema: &Schema, level: &Value) -> Flow {
+        let labels = FlowLabels { priority_level: schema.level.clone(), flow_schema: schema.name.clone() };
+        let waited = |execute| {
+            let FlowLabels { priority_level, flow_schema } = labels.clone();
+            self.metrics.waited.get_or_create(&WaitLabels { priority_level, flow_schema, execute }).clone()
+        };
+        Flow {
+            schema_uid: schema.uid.clone(),
+            level_uid: level.uid().to_owned(),
+            exempt: level.str_at(&["spec", "type"]) == "Exempt",
+            dispatched: self.metrics.dispatched.get_or_create(&labels).clone(),
+            executing: self.metrics.executing.get_or_create(&labels).clone(),
+            waiting: self.metrics.waiting.get_or_create(&labels).clone(),
+            waited: waited("true"),
+            waited_in_vain: waited("false"),
+            labels,
+        }
     }
 
     fn note(&self, flow: &Flow, waited: Duration, outcome: Result<(), &'static str>) {
-        let (priority_level, flow_schema) = (flow.level.clone(), flow.schema.clone());
-        let execute = if outcome.is_ok() { "true" } else { "false" };
-        let labels = WaitLabels { priority_level: priority_level.clone(), flow_schema: flow_schema.clone(), execute };
-        self.metrics.waited.get_or_create(&labels).observe(waited.as_secs_f64());
         match outcome {
             Ok(()) => {
-                self.metrics.dispatched.get_or_create(&flow.labels()).inc();
-                self.metrics.executing.get_or_create(&flow.labels()).inc();
+                flow.waited.observe(waited.as_secs_f64());
+                flow.dispatched.inc();
+                flow.executing.inc();
             }
             Err(reason) => {
+                flow.waited_in_vain.observe(waited.as_secs_f64());
+                let FlowLabels { priority_level, flow_schema } = flow.labels.clone();
                 let labels = RejectedLabels { priority_level, flow_schema, reason };
                 self.metrics.rejected.get_or_create(&labels).inc();
             }
@@ -245,16 +263,16 @@ impl Shared {
 }
 
 impl Flow {
-    fn labels(&self) -> FlowLabels {
-        FlowLabels { priority_level: self.level.clone(), flow_schema: self.schema.clone() }
+    fn level(&self) -> &str {
+        &self.labels.priority_level
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
         if let (Some(shared), Some(flow)) = (&self.held, &self.flow) {
-            shared.levels.lock().leave(&flow.level);
-            shared.metrics.executing.get_or_create(&flow.labels()).dec();
+            shared.levels.lock().leave(flow.level());
+            flow.executing.dec();
         }
     }
 }
@@ -268,7 +286,7 @@ struct Waiting<'s> {
 
 impl<'s> Waiting<'s> {
     fn new(shared: &'s Shared, flow: &'s Flow, ticket: Ticket) -> Self {
-        shared.metrics.waiting.get_or_create(&flow.labels()).inc();
+        flow.waiting.inc();
         Waiting { shared, flow, ticket: Some(ticket) }
     }
 
@@ -280,9 +298,9 @@ impl<'s> Waiting<'s> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.shared.metrics.waiting.get_or_create(&self.flow.labels()).dec();
+        self.flow.waiting.dec();
         if let Some(ticket) = &self.ticket {
-            self.shared.levels.lock().give_up(&self.flow.level, ticket);
+            self.shared.levels.lock().give_up(self.flow.level(), ticket);
         }
     }
 }
