@@ -97,8 +97,9 @@ pub(crate) struct Wanted {
 }
 
 #[derive(Clone)]
-struct Token {
-    text: String,
+pub(crate) struct Token {
+    pub text: String,
+    pub expires: Timestamp,
     renew_at: Timestamp,
 }
 
@@ -109,13 +110,13 @@ impl Tokens {
         pod: &Pod,
         audience: Option<&str>,
         seconds: Option<i64>,
-    ) -> Result<String, kube::Error> {
+    ) -> Result<Token, kube::Error> {
         let seconds = seconds.unwrap_or(3600);
         let pod_uid = pod.metadata.uid.clone().unwrap_or_default();
         let wanted = Wanted { pod_uid: pod_uid.clone(), audience: audience.unwrap_or_default().to_owned(), seconds };
         let now = Timestamp::now();
         if let Some(token) = self.0.lock().get(&wanted).filter(|t| now < t.renew_at) {
-            return Ok(token.text.clone());
+            return Ok(token.clone());
         }
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         let account = pod.spec.as_ref().and_then(|s| s.service_account_name.as_deref()).unwrap_or("default");
@@ -139,7 +140,8 @@ impl Tokens {
         };
         let life = u64::try_from(expires.0.as_second() - now.as_second()).unwrap_or_default();
         let renew_at = now + Duration::from_secs(life * 4 / 5);
-        self.0.lock().insert(wanted, Token { text: token.clone(), renew_at });
+        let token = Token { text: token, expires: expires.0, renew_at };
+        self.0.lock().insert(wanted, token.clone());
         Ok(token)
     }
 

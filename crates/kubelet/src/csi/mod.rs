@@ -6,7 +6,7 @@
 mod request;
 mod volume;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,9 +32,13 @@ const CALL: Duration = Duration::from_secs(120);
 /// By driver: the node's name there, as JSON.
 const NODE_IDS: &str = "csi.volume.kubernetes.io/nodeid";
 
-/// The drivers that are registered, by name.
+/// The drivers that are registered, and the pods whose volumes they want to be told of again and again.
 #[derive(Default)]
-pub(crate) struct Drivers(Mutex<BTreeMap<String, Driver>>);
+pub(crate) struct Drivers {
+    by_name: Mutex<BTreeMap<String, Driver>>,
+    /// Uids of pods with a volume of a driver that asks for `requiresRepublish`.
+    republished: Mutex<BTreeSet<String>>,
+}
 
 #[derive(Clone)]
 struct Driver {
@@ -46,7 +50,12 @@ struct Driver {
 impl Drivers {
     fn get(&self, name: &str) -> Result<Driver, Failure> {
         let missing = || Failure(format!("driver name {name} not found in the list of registered CSI drivers"));
-        self.0.lock().get(name).cloned().ok_or_else(missing)
+        self.by_name.lock().get(name).cloned().ok_or_else(missing)
+    }
+
+    /// Whether a volume of this pod is to be published again from time to time.
+    pub(crate) fn republishes(&self, pod_uid: &str) -> bool {
+        self.republished.lock().contains(pod_uid)
     }
 
     /// Takes a driver, and tells the API that it is on this node.
@@ -62,12 +71,12 @@ impl Drivers {
         let can = can.map_err(|e| e.to_string())?.map_err(said)?.into_inner().capabilities;
         let can = can.into_iter().filter_map(|c| c.r#type).map(|Type::Rpc(rpc)| rpc.r#type()).collect();
         tell(context, &plugin.name, Some(&info)).await.map_err(|e| format!("cannot write CSINode: {e}"))?;
-        self.0.lock().insert(plugin.name.clone(), Driver { client, can });
+        self.by_name.lock().insert(plugin.name.clone(), Driver { client, can });
         Ok(())
     }
 
     pub(crate) async fn gone(&self, context: &Context, plugin: &Plugin) {
-        self.0.lock().remove(&plugin.name);
+        self.by_name.lock().remove(&plugin.name);
         if let Err(error) = tell(context, &plugin.name, None).await {
             tracing::warn!(driver = plugin.name, %error, "the driver could not be taken from CSINode");
         }

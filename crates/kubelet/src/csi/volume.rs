@@ -103,6 +103,11 @@ pub(crate) async fn set_up(
     context.volumes_in_use.begin(&device_name(&csi.driver, &csi.volume_handle));
     let mut driver = context.drivers.get(&csi.driver)?;
     let known = driver_spec(context, &csi.driver).await?;
+    let dir = volume_dir(context, pod, name);
+    let target = dir.join("mount");
+    if is_done(context, pod, known.as_ref(), &target) {
+        return Ok(target);
+    }
     let attachment = request::attachment_name(&csi.volume_handle, &csi.driver, &context.node_name);
     let must_attach = known.as_ref().and_then(|d| d.attach_required) != Some(false);
     let published = if must_attach { attached(context, csi, &attachment).await? } else { HashMap::new() };
@@ -130,20 +135,19 @@ pub(crate) async fn set_up(
         }
         None => HashMap::new(),
     };
-    let attributes = request::context_of(csi.volume_attributes.as_ref(), pod, known.as_ref(), false);
-    let dir = volume_dir(context, pod, name);
+    let mut attributes = request::context_of(csi.volume_attributes.as_ref(), pod, known.as_ref(), false);
+    attributes.extend(tokens(context, pod, known.as_ref()).await?);
     let asked = NodePublishVolumeRequest {
         volume_id: csi.volume_handle.clone(),
         publish_context: published,
         staging_target_path: staged.as_deref().map(text).unwrap_or_default(),
-        target_path: text(&dir.join("mount")),
+        target_path: text(&target),
         volume_capability: Some(capability.clone()),
         readonly: read_only || csi.read_only == Some(true),
         secrets,
         volume_context: attributes,
     };
     let is_new = publish(&mut driver, &dir, &data, asked).await?;
-    let target = dir.join("mount");
     expand(context, &mut driver, (spec, claim), &target, staged.as_deref(), capability).await?;
     let policy = known.as_ref().and_then(|d| d.fs_group_policy.as_deref());
     let writable = !read_only && csi.read_only != Some(true);
@@ -163,6 +167,11 @@ pub(crate) async fn set_up_inline(context: &Context, pod: &Pod, name: &str, csi:
         return Err(Failure(format!(
             "volume mode \"Ephemeral\" not supported by driver {driver} (only supports {modes:?})"
         )));
+    }
+    let dir = volume_dir(context, pod, name);
+    let target = dir.join("mount");
+    if is_done(context, pod, known.as_ref(), &target) {
+        return Ok(target);
     }
     let by_driver = driver.can.contains(&Can::VolumeMountGroup);
     let fs_group = volumes::fs_group_of(pod);
@@ -185,23 +194,49 @@ pub(crate) async fn set_up_inline(context: &Context, pod: &Pod, name: &str, csi:
         Some(r) => secret(context, pod.metadata.namespace.as_deref().unwrap_or_default(), &r.name).await?,
         None => HashMap::new(),
     };
-    let dir = volume_dir(context, pod, name);
+    let mut attributes = request::context_of(csi.volume_attributes.as_ref(), pod, known.as_ref(), true);
+    attributes.extend(tokens(context, pod, known.as_ref()).await?);
     let asked = NodePublishVolumeRequest {
         volume_id: handle,
-        target_path: text(&dir.join("mount")),
+        target_path: text(&target),
         volume_capability: Some(request::capability(&how, &driver.can)),
         readonly: csi.read_only == Some(true),
         secrets,
-        volume_context: request::context_of(csi.volume_attributes.as_ref(), pod, known.as_ref(), true),
+        volume_context: attributes,
         ..NodePublishVolumeRequest::default()
     };
     let is_new = publish(&mut driver, &dir, &data, asked).await?;
     let policy = known.as_ref().and_then(|d| d.fs_group_policy.as_deref());
-    let target = dir.join("mount");
     if is_new && csi.read_only != Some(true) && !by_driver && request::owns_files(policy, &how) {
         volumes::own(pod, &target).map_err(io("applyFSGroup failed"))?;
     }
     Ok(target)
+}
+
+/// Whether nothing is left to do for a volume: it is mounted, and its driver does not ask to be told again.
+fn is_done(context: &Context, pod: &Pod, driver: Option<&CSIDriverSpec>, target: &Path) -> bool {
+    if driver.and_then(|d| d.requires_republish) == Some(true) {
+        let uid = pod.metadata.uid.clone().unwrap_or_default();
+        context.drivers.republished.lock().insert(uid);
+        return false;
+    }
+    volumes::is_mounted(target)
+}
+
+/// The pod's tokens for the audiences that the driver asks for, as drivers take them: one attribute in JSON.
+async fn tokens(context: &Context, pod: &Pod, driver: Option<&CSIDriverSpec>) -> Result<Option<(String, String)>> {
+    let wanted = driver.and_then(|d| d.token_requests.as_deref()).unwrap_or_default();
+    let Some(client) = context.client.as_ref().filter(|_| !wanted.is_empty()) else { return Ok(None) };
+    let mut all = serde_json::Map::new();
+    for request in wanted {
+        let audience = Some(request.audience.as_str()).filter(|a| !a.is_empty());
+        let token = context.tokens.get(client, pod, audience, request.expiration_seconds).await;
+        let token = token.map_err(|e| Failure(format!("failed to fetch token: {e}")))?;
+        let shown = json!({ "token": token.text, "expirationTimestamp": token.expires.to_string() });
+        all.insert(request.audience.clone(), shown);
+    }
+    let attribute = "csi.storage.k8s.io/serviceAccount.tokens".to_owned();
+    Ok(Some((attribute, serde_json::Value::Object(all).to_string())))
 }
 
 fn text(path: &Path) -> String {
@@ -323,6 +358,9 @@ async fn expand(
 
 /// Takes down what drivers have mounted for a pod, and for the node where no other pod needs it.
 pub(crate) async fn tear_down(context: &Context, pod_dir: &Path) -> Result<()> {
+    if let Some(uid) = pod_dir.file_name() {
+        context.drivers.republished.lock().remove(&*uid.to_string_lossy());
+    }
     let all = pod_dir.join("volumes").join(PLUGIN);
     for entry in std::fs::read_dir(&all).into_iter().flatten().filter_map(std::result::Result::ok) {
         let dir = entry.path();

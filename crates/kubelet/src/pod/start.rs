@@ -201,9 +201,15 @@ impl Worker {
         Ok(())
     }
 
+    /// Whether volumes of the pod have to be looked at again while it runs.
+    pub(super) fn has_changing_volumes(&self, pod: &Pod) -> bool {
+        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        materials::has_changing_volumes(pod) || self.context.drivers.republishes(uid)
+    }
+
     pub(super) async fn refresh_volumes(&mut self, pod: &Arc<Pod>, look: &Look) -> Result<(), Failed> {
         let due = self.volumes_at.is_none_or(|at| at.elapsed() >= VOLUME_REFRESH) || self.volumes_show != shown_of(pod);
-        if !due || !materials::has_changing_volumes(pod) || look.state.sandboxes.is_empty() {
+        if !due || !self.has_changing_volumes(pod) || look.state.sandboxes.is_empty() {
             return Ok(());
         }
         let materials = materials::fetch(self.context.client.as_ref(), pod)

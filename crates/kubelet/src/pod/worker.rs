@@ -13,7 +13,6 @@ use super::plan::{self, Ended, Facts};
 use super::status::{self, Doom, Observed, Resize, Waiting};
 use super::{container_config, resize};
 use crate::context::Context;
-use crate::materials;
 use crate::probes::{Probes, Target};
 use crate::runtime::{ContainerStatus, Phase, PodState};
 
@@ -196,7 +195,7 @@ impl Worker {
                 self.report(pod, &look, false).await;
             }
         }
-        let mut pause = if materials::has_changing_volumes(pod) { VOLUME_REFRESH } else { NOTHING_TO_DO };
+        let mut pause = if self.has_changing_volumes(pod) { VOLUME_REFRESH } else { NOTHING_TO_DO };
         if failed {
             let left = self.mounting.left();
             pause = if left.is_zero() { RETRY } else { left };

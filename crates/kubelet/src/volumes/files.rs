@@ -113,7 +113,7 @@ pub(super) async fn projected(setup: &Setup<'_>, source: &ProjectedVolumeSource)
             let user = common_user(setup);
             // As upstream: for its user alone where all containers run as one, readable by the group with fsGroup.
             let mode = if user.is_some() || setup.fs_group().is_some() { 0o600 } else { mode_of(mode) };
-            files.push(File { path: s.path.clone(), data: token.into_bytes(), mode, user });
+            files.push(File { path: s.path.clone(), data: token.text.into_bytes(), mode, user });
         }
     }
     Ok(files)

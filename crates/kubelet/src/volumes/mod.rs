@@ -202,6 +202,12 @@ fn mount_tmpfs(dir: &Path, size: Option<i64>, mode: u32) -> std::io::Result<()> 
     Ok(())
 }
 
+/// Whether something is mounted exactly there; a bind mount may be of the same device.
+pub(crate) fn is_mounted(path: &Path) -> bool {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    mounts.lines().any(|line| line.split(' ').nth(1).is_some_and(|at| Path::new(at) == path))
+}
+
 /// A directory on another device than its parent is a mount point; we mount nothing but file systems of their own here.
 fn is_mount_point(dir: &Path) -> std::io::Result<bool> {
     use std::os::unix::fs::MetadataExt;

@@ -253,12 +253,16 @@ impl Node for Disks {
         let asked = request.into_inner();
         let target = asked.target_path.as_str();
         if is_mounted(target) {
+            self.note("publish again".to_owned());
             return Ok(Response::new(NodePublishVolumeResponse {}));
         }
         let pod = asked.volume_context.get("csi.storage.k8s.io/pod.name").cloned().unwrap_or_default();
         std::fs::create_dir_all(target).map_err(failed)?;
         if asked.staging_target_path.is_empty() {
-            self.note(format!("publish inline to {pod}"));
+            let tokens =
+                asked.volume_context.get("csi.storage.k8s.io/serviceAccount.tokens").cloned().unwrap_or_default();
+            let has_token = tokens.starts_with("{\"disks\":{") && tokens.contains("\"token\":\"ey");
+            self.note(format!("publish inline to {pod}{}", if has_token { " with a token" } else { "" }));
             mount(Some("tmpfs"), target, Some("tmpfs"), MsFlags::empty(), None::<&str>).map_err(failed)?;
         } else {
             self.note(format!("publish {} to {pod}", asked.volume_id));
@@ -319,7 +323,7 @@ fn claims() -> Vec<Value> {
     let source = json!({ "driver": DRIVER, "volumeHandle": "disk-1", "fsType": "ext4" });
     vec![
         json!({ "apiVersion": "storage.k8s.io/v1", "kind": "CSIDriver", "metadata": { "name": DRIVER },
-            "spec": { "podInfoOnMount": true, "volumeLifecycleModes": ["Persistent", "Ephemeral"] } }),
+            "spec": { "podInfoOnMount": true, "requiresRepublish": true, "tokenRequests": [{ "audience": "disks" }], "volumeLifecycleModes": ["Persistent", "Ephemeral"] } }),
         json!({ "apiVersion": "v1", "kind": "PersistentVolume", "metadata": { "name": "disk" },
             "spec": { "capacity": { "storage": "1Gi" }, "accessModes": ["ReadWriteOnce"], "csi": source,
                 "storageClassName": "", "persistentVolumeReclaimPolicy": "Retain" } }),
@@ -383,9 +387,12 @@ fn storage_driver(host: &Host, walk: &mut Walk, runtime: &tokio::runtime::Runtim
     walk.equals(
         "CSI: staged with what the attachment says, published with the pod's name",
         &disks.said(),
-        "stage disk-1 from /dev/disk1; publish disk-1 to first; publish inline to first",
+        "stage disk-1 from /dev/disk1; publish disk-1 to first; publish inline to first with a token",
     );
     exec(host, "first", "echo kept > /v/file; echo gone > /i/file");
+    host.kubectl_ok(&["annotate", "pod", "first", "seen=again"], "");
+    let again = wait_for(LONG, || disks.said(), |said| said.contains("publish again"));
+    walk.contains("CSI: a driver that asks for it is told of the volume again", &again, "publish again");
     let mode = exec(host, "first", "/bin/busybox stat -c '%A %g' /v");
     walk.equals("CSI: the volume belongs to the fsGroup", &mode, "drwxrwsr-x 2000\n");
     let in_use = field(host, &format!("node/{}", host.name), ".status.volumesInUse");
