@@ -3,6 +3,7 @@
 mod behaviours;
 mod faults;
 mod host;
+mod network;
 mod node;
 mod probes;
 mod streams;

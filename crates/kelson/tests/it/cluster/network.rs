@@ -1,0 +1,214 @@
+//! Services, policies and the network between nodes.
+
+use std::process::{Child, Stdio};
+
+use super::host::{Host, Network, Said, holds_in_time, pack_image};
+use super::{OneNode, hello, turn};
+
+const READY: &str = "jsonpath={.status.readyReplicas}";
+const PAGE: &str = "Hello from Kelson";
+
+/// A pod with a page, on a node or anywhere.
+fn pod(name: &str, node: Option<&str>) -> String {
+    let node = node.map(|node| format!(r#""nodeName":"{node}","#)).unwrap_or_default();
+    format!(
+        r#"{{"apiVersion":"v1","kind":"Pod","metadata":{{"name":"{name}","labels":{{"app":"{name}"}}}},"spec":{{{node}
+        "terminationGracePeriodSeconds":0,"containers":[{{"name":"c","image":"kelson.local/hello:1","imagePullPolicy":"Never",
+        "ports":[{{"name":"web","containerPort":8080}}]}}]}}}}"#
+    )
+}
+
+fn address(host: &Host, pod: &str) -> String {
+    host.until(&["get", "pod", pod, "-o", "jsonpath={.status.podIP}"], |ip| !ip.is_empty());
+    host.until(&["get", "pod", pod, "-o", "jsonpath={.status.phase}"], |phase| phase == "Running");
+    host.kubectl_ok(&["get", "pod", pod, "-o", "jsonpath={.status.podIP}"], "")
+}
+
+/// What a pod sees at an address.
+fn fetched_by(host: &Host, pod: &str, url: &str) -> Said {
+    host.kubectl(&["exec", pod, "--", "busybox", "timeout", "2", "wget", "-qO-", url], "")
+}
+
+#[track_caller]
+fn wait_until_pod(host: &Host, pod: &str, url: &str, reaches: bool) {
+    let mut last = None;
+    let done = holds_in_time(|| {
+        let said = fetched_by(host, pod, url);
+        let holds = said.out.contains(PAGE) == reaches;
+        last = Some(said);
+        holds
+    });
+    assert!(done, "{pod} to {url}: {last:?}\n{}\n{}", host.run("nft", &["list", "ruleset"]).out, host.log());
+}
+
+#[test]
+fn a_policy_keeps_pods_apart_and_lets_through_what_it_allows() {
+    let cluster = OneNode::start(&[]);
+    let host = &cluster.host;
+    for name in ["web", "friend", "stranger"] {
+        host.kubectl_ok(&["apply", "-f", "-"], &pod(name, None));
+    }
+    let web = format!("http://{}:8080/", address(host, "web"));
+    for name in ["friend", "stranger"] {
+        address(host, name);
+        wait_until_pod(host, name, &web, true);
+    }
+    let policy = |ingress: &str| {
+        format!(
+            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: web}}\n\
+             spec: {{podSelector: {{matchLabels: {{app: web}}}}, ingress: {ingress}}}\n"
+        )
+    };
+    host.kubectl_ok(&["apply", "-f", "-"], &policy("[]"));
+    wait_until_pod(host, "friend", &web, false);
+    wait_until_pod(host, "stranger", &web, false);
+    // The node itself, as its probes do, reaches its pods all the same.
+    assert!(host.fetch(&web).out.contains(PAGE));
+    host.kubectl_ok(
+        &["apply", "-f", "-"],
+        &policy("[{from: [{podSelector: {matchLabels: {app: friend}}}], ports: [{port: web}]}]"),
+    );
+    wait_until_pod(host, "friend", &web, true);
+    assert!(!fetched_by(host, "stranger", &web).out.contains(PAGE));
+    // On the way out, names can be asked for as the usual rule has it.
+    let egress = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: friend}\n\
+        spec: {podSelector: {matchLabels: {app: friend}}, policyTypes: [Egress]}\n";
+    host.kubectl_ok(&["apply", "-f", "-"], egress);
+    wait_until_pod(host, "friend", &web, false);
+    host.kubectl_ok(&["delete", "networkpolicy", "--all"], "");
+    for name in ["friend", "stranger"] {
+        wait_until_pod(host, name, &web, true);
+    }
+    let tables = host.run("nft", &["list", "tables"]);
+    assert!(
+        holds_in_time(|| !host.run("nft", &["list", "tables"]).out.contains("kelson-network-policy")),
+        "{tables:?}"
+    );
+}
+
+/// Two nodes of one cluster.
+fn two_nodes(network: &Network, flags: &[&str]) -> (Host, Host) {
+    let (mut one, two) = (network.host(1), network.host(2));
+    for host in [&one, &two] {
+        pack_image(host);
+    }
+    one.up(&flags.iter().map(ToString::to_string).collect::<Vec<_>>());
+    one.wait_until_node_is_ready(&one.name);
+    // The second trusts the first's authority.
+    let copied = std::process::Command::new("cp").arg("-r").args([one.dir.join("pki"), two.dir.clone()]).status();
+    assert!(copied.unwrap().success());
+    (one, two)
+}
+
+fn join(one: &Host, two: &mut Host, flags: &[&str]) {
+    let server = format!("--server=https://{}:6443", one.address);
+    two.up(&flags.iter().map(ToString::to_string).chain([server]).collect::<Vec<_>>());
+}
+
+#[test]
+fn pods_of_two_nodes_reach_each_other_through_a_tunnel() {
+    let _turn = turn();
+    let network = Network::new();
+    let flags = ["--pod-network-backend=vxlan"];
+    let (one, mut two) = two_nodes(&network, &flags);
+    join(&one, &mut two, &flags);
+    one.wait_until_node_is_ready(&two.name);
+    one.kubectl_ok(&["apply", "-f", "-"], &pod("here", Some(&one.name)));
+    one.kubectl_ok(&["apply", "-f", "-"], &pod("there", Some(&two.name)));
+    let (here, there) = (address(&one, "here"), address(&one, "there"));
+    wait_until_pod(&one, "here", &format!("http://{there}:8080/"), true);
+    wait_until_pod(&one, "there", &format!("http://{here}:8080/"), true);
+    one.wait_for_page(&format!("http://{there}:8080/"), PAGE);
+    // It is the tunnel that they take, with packets that fit into it.
+    let route = one.run("ip", &["route", "get", &there]).out;
+    assert!(route.contains("dev kelson-vxlan"), "{route}");
+    let mtu = one.kubectl_ok(&["exec", "here", "--", "cat", "/sys/class/net/eth0/mtu"], "");
+    assert_eq!(mtu.trim(), "1450");
+    one.kubectl_ok(&["expose", "pod", "there", "--port=80", "--target-port=8080"], "");
+    wait_until_pod(&one, "here", "http://there/", true);
+    // A node that leaves is no longer led to.
+    two.kill_kelson();
+    one.kubectl_ok(&["delete", "node", &two.name], "");
+    let gone = || !one.run("ip", &["route"]).out.contains("kelson-vxlan");
+    assert!(holds_in_time(gone), "{}", one.run("ip", &["route"]).out);
+}
+
+#[test]
+fn a_node_whose_pods_addresses_are_taken_is_refused_with_an_event() {
+    let _turn = turn();
+    let network = Network::new();
+    let (one, mut two) = two_nodes(&network, &[]);
+    let taken = one.kubectl_ok(&["get", "node", &one.name, "-o", "jsonpath={.spec.podCIDR}"], "");
+    let node = format!(
+        r#"{{"apiVersion":"v1","kind":"Node","metadata":{{"name":"{}"}},"spec":{{"podCIDR":"{taken}","podCIDRs":["{taken}"]}}}}"#,
+        two.name
+    );
+    one.kubectl_ok(&["create", "-f", "-"], &node);
+    join(&one, &mut two, &[]);
+    let events =
+        ["get", "events", "-A", "--field-selector=reason=PodCIDROverlap", "-o", "jsonpath={.items[*].message}"];
+    let message = one.until(&events, |message| !message.is_empty());
+    let want =
+        format!("Pod CIDR {taken} of node {} overlaps with {taken} of node {} and is not used", two.name, one.name);
+    assert!(message.contains(&want), "{message}");
+    let ready = "jsonpath={.status.conditions[?(@.type=='Ready')].status}";
+    assert_ne!(one.kubectl_ok(&["get", "node", &two.name, "-o", ready], ""), "True");
+}
+
+/// A kube-proxy of its own beside a cluster without one.
+struct Proxy(Child);
+
+impl Proxy {
+    fn start(host: &Host, mode: &str) -> Self {
+        let log = std::fs::File::create(host.dir.with_extension("proxy.log")).unwrap();
+        let kubeconfig = host.dir.join("kubeconfig/kube-proxy.conf");
+        let mut command = host.command(env!("CARGO_BIN_EXE_kelson"));
+        command.arg("kube-proxy").args([
+            format!("--kubeconfig={}", kubeconfig.display()),
+            format!("--proxy-mode={mode}"),
+            format!("--hostname-override={}", host.name),
+            "--cluster-cidr=10.244.0.0/16".to_owned(),
+        ]);
+        Proxy(command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap())
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn services_answer_in_every_mode_and_a_change_of_mode_leaves_nothing_behind() {
+    let cluster = OneNode::start(&["--disable=kube-proxy".to_owned()]);
+    let host = &cluster.host;
+    let chains = || host.run("iptables-save", &[]).out.matches("KUBE-").count();
+    let table = || host.run("nft", &["list", "tables"]).out.contains("kube-proxy");
+    let page = format!("http://{}:30080/", host.address);
+    {
+        let _proxy = Proxy::start(host, "iptables");
+        host.kubectl_ok(&["apply", "-f", "-"], &hello());
+        host.until(&["get", "deployment", "hello", "-o", READY], |n| n == "2");
+        let ip = host.kubectl_ok(&["get", "service", "hello", "-o", "jsonpath={.spec.clusterIP}"], "");
+        host.wait_for_page(&format!("http://{ip}/"), PAGE);
+        host.wait_for_page(&page, PAGE);
+        assert!(chains() > 0 && !table());
+        assert_eq!(host.fetch("http://127.0.0.1:10249/proxyMode").out, "iptables");
+    }
+    // Rules stay when the program ends.
+    host.wait_for_page(&page, PAGE);
+    {
+        let _proxy = Proxy::start(host, "nftables");
+        assert!(holds_in_time(|| table() && chains() == 0), "{}", host.run("iptables-save", &[]).out);
+        host.wait_for_page(&page, PAGE);
+        let health = host.fetch("http://127.0.0.1:10256/healthz").out;
+        assert!(health.contains("\"nodeEligible\": true"), "{health}");
+        let metrics = host.fetch("http://127.0.0.1:10249/metrics").out;
+        assert!(metrics.contains("kubeproxy_sync_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"}"), "{metrics}");
+    }
+    host.wait_for_page(&page, PAGE);
+    let cleaned = host.run(env!("CARGO_BIN_EXE_kelson"), &["kube-proxy", "--cleanup"]);
+    assert!(cleaned.ok && chains() == 0 && !table(), "{cleaned:?}");
+}
