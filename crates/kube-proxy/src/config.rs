@@ -95,8 +95,7 @@ struct File {
     conntrack: ConntrackFile,
     nftables: Backend,
     iptables: Backend,
-    #[serde(rename = "ipvs")]
-    _ipvs: serde_json::Value,
+    ipvs: Backend,
     #[serde(rename = "featureGates")]
     _feature_gates: serde_json::Value,
     #[serde(rename = "logging")]
@@ -160,8 +159,20 @@ struct Backend {
     masquerade_bit: Option<u8>,
     sync_period: String,
     min_sync_period: String,
+    /// How a virtual server of ipvs mode chooses; empty: in turn.
+    scheduler: String,
     #[serde(rename = "localhostNodePorts")]
     _localhost_node_ports: serde_json::Value,
+    #[serde(rename = "excludeCIDRs")]
+    _exclude_cidrs: serde_json::Value,
+    #[serde(rename = "strictARP")]
+    _strict_arp: serde_json::Value,
+    #[serde(rename = "tcpTimeout")]
+    _tcp_timeout: serde_json::Value,
+    #[serde(rename = "tcpFinTimeout")]
+    _tcp_fin_timeout: serde_json::Value,
+    #[serde(rename = "udpTimeout")]
+    _udp_timeout: serde_json::Value,
 }
 
 /// What kube-proxy runs with.
@@ -170,6 +181,8 @@ pub struct Config {
     pub node_name: String,
     pub kubeconfig: Option<PathBuf>,
     pub mode: Mode,
+    /// How virtual servers of ipvs mode choose.
+    pub ipvs_scheduler: String,
     pub detect_local: DetectLocal,
     pub node_port_addresses: NodePortAddresses,
     /// Masquerade everything that goes to a cluster IP.
@@ -201,6 +214,7 @@ impl Config {
             node_name: node_name.to_owned(),
             kubeconfig: None,
             mode: Mode::default(),
+            ipvs_scheduler: "rr".to_owned(),
             detect_local: DetectLocal::Nothing,
             node_port_addresses: NodePortAddresses::Primary,
             masquerade_all: false,
@@ -222,7 +236,7 @@ impl Config {
 pub enum FlagError {
     #[error(transparent)]
     File(#[from] ConfigError),
-    #[error("unknown proxy-mode: {0:?} (valid: \"nftables\", \"iptables\")")]
+    #[error("unknown proxy-mode: {0:?} (valid: \"nftables\", \"iptables\", \"ipvs\")")]
     Mode(String),
     #[error("{field}: Invalid value: {value:?}")]
     Invalid { field: &'static str, value: String },
@@ -274,6 +288,7 @@ impl Flags {
             },
             nftables: Backend { masquerade_all: self.masquerade_all, ..Backend::default() },
             iptables: Backend { masquerade_all: self.masquerade_all, ..Backend::default() },
+            ipvs: Backend { masquerade_all: self.masquerade_all, ..Backend::default() },
             ..File::default()
         }
     }
@@ -294,8 +309,12 @@ impl File {
         let backend = match config.mode {
             Mode::Nftables => &self.nftables,
             Mode::Iptables => &self.iptables,
+            Mode::Ipvs => &self.ipvs,
         };
         config.masquerade_all = backend.masquerade_all;
+        if !self.ipvs.scheduler.is_empty() {
+            config.ipvs_scheduler.clone_from(&self.ipvs.scheduler);
+        }
         if let Some(bit) = backend.masquerade_bit {
             let invalid = || FlagError::Invalid { field: "masqueradeBit", value: bit.to_string() };
             config.masquerade_bit = Some(bit).filter(|bit| *bit < 32).ok_or_else(invalid)?;
@@ -323,8 +342,8 @@ impl File {
 
     fn node_port_addresses(&self, mode: Mode) -> Result<NodePortAddresses, FlagError> {
         match self.node_port_addresses.as_deref() {
-            // Upstream's default of iptables mode is from before there was another.
-            None | Some([]) if mode == Mode::Iptables => Ok(NodePortAddresses::All),
+            // Upstream's default of the older modes is from before there was another.
+            None | Some([]) if mode != Mode::Nftables => Ok(NodePortAddresses::All),
             None | Some([]) => Ok(NodePortAddresses::Primary),
             Some([one]) if one == "primary" => Ok(NodePortAddresses::Primary),
             Some(list) => {
@@ -415,7 +434,7 @@ fn duration(field: &'static str, text: &str) -> Result<Option<Duration>, FlagErr
 fn mode(text: &str) -> Result<Mode, FlagError> {
     match text {
         "" => Ok(Mode::default()),
-        text => [Mode::Nftables, Mode::Iptables]
+        text => [Mode::Nftables, Mode::Iptables, Mode::Ipvs]
             .into_iter()
             .find(|mode| mode.name() == text)
             .ok_or_else(|| FlagError::Mode(text.to_owned())),

@@ -19,6 +19,7 @@ mod conntrack;
 mod health;
 mod health_check;
 mod iptables;
+mod ipvs;
 #[cfg(test)]
 mod kernel;
 mod local;

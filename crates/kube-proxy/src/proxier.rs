@@ -11,7 +11,8 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use crate::config::Config;
 use crate::iptables;
-use crate::iptables::Iptables;
+use crate::iptables::{Balancer, Iptables};
+use crate::ipvs::{self, Ipvs};
 use crate::local::{NodeFacts, Surroundings};
 use crate::model::{self, BY_SERVICE, Family, Place, ServiceRules};
 use crate::nftables::{self, Mark, Nftables};
@@ -121,6 +122,7 @@ pub enum Mode {
     #[default]
     Nftables,
     Iptables,
+    Ipvs,
 }
 
 impl Mode {
@@ -129,6 +131,7 @@ impl Mode {
         match self {
             Mode::Nftables => "nftables",
             Mode::Iptables => "iptables",
+            Mode::Ipvs => "ipvs",
         }
     }
 }
@@ -137,6 +140,7 @@ impl Mode {
 pub(crate) enum Backend {
     Nftables(Nftables),
     Iptables(Iptables),
+    Ipvs(Box<Ipvs>),
 }
 
 fn surroundings(config: &Config, facts: &NodeFacts, present: &[IpAddr]) -> [Surroundings; 2] {
@@ -153,8 +157,12 @@ pub(crate) async fn clean_up_but(mode: Option<Mode>) -> Result<(), Failed> {
     if mode != Some(Mode::Nftables) {
         nftables::clean_up().await?;
     }
-    if mode != Some(Mode::Iptables) {
+    // Both of them use iptables, with chains of the same names.
+    if !matches!(mode, Some(Mode::Iptables | Mode::Ipvs)) {
         iptables::clean_up().await?;
+    }
+    if mode != Some(Mode::Ipvs) {
+        ipvs::clean_up().await?;
     }
     Ok(())
 }
@@ -164,7 +172,8 @@ impl Backend {
         let (mark, surroundings) = (1 << config.masquerade_bit, surroundings(config, facts, present));
         match config.mode {
             Mode::Nftables => Backend::Nftables(Nftables::new(Mark(mark), surroundings)),
-            Mode::Iptables => Backend::Iptables(Iptables::new(mark, surroundings)),
+            Mode::Iptables => Backend::Iptables(Iptables::new(mark, surroundings, Balancer::Chains)),
+            Mode::Ipvs => Backend::Ipvs(Box::new(Ipvs::new(mark, surroundings, &config.ipvs_scheduler))),
         }
     }
 
@@ -174,6 +183,7 @@ impl Backend {
         match self {
             Backend::Nftables(nftables) => nftables.surround(surroundings),
             Backend::Iptables(iptables) => iptables.surround(surroundings, &tracker.all()),
+            Backend::Ipvs(ipvs) => ipvs.surround(surroundings, &tracker.all()),
         }
     }
 
@@ -183,6 +193,7 @@ impl Backend {
         match self {
             Backend::Nftables(nftables) => nftables.sync(&changes, || tracker.all()).await,
             Backend::Iptables(iptables) => iptables.sync(&changes).await,
+            Backend::Ipvs(ipvs) => ipvs.sync(&changes).await,
         }
     }
 
@@ -191,6 +202,7 @@ impl Backend {
         match self {
             Backend::Nftables(nftables) => nftables.check().await,
             Backend::Iptables(iptables) => iptables.check().await,
+            Backend::Ipvs(ipvs) => ipvs.check().await,
         }
     }
 }

@@ -33,7 +33,7 @@ pub(crate) fn client(lists: Lists) -> (kube::Client, broadcast::Sender<Told>) {
     let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
         let path = request.uri().path().to_owned();
         let mut all = lists.get(path.as_str()).cloned().unwrap_or_default();
-        let end = json!({"metadata": {"resourceVersion": "1", "annotations": {"k8s.io/initial-events-end": "true"}}});
+        let end = json!({"apiVersion": "v1", "kind": "Bookmark", "metadata": {"resourceVersion": "1", "annotations": {"k8s.io/initial-events-end": "true"}}});
         all.push(line("BOOKMARK", &end));
         let later = stream::unfold(changes.subscribe(), |mut changes| async {
             changes.recv().await.ok().map(|change| (change, changes))

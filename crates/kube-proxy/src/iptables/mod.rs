@@ -3,7 +3,7 @@
 
 mod render;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -12,6 +12,7 @@ use crate::local::Surroundings;
 use crate::model::Family;
 use crate::program::{self, Failed};
 use crate::proxier::Change;
+pub(crate) use render::Balancer;
 use render::{ChainId, Chains, Fragment, JUMPS, is_ours};
 
 /// Another program that holds the lock is waited for.
@@ -24,6 +25,7 @@ pub(crate) struct Iptables {
 struct Rules {
     around: Surroundings,
     mark: u32,
+    balancer: Balancer,
     services: BTreeMap<String, Fragment>,
     /// What the kernel has, as far as it was written from here.
     written: Option<Chains>,
@@ -38,8 +40,8 @@ fn program(family: Family) -> &'static str {
 }
 
 impl Iptables {
-    pub(crate) fn new(mark: u32, surroundings: [Surroundings; 2]) -> Self {
-        let rules = |around| Rules { around, mark, services: BTreeMap::new(), written: None };
+    pub(crate) fn new(mark: u32, surroundings: [Surroundings; 2], balancer: Balancer) -> Self {
+        let rules = |around| Rules { around, mark, balancer, services: BTreeMap::new(), written: None };
         Iptables { families: surroundings.into_iter().map(rules).collect() }
     }
 
@@ -86,7 +88,7 @@ impl Rules {
         for change in changes {
             match change.new {
                 Some(rules) => {
-                    let fragment = render::fragment(change.key, rules, &self.around);
+                    let fragment = render::fragment(change.key, rules, &self.around, self.balancer);
                     self.services.insert(change.key.to_owned(), fragment);
                 }
                 None => drop(self.services.remove(change.key)),

@@ -69,8 +69,16 @@ pub(crate) struct Fragment {
     pub shared: BTreeMap<ChainId, Vec<String>>,
 }
 
+/// What chooses endpoints: chains do, or they only prepare what the kernel's virtual servers do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Balancer {
+    Chains,
+    VirtualServers,
+}
+
 /// A port and what is needed to render it.
 struct Renderer<'a> {
+    balancer: Balancer,
     port: &'a PortRules,
     around: &'a Surroundings,
     /// `namespace/name:port`
@@ -80,12 +88,12 @@ struct Renderer<'a> {
     fragment: Fragment,
 }
 
-pub(crate) fn fragment(service: &str, rules: &ServiceRules, around: &Surroundings) -> Fragment {
+pub(crate) fn fragment(service: &str, rules: &ServiceRules, around: &Surroundings, balancer: Balancer) -> Fragment {
     let mut fragment = Fragment::default();
     for port in rules.ports.iter().filter(|port| port.family == around.family) {
         let name = if port.port_name.is_empty() { service.to_owned() } else { format!("{service}:{}", port.port_name) };
         let identity = format!("{name}{}", port.protocol.name());
-        let mut renderer = Renderer { port, around, name, identity, fragment };
+        let mut renderer = Renderer { balancer, port, around, name, identity, fragment };
         renderer.render();
         fragment = renderer.fragment;
     }
@@ -99,6 +107,10 @@ pub(crate) fn fragment(service: &str, rules: &ServiceRules, around: &Surrounding
 
 impl Renderer<'_> {
     fn render(&mut self) {
+        if self.balancer == Balancer::VirtualServers {
+            self.prepare();
+            return;
+        }
         if self.port.frontends.iter().any(Frontend::is_external) {
             self.external_chain();
         }
@@ -149,13 +161,20 @@ impl Renderer<'_> {
             let chain = if frontend.address.is_some() { "KUBE-SERVICES" } else { "KUBE-NODEPORTS" };
             self.share(NAT, chain, format!("{} {to} -j {target}", comment(&text)));
         }
+        self.refuse(frontend);
+    }
+
+    /// Says no where there is no endpoint.
+    fn refuse(&mut self, frontend: &Frontend) {
         let (why, verdict) = match self.port.fate(frontend) {
             Fate::Balance => return,
             Fate::Reject => ("has no endpoints", "REJECT"),
             Fate::Drop => ("has no local endpoints", "DROP"),
         };
+        // Virtual servers have their addresses on the node itself, where only rules for external ones look.
+        let is_external = frontend.is_external() || self.balancer == Balancer::VirtualServers;
         let chain = if is_external { "KUBE-EXTERNAL-SERVICES" } else { "KUBE-SERVICES" };
-        let text = comment(&format!("{} {why}", self.name));
+        let (text, to) = (comment(&format!("{} {why}", self.name)), self.destination(frontend));
         let rule = |local: &str| format!("{text} {local}{to} -j {verdict}");
         let rules: Vec<String> = match (&frontend.address, &self.around.node_port_ips) {
             (Some(_), _) => vec![rule("")],
@@ -164,6 +183,39 @@ impl Renderer<'_> {
         };
         for rule in rules {
             self.share(FILTER, chain, rule);
+        }
+    }
+
+    /// What virtual servers cannot do: refuse, and have the node's address used.
+    fn prepare(&mut self) {
+        for frontend in &self.port.frontends {
+            self.refuse(frontend);
+            let (text, to) = (comment(&self.name), self.destination(frontend));
+            if !frontend.allowed.is_empty() {
+                let chain = self.chain("KUBE-FW-");
+                let mut rules: Vec<String> =
+                    frontend.allowed.iter().map(|net| format!("{text} -s {net} -j RETURN")).collect();
+                rules.push(format!("{text} -j DROP"));
+                self.fragment.own.insert((FILTER, chain.clone()), rules);
+                self.share(FILTER, "KUBE-PROXY-FIREWALL", format!("{text} {to} -j {chain}"));
+            }
+            let chain = if frontend.address.is_some() { "KUBE-SERVICES" } else { "KUBE-NODEPORTS" };
+            let matches = if !frontend.is_external() {
+                if self.around.masquerade_all { vec![String::new()] } else { self.pod_matches(true) }
+            } else if self.port.external == Policy::Cluster {
+                vec![String::new()]
+            } else {
+                vec!["-m addrtype --src-type LOCAL".to_owned()]
+            };
+            if let [from] = matches.as_slice() {
+                self.share(NAT, chain, format!("{text} {to} {from} -j KUBE-MARK-MASQ").replace("  ", " "));
+            }
+        }
+        for endpoint in &self.port.on_node {
+            let (ip, port, protocol) = (endpoint.ip(), endpoint.port(), self.port.protocol.name());
+            let text = comment(&format!("{} to itself", self.name));
+            let rule = format!("{text} -s {ip} -d {ip} -m {protocol} -p {protocol} --dport {port} -j MASQUERADE");
+            self.share(NAT, "KUBE-POSTROUTING", rule);
         }
     }
 
@@ -308,19 +360,20 @@ pub(crate) fn skeleton(around: &Surroundings, mark: u32) -> Skeleton {
         chains.insert(id(NAT, chain), Vec::new());
     }
     chains.insert(id(NAT, "KUBE-MARK-MASQ"), vec![format!("-j MARK --or-mark {mark}")]);
-    chains.insert(
-        id(NAT, "KUBE-POSTROUTING"),
-        vec![
-            format!("-m mark ! --mark {mark}/{mark} -j RETURN"),
-            format!("-j MARK --xor-mark {mark}"),
-            format!("{} -j MASQUERADE --random-fully", comment("kubernetes service traffic requiring SNAT")),
-        ],
-    );
+    chains.insert(id(NAT, "KUBE-POSTROUTING"), Vec::new());
+    let postrouting = vec![
+        format!("-m mark ! --mark {mark}/{mark} -j RETURN"),
+        format!("-j MARK --xor-mark {mark}"),
+        format!("{} -j MASQUERADE --random-fully", comment("kubernetes service traffic requiring SNAT")),
+    ];
     let text = comment("kubernetes service nodeports; NOTE: this must be the last rule in this chain");
     let loopback = if around.family == Family::V4 { "127.0.0.0/8" } else { "::1/128" };
     let node_ports = match &around.node_port_ips {
         None => vec![format!("{text} -m addrtype --dst-type LOCAL ! -d {loopback} -j KUBE-NODEPORTS")],
         Some(ips) => ips.iter().map(|ip: &IpAddr| format!("{text} -d {ip} -j KUBE-NODEPORTS")).collect(),
     };
-    Skeleton { chains, last: [(id(NAT, "KUBE-SERVICES"), node_ports)].into() }
+    Skeleton {
+        chains,
+        last: [(id(NAT, "KUBE-SERVICES"), node_ports), (id(NAT, "KUBE-POSTROUTING"), postrouting)].into(),
+    }
 }

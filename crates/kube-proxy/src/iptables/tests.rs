@@ -12,7 +12,7 @@ use crate::local::LocalTraffic;
 use crate::model::{ServiceRules, fixture};
 use crate::proxier::ServiceId;
 
-fn around(family: Family) -> Surroundings {
+pub(crate) fn around(family: Family) -> Surroundings {
     Surroundings {
         family,
         masquerade_all: false,
@@ -22,13 +22,17 @@ fn around(family: Family) -> Surroundings {
 }
 
 fn chains(around: &Surroundings, rules: &ServiceRules) -> Chains {
-    let mut all = Rules { around: around.clone(), mark: 0x4000, services: BTreeMap::new(), written: None };
+    chains_of(around, rules, Balancer::Chains)
+}
+
+pub(crate) fn chains_of(around: &Surroundings, rules: &ServiceRules, balancer: Balancer) -> Chains {
+    let mut all = Rules { around: around.clone(), mark: 0x4000, balancer, services: BTreeMap::new(), written: None };
     all.take(&[Change { id: ServiceId(1), key: "prod/web", old: None, new: Some(rules) }]);
     all.wanted()
 }
 
 /// What the kernel does with chains, as far as our rules need it.
-struct Machine {
+pub(crate) struct Machine {
     chains: Chains,
     remembered: HashSet<(String, IpAddr)>,
     choice: usize,
@@ -43,27 +47,46 @@ struct Passing {
 
 enum Flow {
     On,
+    Return,
     Done,
     End(End),
 }
 
 impl Machine {
+    pub(crate) fn new(chains: Chains, choice: usize) -> Self {
+        Machine { chains, remembered: HashSet::new(), choice }
+    }
+
     fn follow(&mut self, packet: &Packet) -> End {
+        self.follow_past(packet, |_| None)
+    }
+
+    /// Follows a packet past `servers`, which have addresses on the node and say where they send it on to.
+    pub(crate) fn follow_past(
+        &mut self,
+        packet: &Packet,
+        servers: impl Fn(SocketAddr) -> Option<Option<SocketAddr>>,
+    ) -> End {
         let to = SocketAddr::new(packet.to, packet.port);
         let mut passing = Passing { packet: *packet, to, marked: false, masqueraded: false };
         let from_node = behaviour::is_nodes(packet.from);
         let first = if from_node { "OUTPUT" } else { "PREROUTING" };
         let hooks = [("nat", first), ("filter", ""), ("nat", "POSTROUTING")];
         for (table, hook) in hooks {
+            if hook == "POSTROUTING"
+                && let Some(Some(endpoint)) = servers(passing.to)
+            {
+                passing.to = endpoint;
+            }
             let hook = match hook {
                 "" if from_node => "OUTPUT",
-                "" if behaviour::is_nodes(passing.to.ip()) => "INPUT",
+                "" if behaviour::is_nodes(passing.to.ip()) || servers(passing.to).is_some() => "INPUT",
                 "" => "FORWARD",
                 hook => hook,
             };
             for (_, _, chain, _, _) in JUMPS.iter().filter(|(t, from, ..)| *t == table && *from == hook) {
                 match self.chain(table, chain, &mut passing) {
-                    Flow::On => {}
+                    Flow::On | Flow::Return => {}
                     Flow::Done => break,
                     Flow::End(end) => return end,
                 }
@@ -90,11 +113,10 @@ impl Machine {
                 }
             }
             let flow = self.rule(table, rule, passing);
-            if !matches!(flow, Flow::On) {
-                return flow;
-            }
-            if rule.ends_with("-j RETURN") && !passing.marked {
-                return Flow::On;
+            match flow {
+                Flow::On => {}
+                Flow::Return => return Flow::On,
+                other => return other,
             }
         }
         Flow::On
@@ -158,7 +180,7 @@ impl Machine {
             ("DROP", _) => Flow::End(End::Dropped),
             ("REJECT", _) => Flow::End(End::Rejected),
             ("ACCEPT", _) => Flow::Done,
-            ("RETURN", _) => Flow::On, // the caller sees to it
+            ("RETURN", _) => Flow::Return,
             ("MARK", Some(("--or-mark", _))) => {
                 passing.marked = true;
                 Flow::On
@@ -201,7 +223,7 @@ fn words(rule: &str) -> Vec<String> {
 fn packets_go_where_the_model_says() {
     let follow = |rules: &ServiceRules, packet: &Packet, choice: usize| {
         let chains = chains(&around(packet.family()), rules);
-        Machine { chains, remembered: HashSet::new(), choice }.follow(packet)
+        Machine::new(chains, choice).follow(packet)
     };
     // Upstream's chains say nothing of ports that a Service does not have.
     let first = "a cluster IP leads pods to any endpoint, and others with the node's address";
@@ -249,7 +271,7 @@ fn chains_have_upstreams_names() {
     let spec = json!({"clusterIP": "10.96.0.9", "ports": [{"name": "p80", "port": 80}]});
     let mut rules = fixture::rules(spec, &json!([])).unwrap();
     rules.ports[0].cluster = vec!["10.180.0.1:80".parse().unwrap()];
-    let fragment = render::fragment("ns1/svc1", &rules, &around(Family::V4));
+    let fragment = render::fragment("ns1/svc1", &rules, &around(Family::V4), Balancer::Chains);
     let names: Vec<&str> = fragment.own.keys().map(|(_, name)| name.as_str()).collect();
     assert_eq!(names, ["KUBE-SEP-SXIVWICOYRO3J4NJ", "KUBE-SVC-XPGD46QRK7WJZT7O"]);
 }
