@@ -26,8 +26,8 @@ pub fn init(verbosity: u8, format: Format) {
 /// Upstream's `--v`: 0 is for operators, 4 and above for developers.
 fn level_of(verbosity: u8) -> &'static str {
     match verbosity {
-        0..=3 => "info,h2=warn,hyper=warn,rustls=warn,tower=warn",
-        4..=5 => "debug,h2=info,hyper=info,rustls=info,tower=info",
+        0..=3 => "info,h2=warn,hickory_server=warn,hyper=warn,rustls=warn,tower=warn",
+        4..=5 => "debug,h2=info,hickory_proto=info,hyper=info,rustls=info,tower=info",
         _ => "trace,h2=info,hyper=info,rustls=info",
     }
 }

@@ -3,6 +3,7 @@
 mod endpoint;
 pub(crate) mod ports;
 mod slices;
+mod trigger;
 
 pub(crate) use endpoint::hostname_in;
 
@@ -34,6 +35,7 @@ use crate::{
 };
 use endpoint::{AddressType, Wanted};
 use slices::Changes;
+use trigger::{Triggers, annotate};
 
 pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 pub(crate) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
@@ -54,6 +56,7 @@ pub(crate) struct EndpointSliceController {
     slice_lister: Lister<EndpointSlice>,
     max_per_slice: usize,
     expectations: Expectations,
+    triggers: Triggers,
 }
 
 impl EndpointSliceController {
@@ -79,6 +82,7 @@ impl EndpointSliceController {
             slices,
             max_per_slice: context.config.max_endpoints_per_slice,
             expectations: Expectations::default(),
+            triggers: Triggers::default(),
         }
     }
 }
@@ -149,6 +153,7 @@ impl Controller for EndpointSliceController {
         let Some(service) = self.service_lister.get(key) else {
             // The slices follow their owner through the garbage collector.
             self.expectations.forget(key);
+            self.triggers.forget(key);
             return Ok(Action::await_change());
         };
         let spec = service.spec.clone().unwrap_or_default();
@@ -182,6 +187,8 @@ impl Controller for EndpointSliceController {
         // The Service may have had more families before.
         let surplus = known.iter().filter(|slice| !address_types.iter().any(|t| t.as_str() == slice.address_type));
         changes.delete.extend(surplus.cloned());
+        let since = self.triggers.earliest(key, &service, &pods);
+        changes.create.iter_mut().chain(&mut changes.update).for_each(|slice| annotate(slice, since.as_ref()));
         if let Err(err) = self.write(key, changes).await {
             if !err.is_namespace_terminating() && !err.is_conflict() {
                 let message = format!("Error updating Endpoint Slices for Service {key}: {}", said(&err));

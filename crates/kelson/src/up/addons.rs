@@ -2,9 +2,12 @@
 //! leads to), its default StorageClass, the API of its metrics, and what DNS, the pod network, the StorageClass's provisioner
 //! and the metrics server may do.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use k8s_openapi::api::authorization::v1::SubjectAccessReview;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
@@ -18,6 +21,10 @@ use serde_json::{Value, json};
 
 use super::components::{DNS_PORT, METRICS_PORT};
 use super::options::Settings;
+
+/// How long a role may take to be known, and how often it is looked.
+const PATIENCE: Duration = Duration::from_secs(10);
+const LOOKS: Duration = Duration::from_millis(5);
 
 /// Who cluster DNS is.
 pub(crate) const DNS_USER: &str = "system:cluster-dns";
@@ -154,7 +161,27 @@ async fn allow(client: &Client, user: &str, rules: &Value) -> Result<()> {
         "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": user },
         "subjects": [{ "apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user }],
     });
-    ensure(&Api::<ClusterRoleBinding>::all(client.clone()), user, &binding).await
+    ensure(&Api::<ClusterRoleBinding>::all(client.clone()), user, &binding).await?;
+    wait_until_allowed(client, user, rules).await
+}
+
+/// The API server learns of a role a moment after it is written; who is refused until then would wait long to ask again.
+async fn wait_until_allowed(client: &Client, user: &str, rules: &Value) -> Result<()> {
+    let rule = |field: &str| rules[0][field][0].clone();
+    let attributes = json!({ "group": rule("apiGroups"), "resource": rule("resources"), "verb": rule("verbs") });
+    let review = json!({ "metadata": {}, "spec": { "user": user, "resourceAttributes": attributes } });
+    let review: SubjectAccessReview = serde_json::from_value(review)?;
+    let reviews = Api::<SubjectAccessReview>::all(client.clone());
+    let allowed = async {
+        loop {
+            let answer = reviews.create(&PostParams::default(), &review).await?;
+            if answer.status.is_some_and(|status| status.allowed) {
+                return Result::<()>::Ok(());
+            }
+            tokio::time::sleep(LOOKS).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, allowed).await.with_context(|| format!("the role of {user} does not take effect"))?
 }
 
 fn service(settings: &Settings) -> Value {
