@@ -1,7 +1,7 @@
 //! `cargo xtask test`: installs what the tests need, runs every test and every recorded answer, and ends with the sums.
 
 use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
 
