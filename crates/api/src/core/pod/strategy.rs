@@ -80,10 +80,11 @@ impl Strategy for PodStrategy {
         if pod.str_at(&["spec", "nodeName"]).is_empty() || phase == "Failed" || phase == "Succeeded" {
             return Deletion::Graceful(0);
         }
-        let own = pod["spec"]["terminationGracePeriodSeconds"].as_i64().unwrap_or(30);
-        match asked.unwrap_or(own).max(0) {
-            0 if asked == Some(0) => Deletion::Graceful(0),
-            seconds => Deletion::Graceful(seconds.max(1)),
+        // A pod that wants no time is removed without waiting for its node, as with `--grace-period=0`.
+        let own = pod["spec"]["terminationGracePeriodSeconds"].as_i64().unwrap_or_default();
+        match asked.unwrap_or(own) {
+            ..0 => Deletion::Graceful(1),
+            seconds => Deletion::Graceful(seconds),
         }
     }
 
@@ -103,5 +104,8 @@ mod tests {
         assert_eq!(PodStrategy.deletion(&Value::object(), None), Deletion::Graceful(0));
         assert_eq!(PodStrategy.deletion(&bound, None), Deletion::Graceful(5));
         assert_eq!(PodStrategy.deletion(&bound, Some(0)), Deletion::Graceful(0));
+        assert_eq!(PodStrategy.deletion(&bound, Some(-3)), Deletion::Graceful(1));
+        let hurried = serde_json::from_str(r#"{"spec":{"nodeName":"n","terminationGracePeriodSeconds":0}}"#).unwrap();
+        assert_eq!(PodStrategy.deletion(&hurried, None), Deletion::Graceful(0));
     }
 }
