@@ -1,6 +1,6 @@
 //! Which pods have a worker: the API's pods of this node, the static ones, and what is left over in the runtime.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -217,6 +217,8 @@ impl Manager {
         let is_here = |uid: &str| wanted.contains_key(uid) || running.contains_key(uid);
         self.context.devices.keep_only(is_here);
         self.context.cpus.keep_only(is_here);
+        // A pod without an object takes nothing any more, though its containers may need a moment to end.
+        let known: BTreeSet<String> = wanted.keys().cloned().collect();
         // What runs and is wanted by nobody goes: its pod was deleted while this kubelet was away, or by force.
         for (uid, state) in running {
             if !wanted.contains_key(uid) {
@@ -232,7 +234,7 @@ impl Manager {
         }
         let mut taken: BTreeMap<String, Arc<Pod>> = workers
             .iter()
-            .filter(|(uid, _)| wanted.contains_key(*uid))
+            .filter(|(uid, _)| known.contains(*uid))
             .map(|(uid, h)| (uid.clone(), Arc::clone(desired_pod(&h.desired.borrow()))))
             .filter(|(uid, pod)| self.counts(uid, pod))
             .collect();
