@@ -167,10 +167,14 @@ fn settled(server: &ApiServer) -> BTreeMap<String, usize> {
     last
 }
 
-/// Kills and restarts the controllers, and writes to what they are about to write to, until `over`.
-fn disturb(server: &ApiServer, over: &AtomicBool) {
+/// Kills and restarts the controllers, and writes to what they are about to write to, until the work is done and some times
+/// more: what it leaves to do is interrupted too.
+fn disturb(server: &ApiServer, done: &AtomicBool) {
+    const AFTERWARDS: usize = 4;
     let mut random = StdRng::seed_from_u64(SEED);
-    while !over.load(Ordering::Relaxed) {
+    let mut left = AFTERWARDS;
+    while left > 0 {
+        left -= usize::from(done.load(Ordering::Relaxed));
         let manager = Manager::start(server);
         let life = Duration::from_millis(random.random_range(200..1500));
         let started = Instant::now();
@@ -194,13 +198,11 @@ fn controllers_that_are_killed_reach_the_same_end() {
     };
     assert!(undisturbed.keys().any(|key| key.starts_with("Pod work/d1-")), "{undisturbed:#?}");
     let server = start(PORT + 1);
-    let over = AtomicBool::new(false);
+    let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let disturber = scope.spawn(|| disturb(&server, &over));
+        let disturber = scope.spawn(|| disturb(&server, &done));
         work(&server);
-        // Some more interruptions of what is left to do.
-        std::thread::sleep(Duration::from_secs(3));
-        over.store(true, Ordering::Relaxed);
+        done.store(true, Ordering::Relaxed);
         disturber.join().unwrap();
     });
     let _manager = Manager::start(&server);
