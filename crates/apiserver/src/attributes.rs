@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use apimachinery::Value;
 use apimachinery::meta::Gvr;
 
 /// An authenticated user.
@@ -18,6 +19,26 @@ impl UserInfo {
     #[must_use]
     pub fn is_in(&self, group: &str) -> bool {
         self.groups.iter().any(|g| g == group)
+    }
+
+    /// The user as `authentication.k8s.io/v1 UserInfo`; what is empty is left out.
+    #[must_use]
+    pub fn value(&self) -> Value {
+        let list = |items: &[String]| Value::Array(items.iter().map(|i| i.as_str().into()).collect());
+        let mut value = Value::object();
+        if !self.name.is_empty() {
+            value.set(&["username"], self.name.as_str());
+        }
+        if !self.uid.is_empty() {
+            value.set(&["uid"], self.uid.as_str());
+        }
+        if !self.groups.is_empty() {
+            value.set(&["groups"], list(&self.groups));
+        }
+        for (key, values) in &self.extra {
+            value.set(&["extra", key], list(values));
+        }
+        value
     }
 }
 

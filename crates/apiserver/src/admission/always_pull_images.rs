@@ -4,9 +4,8 @@ use apimachinery::Value;
 use apimachinery::status::Status;
 use async_trait::async_trait;
 
-use super::{Operation, Plugin, Request};
-
-const LISTS: &[&str] = &["initContainers", "containers", "ephemeralContainers"];
+use super::pod_images::{self, LISTS};
+use super::{Plugin, Request};
 
 pub(super) struct AlwaysPullImages;
 
@@ -17,12 +16,7 @@ impl Plugin for AlwaysPullImages {
     }
 
     fn handles(&self, request: &Request) -> bool {
-        let is_pod = request.is_core("pods") || request.is_core_part("pods", "ephemeralcontainers");
-        match request.operation {
-            Operation::Create => is_pod,
-            Operation::Update => is_pod && images(&request.object) != images(&request.old_object),
-            Operation::Delete | Operation::Connect => false,
-        }
+        pod_images::runs_others(request)
     }
 
     async fn admit(&self, request: &mut Request) -> Result<(), Status> {
@@ -54,8 +48,4 @@ impl Plugin for AlwaysPullImages {
         }
         Ok(())
     }
-}
-
-fn images(pod: &Value) -> Vec<&str> {
-    LISTS.iter().flat_map(|list| pod["spec"][*list].items()).map(|c| c.str_at(&["image"])).collect()
 }

@@ -1,20 +1,21 @@
 //! ImagePolicyWebhook: a server outside says which images may run (`ImageReview`).
 
-use std::collections::HashMap;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use apimachinery::Value;
 use apimachinery::status::Status;
 use async_trait::async_trait;
-use parking_lot::Mutex;
 
-use super::{Operation, Plugin, Request};
+use super::pod_images::{self, images};
+use super::{Plugin, Request};
 use crate::outbound::document_of;
 use crate::outbound::kubeconfig::Remote;
+use crate::outbound::remembered::Remembered;
 
 const NAME: &str = "ImagePolicyWebhook";
-const LISTS: &[&str] = &["containers", "initContainers", "ephemeralContainers"];
+/// In the order in which the server is told of them.
+const TOLD_LISTS: &[&str] = &["containers", "initContainers", "ephemeralContainers"];
 /// Annotations that the server is told.
 const TOLD: &str = ".image-policy.k8s.io/";
 const FAILED_OPEN: &str = "alpha.image-policy.k8s.io/failed-open";
@@ -30,7 +31,7 @@ pub(super) struct ImagePolicyWebhook {
     retry_pause: Duration,
     /// Images may run when nobody answers.
     default_allow: bool,
-    answers: Mutex<HashMap<String, (Instant, Answer)>>,
+    answers: Remembered<String, Answer>,
 }
 
 /// What the server says, or why it says nothing.
@@ -62,15 +63,13 @@ impl ImagePolicyWebhook {
             deny_ttl: Duration::from_secs(number("denyTTL", 30)),
             retry_pause: Duration::from_millis(number("retryBackoff", 500)),
             default_allow: policy["defaultAllow"].as_bool() == Some(true),
-            answers: Mutex::default(),
+            answers: Remembered::new(REMEMBERED),
         })
     }
 
     async fn ask(&self, spec: &Value) -> Asked {
         let key = apimachinery::field::shown(spec);
-        let remembered =
-            self.answers.lock().get(&key).filter(|(until, _)| *until > Instant::now()).map(|(_, a)| a.clone());
-        if let Some(answer) = remembered {
+        if let Some(answer) = self.answers.get(&key) {
             return Ok(answer);
         }
         let review = Value::from([
@@ -88,14 +87,7 @@ impl ImagePolicyWebhook {
         }
         let answer = asked?;
         let ttl = if answer.allowed { self.allow_ttl } else { self.deny_ttl };
-        let now = Instant::now();
-        let mut answers = self.answers.lock();
-        if answers.len() >= REMEMBERED {
-            answers.retain(|_, (until, _)| *until > now);
-        }
-        if answers.len() < REMEMBERED && !ttl.is_zero() {
-            answers.insert(key, (now + ttl, answer.clone()));
-        }
+        self.answers.put(key, answer.clone(), ttl);
         Ok(answer)
     }
 
@@ -112,12 +104,7 @@ impl Plugin for ImagePolicyWebhook {
     }
 
     fn handles(&self, request: &Request) -> bool {
-        let is_pod = request.is_core("pods") || request.is_core_part("pods", "ephemeralcontainers");
-        match request.operation {
-            Operation::Create => is_pod,
-            Operation::Update => is_pod && images(&request.object) != images(&request.old_object),
-            Operation::Delete | Operation::Connect => false,
-        }
+        pod_images::runs_others(request)
     }
 
     async fn validate(&self, request: &mut Request) -> Result<(), Status> {
@@ -148,13 +135,10 @@ impl Plugin for ImagePolicyWebhook {
     }
 }
 
-fn images(pod: &Value) -> Vec<&str> {
-    LISTS.iter().flat_map(|list| pod["spec"][*list].items()).map(|c| c.str_at(&["image"])).collect()
-}
-
 /// The question: only images, the namespace, and the annotations that are meant for it.
 fn spec_of(request: &Request) -> Value {
-    let containers = images(&request.object).into_iter().map(|image| Value::from([("image", image.into())]));
+    let containers =
+        images(&request.object, TOLD_LISTS).into_iter().map(|image| Value::from([("image", image.into())]));
     let mut spec = Value::from([("containers", containers.collect::<Vec<_>>().into())]);
     for (key, value) in request.object.meta("annotations").entries() {
         if key.contains(TOLD) {
@@ -178,6 +162,7 @@ fn answer_of(review: &Value) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admission::Operation;
     use crate::admission::fixture::request;
 
     #[test]

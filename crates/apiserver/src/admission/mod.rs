@@ -22,6 +22,7 @@ mod own;
 mod owner_references_permission_enforcement;
 mod persistent_volume_claim_resize;
 mod pod;
+mod pod_images;
 mod pod_node_selector;
 mod pod_resize_validator;
 mod pod_security;

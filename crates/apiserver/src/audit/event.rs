@@ -9,7 +9,6 @@ use jiff::Timestamp;
 use super::Record;
 use super::body::Capture;
 use super::policy::{Level, Stage};
-use crate::attributes::UserInfo;
 
 /// What became of a request.
 pub(super) struct Outcome {
@@ -28,12 +27,12 @@ pub(super) fn of(record: &Record, stage: Stage, outcome: Option<&Outcome>) -> Va
         ("stage", stage.name().into()),
         ("requestURI", record.uri.as_str().into()),
         ("verb", record.info.verb.as_str().into()),
-        ("user", user_value(&record.user)),
+        ("user", record.user.value()),
         ("requestReceivedTimestamp", apimachinery::time::format_micro(record.received).into()),
         ("stageTimestamp", apimachinery::time::format_micro(Timestamp::now()).into()),
     ]);
     if let Some(user) = &gathered.impersonated {
-        event.set(&["impersonatedUser"], user_value(user));
+        event.set(&["impersonatedUser"], user.value());
     }
     if !record.ips.is_empty() {
         event.set(&["sourceIPs"], record.ips.iter().map(|ip| Value::from(ip.as_str())).collect::<Vec<_>>());
@@ -86,24 +85,6 @@ fn status_of(code: StatusCode, response: &Value) -> Value {
     }
     status.set(&["code"], i64::from(code.as_u16()));
     status
-}
-
-fn user_value(user: &UserInfo) -> Value {
-    let list = |items: &[String]| Value::Array(items.iter().map(|i| i.as_str().into()).collect());
-    let mut value = Value::object();
-    if !user.name.is_empty() {
-        value.set(&["username"], user.name.as_str());
-    }
-    if !user.uid.is_empty() {
-        value.set(&["uid"], user.uid.as_str());
-    }
-    if !user.groups.is_empty() {
-        value.set(&["groups"], list(&user.groups));
-    }
-    for (key, values) in &user.extra {
-        value.set(&["extra", key], list(values));
-    }
-    value
 }
 
 fn object_reference(record: &Record, object: &Value) -> Value {

@@ -1,12 +1,11 @@
 //! Tokens that a server outside is asked about (`TokenReview`).
 
-use std::collections::{BTreeMap, HashMap};
-use std::time::{Duration, Instant};
+use std::collections::BTreeMap;
+use std::time::Duration;
 
 use apimachinery::Value;
 use async_trait::async_trait;
 use http::request::Parts;
-use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
 use super::{Authenticated, Authenticator, Outcome, bearer_token};
@@ -14,6 +13,7 @@ use crate::attributes::UserInfo;
 use crate::config::TokenWebhookConfig;
 use crate::outbound::document_of;
 use crate::outbound::kubeconfig::Remote;
+use crate::outbound::remembered::Remembered;
 
 /// How long the server may take to answer, and how often it is asked.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -29,7 +29,7 @@ pub(crate) struct TokenWebhook {
     /// What a token must be meant for.
     audiences: Vec<String>,
     /// By a digest of the token: tokens themselves are not kept.
-    answers: Mutex<HashMap<[u8; 32], (Instant, Answered)>>,
+    answers: Remembered<[u8; 32], Answered>,
 }
 
 /// What the server says of a token; the text is why it is not good.
@@ -44,19 +44,17 @@ impl TokenWebhook {
             version: config.version.clone(),
             ttl: config.cache_ttl,
             audiences,
-            answers: Mutex::default(),
+            answers: Remembered::new(REMEMBERED),
         })
     }
 
     async fn review(&self, token: &str) -> Outcome {
         let key: [u8; 32] = Sha256::digest(token).into();
-        let remembered =
-            self.answers.lock().get(&key).filter(|(until, _)| *until > Instant::now()).map(|(_, a)| a.clone());
-        let answered = match remembered {
+        let answered = match self.answers.get(&key) {
             Some(answered) => answered,
             None => match self.ask(token).await {
                 Ok(answered) => {
-                    self.remember(key, answered.clone());
+                    self.answers.put(key, answered.clone(), self.ttl);
                     answered
                 }
                 // Nothing was learned of the token.
@@ -67,21 +65,6 @@ impl TokenWebhook {
             Ok(authenticated) => Outcome::User(authenticated),
             Err(why) => Outcome::Failed(why),
         }
-    }
-
-    fn remember(&self, key: [u8; 32], answered: Answered) {
-        if self.ttl.is_zero() {
-            return;
-        }
-        let now = Instant::now();
-        let mut answers = self.answers.lock();
-        if answers.len() >= REMEMBERED {
-            answers.retain(|_, (until, _)| *until > now);
-            if answers.len() >= REMEMBERED {
-                answers.clear();
-            }
-        }
-        answers.insert(key, (now + self.ttl, answered));
     }
 
     async fn ask(&self, token: &str) -> Result<Answered, String> {

@@ -1,17 +1,16 @@
 //! A server outside that is asked whether somebody may do something (`SubjectAccessReview`).
 
-use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use apimachinery::Value;
 use async_trait::async_trait;
-use parking_lot::Mutex;
 
 use super::{Authorizer, Decision, Verdict};
 use crate::attributes::Attributes;
 use crate::cel::{Activation, Budget, CALL_LIMIT, Program, Val};
 use crate::outbound::document_of;
 use crate::outbound::kubeconfig::Remote;
+use crate::outbound::remembered::Remembered;
 
 /// How many answers are remembered, and how long a question may be that is.
 const REMEMBERED: usize = 8192;
@@ -34,12 +33,12 @@ pub(crate) struct Settings {
 pub(crate) struct WebhookAuthorizer {
     remote: Remote,
     settings: Settings,
-    answers: Mutex<HashMap<String, (Instant, Verdict)>>,
+    answers: Remembered<String, Verdict>,
 }
 
 impl WebhookAuthorizer {
     pub(crate) fn new(remote: Remote, settings: Settings) -> Self {
-        WebhookAuthorizer { remote, settings, answers: Mutex::default() }
+        WebhookAuthorizer { remote, settings, answers: Remembered::new(REMEMBERED) }
     }
 
     /// Do all conditions hold? One that fails decides only if no other is false.
@@ -68,28 +67,14 @@ impl WebhookAuthorizer {
         Ok(verdict_of(&document_of(&answer)?))
     }
 
-    fn remembered(&self, key: &str) -> Option<Verdict> {
-        let answers = self.answers.lock();
-        answers.get(key).filter(|(until, _)| *until > Instant::now()).map(|(_, verdict)| verdict.clone())
-    }
-
     fn remember(&self, key: String, verdict: &Verdict) {
         let ttl = match verdict.decision {
             Decision::Allow => self.settings.authorized_ttl,
             Decision::Deny | Decision::NoOpinion => self.settings.unauthorized_ttl,
         };
-        if ttl.is_zero() || key.len() > LONGEST {
-            return;
+        if key.len() <= LONGEST {
+            self.answers.put(key, verdict.clone(), ttl);
         }
-        let now = Instant::now();
-        let mut answers = self.answers.lock();
-        if answers.len() >= REMEMBERED {
-            answers.retain(|_, (until, _)| *until > now);
-            if answers.len() >= REMEMBERED {
-                answers.clear();
-            }
-        }
-        answers.insert(key, (now + ttl, verdict.clone()));
     }
 
     fn failed(&self, why: String) -> Verdict {
@@ -108,7 +93,7 @@ impl Authorizer for WebhookAuthorizer {
             Err(why) => return self.failed(why),
         }
         let key = apimachinery::field::shown(&spec);
-        if let Some(verdict) = self.remembered(&key) {
+        if let Some(verdict) = self.answers.get(&key) {
             return verdict;
         }
         match self.ask(spec).await {

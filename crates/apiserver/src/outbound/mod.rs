@@ -5,6 +5,7 @@
 
 mod endpoint;
 pub(crate) mod kubeconfig;
+pub(crate) mod remembered;
 pub(crate) mod trust;
 
 use std::sync::Arc;

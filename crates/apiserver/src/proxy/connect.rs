@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apimachinery::status::Status;
-use component_base::tls::{load_certificates, load_roots, provider};
+use component_base::tls::{AnyServer, load_certificates, load_roots, provider};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
@@ -17,7 +17,6 @@ use tokio_rustls::TlsConnector;
 use super::Destination;
 use crate::body::RequestBody;
 use crate::config::KubeletConfig;
-use crate::outbound::trust::AnyServer;
 use crate::registry::status;
 use crate::server::Error;
 

@@ -111,20 +111,12 @@ fn name_requester(object: &mut Value, user: &UserInfo) {
     if object.kind() != "CertificateSigningRequest" || !object.api_version().starts_with("certificates.k8s.io/") {
         return;
     }
-    let texts = |list: &[String]| list.iter().map(|text| Value::from(text.as_str())).collect::<Vec<_>>();
     let spec = object.entry(&["spec"]);
     for field in ["username", "uid", "groups", "extra"] {
         spec.remove(&[field]);
     }
-    spec.set(&["username"], user.name.as_str());
-    if !user.uid.is_empty() {
-        spec.set(&["uid"], user.uid.as_str());
-    }
-    if !user.groups.is_empty() {
-        spec.set(&["groups"], texts(&user.groups));
-    }
-    for (key, values) in &user.extra {
-        spec.set(&["extra", key], texts(values));
+    for (field, value) in user.value().entries() {
+        spec.set(&[field], value.clone());
     }
 }
 

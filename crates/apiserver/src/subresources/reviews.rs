@@ -55,7 +55,7 @@ pub(super) async fn review(call: &mut Call, target: &Target, body: RequestBody) 
     match target.resource.def.gvr.resource.as_str() {
         "tokenreviews" => token_review(call, &mut review).await?,
         "selfsubjectreviews" => {
-            review.set(&["status", "userInfo"], user_value(&user));
+            review.set(&["status", "userInfo"], user.value());
             review.set(&["metadata", "creationTimestamp"], crate::registry::timestamp());
         }
         "selfsubjectaccessreviews" => access(call, &mut review, &user).await,
@@ -104,7 +104,7 @@ async fn token_review(call: &Call, review: &mut Value) -> Result<(), Status> {
     match outcome {
         Outcome::User(authenticated) => {
             status.set(&["authenticated"], true);
-            status.set(&["user"], user_value(&authenticated.user));
+            status.set(&["user"], authenticated.user.value());
             let good = if authenticated.audiences.is_empty() { audiences } else { authenticated.audiences };
             if !good.is_empty() {
                 status.set(&["audiences"], good.into_iter().map(Value::from).collect::<Vec<_>>());
@@ -120,24 +120,6 @@ async fn token_review(call: &Call, review: &mut Value) -> Result<(), Status> {
     }
     review.set(&["status"], status);
     Ok(())
-}
-
-fn user_value(user: &UserInfo) -> Value {
-    let list = |items: &[String]| Value::Array(items.iter().map(|i| i.as_str().into()).collect());
-    let mut value = Value::object();
-    if !user.name.is_empty() {
-        value.set(&["username"], user.name.as_str());
-    }
-    if !user.uid.is_empty() {
-        value.set(&["uid"], user.uid.as_str());
-    }
-    if !user.groups.is_empty() {
-        value.set(&["groups"], list(&user.groups));
-    }
-    for (key, values) in &user.extra {
-        value.set(&["extra", key], list(values));
-    }
-    value
 }
 
 fn subject(spec: &Value) -> UserInfo {

@@ -30,7 +30,7 @@ pub(in crate::admission) fn request_value(request: &Request) -> Value {
         ("name", request.name.as_str().into()),
         ("namespace", request.namespace.as_str().into()),
         ("operation", operation_name(request.operation).into()),
-        ("userInfo", user_value(request)),
+        ("userInfo", request.user.value()),
         ("dryRun", request.dry_run.into()),
     ]);
     if !request.subresource.is_empty() {
@@ -38,19 +38,6 @@ pub(in crate::admission) fn request_value(request: &Request) -> Value {
         value.set(&["requestSubResource"], request.subresource.as_str());
     }
     value.set(&["options"], options_of(request));
-    value
-}
-
-fn user_value(request: &Request) -> Value {
-    let user = &request.user;
-    let strings = |list: &[String]| Value::Array(list.iter().map(|s| s.as_str().into()).collect());
-    let mut value = Value::from([("username", user.name.as_str().into()), ("groups", strings(&user.groups))]);
-    if !user.uid.is_empty() {
-        value.set(&["uid"], user.uid.as_str());
-    }
-    for (key, values) in &user.extra {
-        value.set(&["extra", key], strings(values));
-    }
     value
 }
 
