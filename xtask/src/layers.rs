@@ -24,6 +24,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("local-path-provisioner", COMPONENT),
     ("metrics-server", COMPONENT),
     ("kelson", EVERYTHING),
+    ("testing", &[]),
     ("xtask", &[]),
 ];
 

@@ -1,12 +1,11 @@
 //! The rules in the kernel: network namespaces as a node, a pod and a client, with no way out.
 
-use std::io::Read;
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::IpAddr;
 use std::process::Command;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use testing::netns::{Namespaces, ip};
 
 use crate::local::{LocalTraffic, Surroundings};
 use crate::model::{Family, ServiceRules, fixture};
@@ -18,26 +17,19 @@ const NODE: &str = "192.0.2.1";
 const PATIENCE: Duration = Duration::from_millis(2500);
 
 /// A node with a pod behind it and a client before it.
-struct Net {
-    prefix: String,
-}
+struct Net(Namespaces);
 
-fn ip(args: &str) {
-    let done = Command::new("ip").args(args.split(' ')).output().unwrap();
-    assert!(done.status.success(), "ip {args}: {}", String::from_utf8_lossy(&done.stderr));
+impl std::ops::Deref for Net {
+    type Target = Namespaces;
+
+    fn deref(&self) -> &Namespaces {
+        &self.0
+    }
 }
 
 impl Net {
     fn new() -> Self {
-        static COUNT: AtomicU8 = AtomicU8::new(0);
-        let net =
-            Net { prefix: format!("kelson-proxy-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)) };
-        for name in ["node", "pod", "client"] {
-            ip(&format!("netns add {}", net.ns(name)));
-            ip(&format!("-n {} link set lo up", net.ns(name)));
-            // Addresses are ours to give; nobody has to be asked whether they are taken.
-            ip(&format!("netns exec {} sysctl -qw net.ipv6.conf.default.accept_dad=0", net.ns(name)));
-        }
+        let net = Net(Namespaces::new("proxy", &["node", "pod", "client"]));
         for (name, address, gateway) in [
             ("pod", ["10.244.0.2/24", "fd00:244::2/64"], ["10.244.0.1/24", "fd00:244::1/64"]),
             ("client", ["192.0.2.77/24", "2001:db8::77/64"], ["192.0.2.1/24", "2001:db8::1/64"]),
@@ -59,68 +51,15 @@ impl Net {
         // Service addresses need a route before the packet filter sees them; nobody has the gateway's address.
         ip(&format!("-n {} route add default via 192.0.2.254", net.ns("node")));
         ip(&format!("-6 -n {} route add default via 2001:db8::254", net.ns("node")));
-        for key in ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"] {
-            ip(&format!("netns exec {} sysctl -qw {key}=1", net.ns("node")));
-        }
         net
     }
 
-    fn ns(&self, name: &str) -> String {
-        format!("{}-{name}", self.prefix)
-    }
-
-    /// Does something on a thread that is in a namespace.
-    fn inside<T: Send>(&self, name: &str, work: impl FnOnce() -> T + Send) -> T {
-        let file = std::fs::File::open(format!("/run/netns/{}", self.ns(name))).unwrap();
-        std::thread::scope(|scope| {
-            let worker = scope.spawn(|| {
-                nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-                work()
-            });
-            worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
-    }
-
-    /// Runs something asynchronous in a namespace.
-    fn block_on<T: Send>(&self, name: &str, work: impl Future<Output = T> + Send) -> T {
-        self.inside(name, || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work))
-    }
-
-    /// Serves in the pod, telling each caller the address that it comes from.
     fn serve(&self, address: &str) {
-        let listener = self.inside("pod", || TcpListener::bind(address).unwrap());
-        std::thread::spawn(move || {
-            for socket in listener.incoming() {
-                let Ok(mut socket) = socket else { return };
-                let from = socket.peer_addr().map(|a| a.ip().to_string()).unwrap_or_default();
-                let _ = std::io::Write::write_all(&mut socket, from.as_bytes());
-            }
-        });
+        self.0.serve("pod", address);
     }
 
-    /// What a caller hears: its own address as the pod sees it, or why not.
     fn call(&self, from: &str, to: &str) -> String {
-        let to: SocketAddr = to.parse().unwrap();
-        self.inside(from, || match TcpStream::connect_timeout(&to, PATIENCE) {
-            Ok(mut socket) => {
-                let mut heard = String::new();
-                socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
-                let _ = socket.read_to_string(&mut heard);
-                heard
-            }
-            Err(error) => match error.kind() {
-                std::io::ErrorKind::ConnectionRefused => "refused".to_owned(),
-                _ => "silence".to_owned(),
-            },
-        })
-    }
-}
-
-impl Drop for Net {
-    fn drop(&mut self) {
-        for name in ["client", "pod", "node"] {
-            let _ = Command::new("ip").args(["netns", "delete", &self.ns(name)]).status();
-        }
+        self.0.call(from, to, PATIENCE)
     }
 }
 

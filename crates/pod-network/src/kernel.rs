@@ -1,12 +1,11 @@
 //! Tunnels, routes and policies in the kernel: network namespaces as nodes and pods, with no way out.
 
-use std::io::Read;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::IpAddr;
 use std::process::Command;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
+use testing::netns::{Namespaces, ip};
 
 use crate::nft::{Table, Writer};
 use crate::plan::{Backend, NodeNetwork, Nodes, plan};
@@ -16,92 +15,14 @@ use crate::{routes, tunnel};
 /// A new link may lose the first packet, which is sent again after a second.
 const PATIENCE: Duration = Duration::from_millis(1500);
 
-/// Namespaces that go when the test ends.
-struct Net {
-    prefix: String,
-    names: Vec<&'static str>,
-}
-
-fn ip(args: &str) -> String {
-    let done = Command::new("ip").args(args.split(' ')).output().unwrap();
-    assert!(done.status.success(), "ip {args}: {}", String::from_utf8_lossy(&done.stderr));
-    String::from_utf8_lossy(&done.stdout).into_owned()
-}
-
-impl Net {
-    fn new(names: &[&'static str]) -> Self {
-        static COUNT: AtomicU8 = AtomicU8::new(0);
-        let prefix = format!("kelson-pods-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let net = Net { prefix, names: names.to_vec() };
-        for name in names {
-            ip(&format!("netns add {}", net.ns(name)));
-            ip(&format!("-n {} link set lo up", net.ns(name)));
-            // Addresses are ours to give; nobody has to be asked whether they are taken.
-            for setting in
-                ["net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1", "net.ipv6.conf.default.accept_dad=0"]
-            {
-                ip(&format!("netns exec {} sysctl -qw {setting}", net.ns(name)));
-            }
-        }
-        net
-    }
-
-    fn ns(&self, name: &str) -> String {
-        format!("{}-{name}", self.prefix)
-    }
-
-    fn ip(&self, name: &str, args: &str) -> String {
-        ip(&format!("-n {} {args}", self.ns(name)))
-    }
-
-    fn inside<T: Send>(&self, name: &str, work: impl FnOnce() -> T + Send) -> T {
-        let file = std::fs::File::open(format!("/run/netns/{}", self.ns(name))).unwrap();
-        std::thread::scope(|scope| {
-            let worker = scope.spawn(|| {
-                nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-                work()
-            });
-            worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
-    }
-
-    fn block_on<T: Send>(&self, name: &str, work: impl Future<Output = T> + Send) -> T {
-        self.inside(name, || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work))
-    }
-
-    /// Tells each caller `here`.
-    fn serve(&self, name: &str, address: &str) {
-        let listener = self.inside(name, || TcpListener::bind(address).unwrap());
-        std::thread::spawn(move || {
-            for socket in listener.incoming() {
-                let Ok(mut socket) = socket else { return };
-                let _ = std::io::Write::write_all(&mut socket, b"here");
-            }
-        });
-    }
-
-    fn reaches(&self, name: &str, to: &str) -> bool {
-        let to: SocketAddr = to.parse().unwrap();
-        self.inside(name, || {
-            let Ok(mut socket) = TcpStream::connect_timeout(&to, PATIENCE) else { return false };
-            socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
-            let mut heard = String::new();
-            socket.read_to_string(&mut heard).is_ok() && heard == "here"
-        })
-    }
-}
-
-impl Drop for Net {
-    fn drop(&mut self) {
-        for name in &self.names {
-            let _ = Command::new("ip").args(["netns", "delete", &self.ns(name)]).status();
-        }
-    }
+/// Does a caller get through to a server there?
+fn reaches(net: &Namespaces, from: &str, to: &str) -> bool {
+    net.call(from, to, PATIENCE).parse::<IpAddr>().is_ok()
 }
 
 /// Two nodes on one network, each with an address of a pod.
-fn two_nodes() -> (Net, Nodes) {
-    let net = Net::new(&["a", "b"]);
+fn two_nodes() -> (Namespaces, Nodes) {
+    let net = Namespaces::new("pods", &["a", "b"]);
     let (a, b) = (net.ns("a"), net.ns("b"));
     ip(&format!("-n {a} link add eth0 type veth peer name eth0 netns {b}"));
     let mut nodes = Nodes::new();
@@ -128,7 +49,7 @@ fn two_nodes() -> (Net, Nodes) {
     (net, nodes)
 }
 
-fn sync(net: &Net, name: &str, nodes: &Nodes, backend: Backend) {
+fn sync(net: &Namespaces, name: &str, nodes: &Nodes, backend: Backend) {
     let wanted = plan(name, nodes, backend);
     net.block_on(name, async {
         let (connection, handle, _) = rtnetlink::new_connection().unwrap();
@@ -142,7 +63,7 @@ fn sync(net: &Net, name: &str, nodes: &Nodes, backend: Backend) {
 #[test]
 fn nodes_reach_each_others_pods_by_either_back_end_and_a_change_leaves_nothing() {
     let (net, nodes) = two_nodes();
-    let reaches = || [net.reaches("a", "10.244.1.5:8080"), net.reaches("b", "[fd00:0::5]:8080")];
+    let reaches = || [reaches(&net, "a", "10.244.1.5:8080"), reaches(&net, "b", "[fd00:0::5]:8080")];
     assert_eq!(reaches(), [false, false]);
     for _ in 0..2 {
         for name in ["a", "b"] {
@@ -183,7 +104,7 @@ fn a_node_that_leaves_is_forgotten_by_the_tunnel() {
 
 #[test]
 fn the_kernel_lets_through_what_policies_allow() {
-    let net = Net::new(&["node", "web", "db"]);
+    let net = Namespaces::new("pods", &["node", "web", "db"]);
     let node = net.ns("node");
     for (name, last) in [("web", 1), ("db", 2)] {
         let pod = net.ns(name);
@@ -204,9 +125,9 @@ fn the_kernel_lets_through_what_policies_allow() {
     let to_web = |ingress| json!({"podSelector": {"matchLabels": {"app": "web"}}, "ingress": ingress});
     let db = json!({"podSelector": {"matchLabels": {"app": "db"}}});
     let check = |named: bool, other: bool| {
-        let got = (net.reaches("db", "10.244.0.1:8001"), net.reaches("db", "10.244.0.1:9000"));
+        let got = (reaches(&net, "db", "10.244.0.1:8001"), reaches(&net, "db", "10.244.0.1:9000"));
         assert_eq!(got, (named, other));
-        assert!(net.reaches("node", "10.244.0.1:8001"), "the node reaches its pods");
+        assert!(reaches(&net, "node", "10.244.0.1:8001"), "the node reaches its pods");
     };
     check(true, true);
     write(table(&[to_web(json!([]))]));

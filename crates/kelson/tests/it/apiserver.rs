@@ -4,7 +4,9 @@ use std::io::Write;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use testing::wait::last_within;
 
 pub(crate) const WAIT: Duration = Duration::from_secs(60);
 pub(crate) const TOKEN: &str = "test-token";
@@ -71,15 +73,9 @@ impl ApiServer {
 
     /// Asks for a path until the answer is as wanted.
     pub(crate) fn wait_for(&self, path: &str, wanted: impl Fn(&Said) -> bool) -> Said {
-        let started = Instant::now();
-        loop {
-            let said = self.kubectl(&["get", "--raw", path], "");
-            if wanted(&said) {
-                return said;
-            }
-            assert!(started.elapsed() < WAIT, "{path}: {said:?}\n{}", self.log());
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        let said = last_within(WAIT, || self.kubectl(&["get", "--raw", path], ""), &wanted);
+        assert!(wanted(&said), "{path}: {said:?}\n{}", self.log());
+        said
     }
 
     fn kubectl_command(&self, args: &[&str]) -> Command {

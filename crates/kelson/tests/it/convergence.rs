@@ -9,14 +9,13 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
+use testing::wait::{holds_within, last_within};
 
 use crate::apiserver::{ApiServer, TOKEN, WAIT};
 
 const PORT: u16 = 16470;
 /// The disturbances are the same in every run.
 const SEED: u64 = 20_261_127;
-/// Between two looks at what there is.
-const LOOKS: Duration = Duration::from_millis(300);
 
 const KINDS: &str = "namespaces,deployments,replicasets,statefulsets,daemonsets,jobs,pods,controllerrevisions,services,\
                      endpoints,endpointslices,poddisruptionbudgets,resourcequotas,serviceaccounts,configmaps,replicationcontrollers";
@@ -153,17 +152,16 @@ fn start(port: u16) -> ApiServer {
     server
 }
 
-/// The picture once it stays the same for a while.
+/// The picture once ten looks after the other show the same.
 fn settled(server: &ApiServer) -> BTreeMap<String, usize> {
-    let started = Instant::now();
     let (mut last, mut same) = (picture(server), 0);
-    while same < 10 {
-        assert!(started.elapsed() < WAIT * 2, "it does not come to rest: {last:#?}");
-        std::thread::sleep(LOOKS);
+    let came_to_rest = holds_within(WAIT * 2, || {
         let now = picture(server);
         same = if now == last { same + 1 } else { 0 };
         last = now;
-    }
+        same == 10
+    });
+    assert!(came_to_rest, "still moving: {last:#?}");
     last
 }
 
@@ -206,12 +204,7 @@ fn controllers_that_are_killed_reach_the_same_end() {
         disturber.join().unwrap();
     });
     let _manager = Manager::start(&server);
-    let started = Instant::now();
-    let mut last = picture(&server);
-    while last != undisturbed && started.elapsed() < WAIT {
-        std::thread::sleep(LOOKS);
-        last = picture(&server);
-    }
+    let last = last_within(WAIT, || picture(&server), |picture| *picture == undisturbed);
     let differ = |a: &BTreeMap<String, usize>, b: &BTreeMap<String, usize>| -> Vec<String> {
         a.iter()
             .filter(|(key, count)| b.get(*key) != Some(count))

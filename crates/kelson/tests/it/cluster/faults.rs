@@ -9,8 +9,9 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Api;
 use kube::api::PostParams;
 use storage::testing::etcd_server::{ClusterOptions, EtcdCluster};
+use testing::netns::inside;
 
-use super::host::{Host, Network, holds_in_time, inside, pack_image};
+use super::host::{Host, Network, holds_in_time, pack_image};
 use super::{OneNode, hello, turn};
 
 const READY: &str = "jsonpath={.status.readyReplicas}";

@@ -4,11 +4,12 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use testing::wait::holds_within;
 
 /// How long anything in a cluster may take here, where others work on the same two cores.
 pub(crate) const WAIT: Duration = Duration::from_secs(60);
-const LOOKS: Duration = Duration::from_millis(100);
 /// The first two numbers of the hosts' addresses, from the range for benchmarks of networks (RFC 2544).
 const RANGE: &str = "198.19";
 
@@ -223,33 +224,9 @@ impl Drop for Host {
     }
 }
 
-/// Does something on a thread that is in a host's network.
-pub(crate) fn inside<T: Send>(namespace: &Path, work: impl FnOnce() -> T + Send) -> T {
-    let namespace = std::fs::File::open(namespace).unwrap();
-    std::thread::scope(|scope| {
-        let worker = scope.spawn(|| {
-            nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-            work()
-        });
-        worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
-}
-
 /// Whether something becomes true in time.
 pub(crate) fn holds_in_time(holds: impl FnMut() -> bool) -> bool {
     holds_within(WAIT, holds)
-}
-
-/// Whether something becomes true within this time.
-pub(crate) fn holds_within(time: Duration, mut holds: impl FnMut() -> bool) -> bool {
-    let started = Instant::now();
-    while started.elapsed() < time {
-        if holds() {
-            return true;
-        }
-        std::thread::sleep(LOOKS);
-    }
-    false
 }
 
 pub(crate) fn said(mut command: Command, input: &str) -> Said {

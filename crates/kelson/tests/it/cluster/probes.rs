@@ -11,12 +11,12 @@ use http_body_util::{BodyExt, Full};
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use testing::netns::inside;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::OneNode;
-use super::host::inside;
 
 const GRPC: u16 = 25051;
 const HTTPS: u16 = 25443;

@@ -133,10 +133,8 @@ fn ignores_disruptions_by_policy(space: &Space<'_>) {
     let running = |pods: &[Value]| pods.iter().filter(|pod| pod["status"]["phase"] == "Running").count() == 1;
     let pods = space.until_all("pods", "app=job", running);
     let first = name_of(&pods[0]).to_owned();
-    let path = format!("/api/v1/namespaces/{}/pods/{first}/eviction", space.name);
-    let eviction =
-        json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": first, "namespace": space.name}});
-    space.kubectl_ok(&["create", "--raw", &path, "-f", "-"], &eviction.to_string());
+    let evicted = space.evict(&first);
+    assert!(evicted.ok, "{evicted:?}");
     let pods = space.until_all("pods", "app=job", |pods| {
         pods.iter().any(|pod| name_of(pod) != first && pod["status"]["phase"] == "Running")
     });

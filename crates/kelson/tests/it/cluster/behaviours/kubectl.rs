@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use serde_json::{Value, json};
 
 use super::super::host::holds_in_time;
-use super::{Space, checks, hold, is_ready, name_of, runs, template};
+use super::{Space, checks, hold, is_ready, name_of, pod, runs, template};
 
 #[test]
 fn kubectl_behaves() {
@@ -160,11 +160,7 @@ fn patches_limit_ranges(space: &Space<'_>) {
     space.create(&range);
     let patch = json!({"spec": {"limits": [{"type": "Container", "default": {"cpu": "300m"}, "defaultRequest": {"cpu": "30m"}}]}});
     space.merge("limitrange/r", &patch);
-    let mut pod = template("p", runs("exit 0"));
-    pod["apiVersion"] = "v1".into();
-    pod["kind"] = "Pod".into();
-    pod["metadata"]["name"] = "p".into();
-    space.create(&pod);
+    space.create(&pod("p", "p", runs("exit 0")));
     let resources = space.get("pod/p")["spec"]["containers"][0]["resources"].clone();
     assert_eq!(resources, json!({"limits": {"cpu": "300m"}, "requests": {"cpu": "30m"}}));
     let path = format!("/api/v1/namespaces/{}/limitranges?labelSelector=e2e%3Dr", space.name);

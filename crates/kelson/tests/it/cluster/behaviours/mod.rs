@@ -62,6 +62,14 @@ impl Space<'_> {
         self.kubectl_ok(&["create", "-f", "-"], &object.to_string());
     }
 
+    /// Asks for a pod's eviction.
+    fn evict(&self, pod: &str) -> Said {
+        let path = format!("/api/v1/namespaces/{}/pods/{pod}/eviction", self.name);
+        let metadata = json!({"name": pod, "namespace": self.name});
+        let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": metadata});
+        self.kubectl(&["create", "--raw", &path, "-f", "-"], &eviction.to_string())
+    }
+
     /// An object, `kind/name`; null when there is none.
     fn get(&self, what: &str) -> Value {
         let said = self.kubectl(&["get", what, "-o", "json"], "");
@@ -123,6 +131,14 @@ fn runs(script: &str) -> Value {
 
 fn template(app: &str, spec: Value) -> Value {
     json!({"metadata": {"labels": {"app": app}}, "spec": spec})
+}
+
+fn pod(name: &str, app: &str, spec: Value) -> Value {
+    let mut pod = template(app, spec);
+    pod["apiVersion"] = "v1".into();
+    pod["kind"] = "Pod".into();
+    pod["metadata"]["name"] = name.into();
+    pod
 }
 
 fn name_of(object: &Value) -> &str {

@@ -4,9 +4,11 @@ use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use testing::netns;
+use testing::wait::holds_within;
 
-use super::super::host::{holds_in_time, holds_within, inside as inside_host};
-use super::{Space, checks, hold, is_ready, name_of, runs, template};
+use super::super::host::holds_in_time;
+use super::{Space, checks, hold, is_ready, name_of, pod, runs, template};
 
 #[test]
 fn networks_behave() {
@@ -30,14 +32,6 @@ fn networks_behave() {
 const WEB: &str = "exec busybox httpd -f -p 8080 -h /www";
 /// Answers on TCP with the pod's name.
 const SAYS_NAME: &str = "while true; do hostname | nc -l -p 8080; done";
-
-fn pod(name: &str, app: &str, script: &str) -> Value {
-    let mut pod = template(app, runs(script));
-    pod["apiVersion"] = "v1".into();
-    pod["kind"] = "Pod".into();
-    pod["metadata"]["name"] = name.into();
-    pod
-}
 
 fn service(name: &str, spec: Value) -> Value {
     json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec})
@@ -106,7 +100,7 @@ fn endpoints_follow_pods_port_by_port(space: &Space<'_>) {
     space.create(&service("s", json!({"selector": {"app": "s"}, "ports": ports})));
     until_endpoints(space, "s", vec![]);
     let with_port = |name: &str, port_name: &str, port: u16| {
-        let mut pod = pod(name, "s", "sleep 100000");
+        let mut pod = pod(name, "s", runs("sleep 100000"));
         pod["spec"]["containers"][0]["ports"] = json!([{"name": port_name, "containerPort": port}]);
         pod
     };
@@ -132,7 +126,7 @@ fn one_port_number_serves_both_protocols(space: &Space<'_>) {
         "metadata": {"name": "s", "labels": {"kubernetes.io/service-name": "s"}},
         "endpoints": [{"addresses": [address]}], "ports": ports}));
     let ip = cluster_ip(space, "s");
-    inside_host(&space.host.namespace(), || {
+    netns::inside(&space.host.namespace(), || {
         let udp = UdpSocket::bind((address.as_str(), PORT)).unwrap();
         let tcp = TcpListener::bind((address.as_str(), PORT)).unwrap();
         tcp.set_nonblocking(true).unwrap();
@@ -169,7 +163,7 @@ fn affinity_is_switched_on_and_off(space: &Space<'_>) {
     let spec = json!({"type": "NodePort", "selector": {"app": "rs"}, "sessionAffinity": "ClientIP",
         "ports": [{"port": 80, "targetPort": 8080}]});
     space.create(&service("s", spec));
-    start(space, &pod("client", "client", "sleep 100000"));
+    start(space, &pod("client", "client", runs("sleep 100000")));
     let made = space.get("service/s");
     let ways = [
         format!("{} 80", made["spec"]["clusterIP"].as_str().unwrap()),
@@ -195,7 +189,7 @@ fn affinity_is_switched_on_and_off(space: &Space<'_>) {
 fn a_service_changes_its_type(space: &Space<'_>) {
     space.create(&service("s", json!({"type": "ExternalName", "externalName": "example.com"})));
     assert_eq!(space.get("service/s")["spec"]["clusterIP"], Value::Null);
-    start(space, &pod("p", "s", WEB));
+    start(space, &pod("p", "s", runs(WEB)));
     let ports = json!([{"port": 80, "targetPort": 8080}]);
     space.merge(
         "service/s",
@@ -210,8 +204,8 @@ fn a_service_changes_its_type(space: &Space<'_>) {
 }
 
 fn slices_made_by_hand_are_served(space: &Space<'_>) {
-    let web = start(space, &pod("web", "web", WEB));
-    let name = start(space, &pod("name", "name", SAYS_NAME));
+    let web = start(space, &pod("web", "web", runs(WEB)));
+    let name = start(space, &pod("name", "name", runs(SAYS_NAME)));
     let ports = json!([{"name": "web", "port": 80}, {"name": "name", "port": 81}]);
     space.create(&service("s", json!({"ports": ports})));
     for (pod, port) in [(&web, "web"), (&name, "name")] {
@@ -255,7 +249,7 @@ fn a_service_without_pods_has_empty_endpoints(space: &Space<'_>) {
 
 fn host_ports_differ_by_address_and_protocol(space: &Space<'_>) {
     let with = |name: &str, ip: &str, protocol: &str| {
-        let mut pod = pod(name, name, WEB);
+        let mut pod = pod(name, name, runs(WEB));
         pod["spec"]["containers"][0]["ports"] =
             json!([{"containerPort": 8080, "hostPort": 54323, "hostIP": ip, "protocol": protocol}]);
         pod
@@ -277,7 +271,7 @@ fn names_lead_to_services_and_pods(space: &Space<'_>) {
         "web",
         json!({"selector": {"app": "p"}, "ports": [{"name": "http", "port": 80, "targetPort": 8080}]}),
     ));
-    let mut named = pod("p", "p", WEB);
+    let mut named = pod("p", "p", runs(WEB));
     named["spec"]["hostname"] = "host".into();
     named["spec"]["subdomain"] = "headless".into();
     let ip = start(space, &named)["status"]["podIP"].as_str().unwrap().to_owned();
@@ -312,7 +306,7 @@ fn names_lead_to_services_and_pods(space: &Space<'_>) {
 }
 
 fn a_pod_has_the_names_that_it_asks_for(space: &Space<'_>) {
-    let mut own = pod("p", "p", "sleep 100000");
+    let mut own = pod("p", "p", runs("sleep 100000"));
     own["spec"]["dnsPolicy"] = "None".into();
     own["spec"]["dnsConfig"] = json!({"nameservers": ["198.19.200.9"], "searches": ["resolv.conf.local"],
         "options": [{"name": "ndots", "value": "2"}]});
@@ -326,7 +320,7 @@ fn a_pod_has_the_names_that_it_asks_for(space: &Space<'_>) {
 }
 
 fn the_api_server_proxies_to_pods_and_services(space: &Space<'_>) {
-    start(space, &pod("p", "p", WEB));
+    start(space, &pod("p", "p", runs(WEB)));
     space.create(&service(
         "s",
         json!({"selector": {"app": "p"}, "ports": [{"name": "web", "port": 80, "targetPort": 8080}]}),

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Space, checks, condition, hold, is_ready, runs, template};
+use super::{Space, checks, condition, hold, is_ready, pod, runs, template};
 
 #[test]
 fn scheduling_behaves() {
@@ -16,14 +16,6 @@ fn scheduling_behaves() {
     ]);
 }
 
-fn pod(name: &str, spec: Value) -> Value {
-    let mut pod = template(name, spec);
-    pod["apiVersion"] = "v1".into();
-    pod["kind"] = "Pod".into();
-    pod["metadata"]["name"] = name.into();
-    pod
-}
-
 fn unschedulable(pod: &Value) -> Option<&str> {
     let conditions = pod["status"]["conditions"].as_array()?;
     conditions.iter().find(|c| c["type"] == "PodScheduled" && c["reason"] == "Unschedulable")?["message"].as_str()
@@ -32,7 +24,7 @@ fn unschedulable(pod: &Value) -> Option<&str> {
 fn a_node_selector_is_respected(space: &Space<'_>) {
     let mut spec = runs("sleep 100000");
     spec["nodeSelector"] = json!({"colour": "blue"});
-    space.create(&pod("p", spec));
+    space.create(&pod("p", "p", spec));
     let waits = space.until("pod/p", |pod| unschedulable(pod).is_some());
     let why = "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector.";
     assert!(unschedulable(&waits).unwrap().starts_with(why), "{waits:#}");
@@ -45,7 +37,7 @@ fn host_ports_of_all_addresses_conflict(space: &Space<'_>) {
     let with = |name: &str, port: u16, ip: &str| {
         let mut spec = runs("sleep 100000");
         spec["containers"][0]["ports"] = json!([{"containerPort": 8080, "hostPort": port, "hostIP": ip}]);
-        pod(name, spec)
+        pod(name, name, spec)
     };
     space.create(&with("all", 54321, "0.0.0.0"));
     space.until("pod/all", is_ready);
@@ -93,12 +85,12 @@ impl Drop for Scarce<'_> {
 
 fn a_higher_priority_makes_room(space: &Space<'_>) {
     let _scarce = Scarce::new(space, &[1, 2]);
-    space.create(&pod("low", Scarce::spec(3, "p1")));
-    space.create(&pod("middle", Scarce::spec(2, "p2")));
+    space.create(&pod("low", "low", Scarce::spec(3, "p1")));
+    space.create(&pod("middle", "middle", Scarce::spec(2, "p2")));
     for name in ["pod/low", "pod/middle"] {
         space.until(name, is_ready);
     }
-    space.create(&pod("high", Scarce::spec(3, "p2")));
+    space.create(&pod("high", "high", Scarce::spec(3, "p2")));
     space.until("pod/high", is_ready);
     space.until("pod/low", Value::is_null);
     assert!(is_ready(&space.get("pod/middle")), "nobody else had to go");
@@ -106,9 +98,9 @@ fn a_higher_priority_makes_room(space: &Space<'_>) {
 
 fn a_critical_pod_makes_room(space: &Space<'_>) {
     let _scarce = Scarce::new(space, &[1]);
-    space.create(&pod("low", Scarce::spec(4, "p1")));
+    space.create(&pod("low", "low", Scarce::spec(4, "p1")));
     space.until("pod/low", is_ready);
-    let mut critical = pod("critical", Scarce::spec(4, "system-cluster-critical"));
+    let mut critical = pod("critical", "critical", Scarce::spec(4, "system-cluster-critical"));
     critical["metadata"]["namespace"] = "kube-system".into();
     space.host.kubectl_ok(&["create", "-f", "-"], &critical.to_string());
     space.host.kubectl_ok(&["-n", "kube-system", "wait", "--for=condition=Ready", "pod/critical", "--timeout=60s"], "");
@@ -118,11 +110,11 @@ fn a_critical_pod_makes_room(space: &Space<'_>) {
 
 fn a_preempted_pod_says_so(space: &Space<'_>) {
     let _scarce = Scarce::new(space, &[1, 2]);
-    let mut low = pod("low", Scarce::spec(5, "p1"));
+    let mut low = pod("low", "low", Scarce::spec(5, "p1"));
     low["metadata"]["finalizers"] = json!(["example.com/test"]);
     space.create(&low);
     space.until("pod/low", is_ready);
-    space.create(&pod("high", Scarce::spec(5, "p2")));
+    space.create(&pod("high", "high", Scarce::spec(5, "p2")));
     let going = space.until("pod/low", |pod| !pod["metadata"]["deletionTimestamp"].is_null());
     assert_eq!(condition(&going, "DisruptionTarget"), Some("True"), "{going:#}");
     let conditions = going["status"]["conditions"].as_array().unwrap();

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::super::host::holds_in_time;
-use super::{Space, checks, condition, controller_of, hold, is_ready, name_of, runs, template};
+use super::{Space, checks, condition, controller_of, hold, is_ready, name_of, pod, runs, template};
 
 #[test]
 fn workloads_behave() {
@@ -102,11 +102,7 @@ fn deployment_scale_and_status_are_subresources(space: &Space<'_>) {
 
 /// A pod that was there first, and one whose labels change.
 fn adopts_and_releases(space: &Space<'_>, kind: &str) {
-    let mut orphan = template("a", runs(FOREVER));
-    orphan["apiVersion"] = "v1".into();
-    orphan["kind"] = "Pod".into();
-    orphan["metadata"]["name"] = "orphan".into();
-    space.create(&orphan);
+    space.create(&pod("orphan", "a", runs(FOREVER)));
     space.create(&workload(kind, "a", 1, runs(FOREVER)));
     space.until("pod/orphan", |pod| controller_of(pod) == Some("a"));
     assert_eq!(space.list("pods", "app=a").len(), 1);
@@ -273,15 +269,11 @@ fn eviction_waits_for_the_budget(space: &Space<'_>) {
     space.create(&budget);
     space.until("pdb/pdb", |pdb| pdb["status"]["currentHealthy"] == 2 && pdb["status"]["disruptionsAllowed"] == 0);
     let pod = name_of(&space.list("pods", "app=rs")[0]).to_owned();
-    let path = format!("/api/v1/namespaces/{}/pods/{pod}/eviction", space.name);
-    let eviction =
-        json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": space.name}});
-    let evict = || space.kubectl(&["create", "--raw", &path, "-f", "-"], &eviction.to_string());
-    let refused = evict();
+    let refused = space.evict(&pod);
     let wanted = "Cannot evict pod as it would violate the pod's disruption budget.";
     assert!(!refused.ok && refused.err.contains(wanted), "{refused:?}");
     space.merge("pdb/pdb", &json!({"spec": {"minAvailable": 1}}));
-    assert!(holds_in_time(|| evict().ok), "{:?}", evict());
+    assert!(holds_in_time(|| space.evict(&pod).ok), "still refused");
     space.until(&format!("pod/{pod}"), |pod| {
         pod.is_null()
             || condition(pod, "DisruptionTarget") == Some("True")

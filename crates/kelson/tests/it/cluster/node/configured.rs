@@ -2,9 +2,11 @@
 
 use serde_json::json;
 
+use testing::wait::last_within;
+
 use super::super::OneNode;
 use super::super::host::Host;
-use super::{LONG, Walk, apply, exec, field, once, phase, pod, said_by, sh, wait_for, with};
+use super::{LONG, Walk, apply, exec, field, once, phase, pod, said_by, sh, with};
 
 const RUN: &str = "trap 'exit 0' TERM; while :; do sleep 0.2; done";
 
@@ -31,10 +33,10 @@ fn cpus(host: &Host, walk: &mut Walk) {
     apply(host, &[pod("alone", json!({ "containers": [alone] }))]);
     phase(host, "alone", &["Running"]);
     walk.equals("CPU manager: a whole CPU is one container's alone", &allowed("alone"), "Cpus_allowed_list:\t1\n");
-    let seen = wait_for(LONG, || allowed("shares"), |s| s.ends_with("\t0\n"));
+    let seen = last_within(LONG, || allowed("shares"), |s| s.ends_with("\t0\n"));
     walk.equals("CPU manager: the others move to what is left", &seen, "Cpus_allowed_list:\t0\n");
     host.kubectl_ok(&["delete", "pod", "alone", "--timeout=60s"], "");
-    let seen = wait_for(LONG, || allowed("shares"), |s| s.ends_with("\t0-1\n"));
+    let seen = last_within(LONG, || allowed("shares"), |s| s.ends_with("\t0-1\n"));
     walk.equals("CPU manager: and get it back", &seen, "Cpus_allowed_list:\t0-1\n");
     host.kubectl_ok(&["delete", "pod", "shares", "--timeout=60s"], "");
 }
@@ -69,7 +71,7 @@ fn logs(host: &Host, walk: &mut Walk) {
         names.sort();
         names.join(" ")
     };
-    let seen = wait_for(LONG, names, |seen| seen.contains("0.log.2"));
+    let seen = last_within(LONG, names, |seen| seen.contains("0.log.2"));
     walk.contains("A log that floods is rotated", &seen, "0.log.2");
     let all = || host.kubectl(&["get", "--raw", &format!("/api/v1/nodes/{}/proxy/logs/", host.name)], "").out;
     walk.contains("The node's own logs are shown", &all(), "<pre>");
@@ -100,8 +102,8 @@ fn full_disk(host: &Host, walk: &mut Walk) {
     walk.equals("Eviction: controllers can tell it from a failure", &disruption, "TerminationByKubelet");
     let pressure =
         || field(host, &format!("node/{}", host.name), ".status.conditions[?(@.type=='DiskPressure')].status");
-    walk.equals("Eviction: the node tells of the pressure", &wait_for(LONG, pressure, |s| s == "True"), "True");
-    walk.equals("Eviction: and that it is over", &wait_for(LONG, pressure, |s| s == "False"), "False");
+    walk.equals("Eviction: the node tells of the pressure", &last_within(LONG, pressure, |s| s == "True"), "True");
+    walk.equals("Eviction: and that it is over", &last_within(LONG, pressure, |s| s == "False"), "False");
     walk.equals("Eviction: the others run on", &field(host, "pod/modest", ".status.phase"), "Running");
     host.kubectl_ok(&["delete", "pods", "--all", "--timeout=60s"], "");
 }

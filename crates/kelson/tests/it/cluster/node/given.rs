@@ -512,7 +512,7 @@ fn refused(host: &super::super::host::Host, walk: &mut Walk) {
         let waiting = ".status.containerStatuses[0].state.waiting";
         let (reason, message) = (format!("{waiting}.reason"), format!("{waiting}.message"));
         let ask = || fields(host, &format!("pod/{name}"), &[&reason, &message]);
-        let seen = super::wait_for(super::LONG, ask, |seen| seen.contains("CreateContainerConfigError"));
+        let seen = super::last_within(super::LONG, ask, |seen| seen.contains("CreateContainerConfigError"));
         walk.contains(behaviour, &seen, text);
     }
 }

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use testing::wait::last_within;
+
 use super::super::OneNode;
 use super::super::host::Host;
-use super::{LONG, Walk, apply, events_of, exec, field, fields, once, phase, pod, said_by, sh, wait_for, with};
+use super::{LONG, Walk, apply, events_of, exec, field, fields, once, phase, pod, said_by, sh, with};
 
 /// Runs until it is stopped, and stops at once.
 const RUN: &str = "trap 'exit 0' TERM; while :; do sleep 0.2; done";
@@ -50,7 +52,8 @@ fn init_containers(host: &Host, walk: &mut Walk) {
         ],
     );
     runs(host, "in-order");
-    let order = wait_for(LONG, || exec(host, "in-order", "cat /v/order | /bin/busybox xargs"), |o| o.contains("app"));
+    let order =
+        last_within(LONG, || exec(host, "in-order", "cat /v/order | /bin/busybox xargs"), |o| o.contains("app"));
     walk.equals(
         "InitContainer should invoke init containers on a RestartAlways pod, sidecars with them",
         &order,
@@ -62,7 +65,7 @@ fn init_containers(host: &Host, walk: &mut Walk) {
     walk.equals("The app container of a pod whose init container failed waits", &started, "PodInitializing");
     let path = ".status.initContainerStatuses[0].restartCount";
     let count =
-        wait_for(LONG, || field(host, "pod/init-fails-again", path), |n| n.parse::<u32>().is_ok_and(|n| n >= 2));
+        last_within(LONG, || field(host, "pod/init-fails-again", path), |n| n.parse::<u32>().is_ok_and(|n| n >= 2));
     walk.check(
         "InitContainer failures are tried again on a RestartAlways pod",
         count.parse::<u32>().is_ok_and(|n| n >= 2),
@@ -114,11 +117,11 @@ fn hooks(host: &Host, walk: &mut Walk) {
     ] {
         runs(host, name);
         host.kubectl_ok(&["delete", "pod", name, "--timeout=60s"], "");
-        let seen = wait_for(Duration::from_secs(5), heard, |text| text.contains(name));
+        let seen = last_within(Duration::from_secs(5), heard, |text| text.contains(name));
         walk.contains(&format!("Container Lifecycle Hook should execute {what} hook properly"), &seen, name);
     }
     let events = || events_of(host, "broken");
-    let seen = wait_for(LONG, events, |text| text.contains("FailedPostStartHook"));
+    let seen = last_within(LONG, events, |text| text.contains("FailedPostStartHook"));
     walk.contains("A postStart hook that fails is told", &seen, "FailedPostStartHook");
 }
 
@@ -166,12 +169,12 @@ fn probes(host: &Host, walk: &mut Walk) {
         ("dies", "Probing container should be restarted with a exec \"cat /tmp/health\" liveness probe"),
         ("http-dies", "Probing container should be restarted with a /healthz http liveness probe"),
     ] {
-        let count = wait_for(LONG, || restarts(host, name), |n| n != "0" && !n.is_empty());
+        let count = last_within(LONG, || restarts(host, name), |n| n != "0" && !n.is_empty());
         walk.check(behaviour, count != "0" && !count.is_empty(), &count);
     }
     let started = ".status.containerStatuses[0].state.running.startedAt";
     let became = ".status.conditions[?(@.type=='Ready')].lastTransitionTime";
-    let ready = wait_for(LONG, || is_ready(host, "ready-later"), |r| r == "True");
+    let ready = last_within(LONG, || is_ready(host, "ready-later"), |r| r == "True");
     walk.equals("A pod with a readiness probe becomes ready", &ready, "True");
     let times = fields(host, "pod/ready-later", &[started, became]);
     let times: Vec<jiff::Timestamp> = times.split(' ').filter_map(|t| t.parse().ok()).collect();
@@ -248,8 +251,9 @@ fn ephemeral_containers(host: &Host, walk: &mut Walk) {
             "",
         );
     };
-    let logs =
-        |name: &str| wait_for(LONG, || host.kubectl(&["logs", "debugged", "-c", name], "").out, |out| out == "polo\n");
+    let logs = |name: &str| {
+        last_within(LONG, || host.kubectl(&["logs", "debugged", "-c", name], "").out, |out| out == "polo\n")
+    };
     add(&["first"]);
     walk.equals("Ephemeral Containers will start an ephemeral container in an existing pod", &logs("first"), "polo\n");
     add(&["first", "second"]);
@@ -314,7 +318,7 @@ fn changes(host: &Host, walk: &mut Walk) {
         ("Projected secret optional updates should be reflected in volume", "cat /v/all/key", "after"),
         ("Projected configMap optional updates should be reflected in volume", "cat /v/all/made", "new"),
     ] {
-        let seen = wait_for(LONG, || exec(host, "sees-changes", script), |seen| seen.contains(wanted));
+        let seen = last_within(LONG, || exec(host, "sees-changes", script), |seen| seen.contains(wanted));
         walk.contains(behaviour, &seen, wanted);
     }
 }
@@ -330,7 +334,7 @@ fn mended_sub_path(host: &Host, walk: &mut Walk) {
     mended["metadata"]["annotations"] = json!({ "where": "/absolute" });
     apply(host, &[mended]);
     let reason = ".status.containerStatuses[0].state.waiting.reason";
-    let seen = wait_for(LONG, || field(host, "pod/mended", reason), |r| r == "CreateContainerConfigError");
+    let seen = last_within(LONG, || field(host, "pod/mended", reason), |r| r == "CreateContainerConfigError");
     walk.equals("A subPath that is absolute keeps the container waiting", &seen, "CreateContainerConfigError");
     host.kubectl_ok(&["annotate", "pod", "mended", "--overwrite", "where=below"], "");
     let seen = phase(host, "mended", &["Running"]);
@@ -354,7 +358,7 @@ fn resizes(host: &Host, walk: &mut Walk) {
     let limits = ".status.containerStatuses[*].resources.limits";
     let (cpu, memory) = (format!("{limits}.cpu"), format!("{limits}.memory"));
     let paths = [cpu.as_str(), memory.as_str()];
-    let seen = wait_for(LONG, || fields(host, "pod/resized", &paths), |s| s == "30m 15m 40Mi 40Mi");
+    let seen = last_within(LONG, || fields(host, "pod/resized", &paths), |s| s == "30m 15m 40Mi 40Mi");
     walk.equals("Pod InPlace Resize: the status tells what containers have", &seen, "30m 15m 40Mi 40Mi");
     let script = "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null; \
                   cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us 2>/dev/null || /bin/busybox cut -d' ' -f1 /sys/fs/cgroup/cpu.max";
@@ -362,7 +366,7 @@ fn resizes(host: &Host, walk: &mut Walk) {
     let conditions = field(host, "pod/resized", ".status.conditions[*].type");
     walk.check("Pod InPlace Resize: nothing is pending in the end", !conditions.contains("Resize"), &conditions);
     walk.equals("Pod InPlace Resize restarts nothing", &restarts(host, "resized"), "0");
-    let seen = wait_for(
+    let seen = last_within(
         LONG,
         || fields(host, "pod/resized", &[".metadata.generation", ".status.observedGeneration"]),
         |s| s == "2 2",
@@ -385,7 +389,7 @@ fn handlers(host: &Host, walk: &mut Walk) {
         &events_of(host, "by-name"),
     );
     let events = || events_of(host, "by-nobody");
-    let seen = wait_for(LONG, events, |text| text.contains("FailedCreatePodSandBox"));
+    let seen = last_within(LONG, events, |text| text.contains("FailedCreatePodSandBox"));
     walk.contains(
         "RuntimeClass should reject a Pod requesting a RuntimeClass with an unconfigured handler",
         &seen,
@@ -407,7 +411,7 @@ fn late_volumes(host: &Host, walk: &mut Walk) {
     let container = with(sh("c", RUN), json!({ "volumeMounts": [{ "name": "late", "mountPath": "/late" }] }));
     apply(host, &[pod("waits-for-it", json!({ "containers": [container], "volumes": volumes }))]);
     let events = || events_of(host, "waits-for-it");
-    let seen = wait_for(LONG, events, |text| text.contains("FailedMount"));
+    let seen = last_within(LONG, events, |text| text.contains("FailedMount"));
     walk.contains(
         "A volume that cannot be mounted is told of",
         &seen,

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use testing::wait::last_within;
+
 use super::super::OneNode;
 use super::super::host::Host;
-use super::{IMAGE, LONG, Walk, apply, field, fields, phase, pod, sh, wait_for, with};
+use super::{IMAGE, LONG, Walk, apply, field, fields, phase, pod, sh, with};
 
 /// Uses all of the CPU that it is given.
 const BUSY: &str = "trap 'exit 0' TERM; while :; do :; done";
@@ -18,15 +20,15 @@ fn top(host: &Host, walk: &mut Walk) {
     let ask = |words: &[&str]| host.kubectl(words, "").out;
     let group =
         || field(host, "apiservice/v1beta1.metrics.k8s.io", ".status.conditions[?(@.type=='Available')].status");
-    walk.equals("The metrics API is available", &wait_for(LONG, group, |s| s == "True"), "True");
-    let nodes = wait_for(LONG, || ask(&["top", "nodes", "--no-headers"]), |out| out.contains(&host.name));
+    walk.equals("The metrics API is available", &last_within(LONG, group, |s| s == "True"), "True");
+    let nodes = last_within(LONG, || ask(&["top", "nodes", "--no-headers"]), |out| out.contains(&host.name));
     walk.contains("kubectl top shows nodes", &nodes, &host.name);
-    let pods = wait_for(LONG, || ask(&["top", "pods", "--no-headers"]), |out| out.contains("busy"));
+    let pods = last_within(LONG, || ask(&["top", "pods", "--no-headers"]), |out| out.contains("busy"));
     let cpu =
         pods.split_whitespace().nth(1).and_then(|cpu| cpu.strip_suffix('m')?.parse::<u32>().ok()).unwrap_or_default();
     walk.check("kubectl top shows what a pod uses", (50..=300).contains(&cpu), &pods);
     let one = "/apis/metrics.k8s.io/v1beta1/namespaces/default/pods/busy";
-    let shown = wait_for(LONG, || ask(&["get", "--raw", one]), |out| out.contains("\"kind\":\"PodMetrics\""));
+    let shown = last_within(LONG, || ask(&["get", "--raw", one]), |out| out.contains("\"kind\":\"PodMetrics\""));
     walk.contains("One pod's metrics name its containers", &shown, "\"name\":\"c\"");
     let chosen = ask(&["get", "--raw", "/apis/metrics.k8s.io/v1beta1/pods?labelSelector=app%3Dnobody"]);
     walk.contains("Metrics are selected by labels", &chosen, "\"items\":[]");
@@ -45,7 +47,7 @@ fn autoscaling(host: &Host, walk: &mut Walk) {
         "spec": { "minReplicas": 1, "maxReplicas": 2, "scaleTargetRef": target, "metrics": [cpu] } });
     apply(host, &[deployment, scaler]);
     let replicas =
-        wait_for(Duration::from_secs(180), || field(host, "deployment/scaled", ".spec.replicas"), |n| n == "2");
+        last_within(Duration::from_secs(180), || field(host, "deployment/scaled", ".spec.replicas"), |n| n == "2");
     let conditions = fields(host, "hpa/scaled", &[".status.conditions[*].message"]);
     walk.check("A busy Deployment is scaled on CPU", replicas == "2", &conditions);
     host.kubectl_ok(&["delete", "deployment,hpa", "scaled"], "");
@@ -57,11 +59,11 @@ fn kubelet(host: &Host, walk: &mut Walk) {
     let scratch = json!([{ "name": "scratch", "emptyDir": {} }]);
     let mounted = with(probed, json!({ "volumeMounts": [{ "name": "scratch", "mountPath": "/scratch" }] }));
     apply(host, &[pod("measured", json!({ "containers": [mounted], "volumes": scratch }))]);
-    wait_for(LONG, || field(host, "pod/measured", ".status.conditions[?(@.type=='Ready')].status"), |s| s == "True");
+    last_within(LONG, || field(host, "pod/measured", ".status.conditions[?(@.type=='Ready')].status"), |s| s == "True");
     let get =
         |path: &str| host.kubectl(&["get", "--raw", &format!("/api/v1/nodes/{}/proxy/{path}", host.name)], "").out;
     let labels = "container=\"c\",namespace=\"default\",pod=\"measured\"";
-    let resource = wait_for(LONG, || get("metrics/resource"), |text| text.contains(labels));
+    let resource = last_within(LONG, || get("metrics/resource"), |text| text.contains(labels));
     for name in
         ["container_cpu_usage_seconds_total", "container_memory_working_set_bytes", "container_start_time_seconds"]
     {

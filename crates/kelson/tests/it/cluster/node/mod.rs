@@ -8,9 +8,11 @@ mod plugins;
 mod storage;
 
 use std::fmt::Display;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
+
+use testing::wait::last_within;
 
 use super::host::Host;
 
@@ -89,23 +91,11 @@ fn events_of(host: &Host, pod: &str) -> String {
     host.kubectl(&["get", "events", &format!("--field-selector=involvedObject.name={pod}")], "").out
 }
 
-/// Asks until the answer is right, for as long as a behaviour is allowed to take. Gives the last answer.
-fn wait_for(time: Duration, mut ask: impl FnMut() -> String, right: impl Fn(&str) -> bool) -> String {
-    let began = Instant::now();
-    loop {
-        let answer = ask();
-        if right(&answer) || began.elapsed() > time {
-            return answer;
-        }
-        std::thread::sleep(Duration::from_millis(200));
-    }
-}
-
 const LONG: Duration = Duration::from_secs(120);
 
 fn phase(host: &Host, name: &str, wanted: &[&str]) -> String {
     let pod = format!("pod/{name}");
-    wait_for(LONG, || field(host, &pod, ".status.phase"), |phase| wanted.contains(&phase))
+    last_within(LONG, || field(host, &pod, ".status.phase"), |phase| wanted.contains(&phase.as_str()))
 }
 
 /// What a pod that runs once has said, after its end.

@@ -26,9 +26,11 @@ use tokio_stream::wrappers::{UnixListenerStream, WatchStream};
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
+use testing::wait::last_within;
+
 use super::super::OneNode;
 use super::super::host::Host;
-use super::{LONG, Walk, apply, exec, field, fields, phase, pod, sh, wait_for, with};
+use super::{LONG, Walk, apply, exec, field, fields, phase, pod, sh, with};
 
 const RUN: &str = "trap 'exit 0' TERM; while :; do sleep 0.2; done";
 
@@ -134,7 +136,7 @@ fn devices(host: &Host, walk: &mut Walk) {
     let node = format!("node/{}", host.name);
     let counts =
         || fields(host, &node, &[".status.capacity.example\\.com/toy", ".status.allocatable.example\\.com/toy"]);
-    walk.equals("Device plugin: its devices are the node's", &wait_for(LONG, counts, |c| c == "2 2"), "2 2");
+    walk.equals("Device plugin: its devices are the node's", &last_within(LONG, counts, |c| c == "2 2"), "2 2");
 
     let asks = |name: &str| {
         let one = json!({ "limits": { "example.com/toy": "1" } });
@@ -152,10 +154,10 @@ fn devices(host: &Host, walk: &mut Walk) {
     walk.equals("Device plugin: Allocate, then PreStartContainer", &calls, "allocate toy-b; start toy-b");
 
     toys.health.send_replace(["Unhealthy", "Healthy"]);
-    walk.equals("Device plugin: a sick device is none to give", &wait_for(LONG, counts, |c| c == "2 1"), "2 1");
+    walk.equals("Device plugin: a sick device is none to give", &last_within(LONG, counts, |c| c == "2 1"), "2 1");
     apply(host, &[asks("waits")]);
     let condition = ".status.conditions[?(@.type=='PodScheduled')].message";
-    let seen = wait_for(LONG, || field(host, "pod/waits", condition), |m| m.contains("Insufficient"));
+    let seen = last_within(LONG, || field(host, "pod/waits", condition), |m| m.contains("Insufficient"));
     walk.contains("Device plugin: a pod without a device to be had waits", &seen, "Insufficient example.com/toy");
     toys.health.send_replace(["Healthy", "Healthy"]);
     walk.equals("Device plugin: a device that is well again is given", &phase(host, "waits", &["Running"]), "Running");
@@ -164,7 +166,7 @@ fn devices(host: &Host, walk: &mut Walk) {
     runtime.shutdown_background();
     walk.equals(
         "Device plugin: without the plugin nothing can be given",
-        &wait_for(LONG, counts, |c| c == "2 0"),
+        &last_within(LONG, counts, |c| c == "2 0"),
         "2 0",
     );
     walk.equals("Device plugin: what runs goes on", &field(host, "pod/plays", ".status.phase"), "Running");
@@ -336,7 +338,7 @@ fn claims() -> Vec<Value> {
 /// What the attacher beside a driver does: it says that the volume is attached, and where.
 fn attach(host: &Host) {
     let name =
-        wait_for(LONG, || host.kubectl(&["get", "volumeattachments", "-o", "name"], "").out, |out| !out.is_empty());
+        last_within(LONG, || host.kubectl(&["get", "volumeattachments", "-o", "name"], "").out, |out| !out.is_empty());
     let patch = json!({ "status": { "attached": true, "attachmentMetadata": { "device": "/dev/disk1" } } }).to_string();
     host.kubectl_ok(&["patch", name.trim(), "--subresource=status", "--type=merge", "-p", &patch], "");
 }
@@ -351,10 +353,10 @@ fn storage_driver(host: &Host, walk: &mut Walk, runtime: &tokio::runtime::Runtim
     let wanted = "disks.example.com disk-node topology.disks.example.com/rack 4";
     walk.equals(
         "CSI: a driver that registers is in CSINode",
-        &wait_for(LONG, || fields(host, &csi_node, &of_driver), |s| s == wanted),
+        &last_within(LONG, || fields(host, &csi_node, &of_driver), |s| s == wanted),
         wanted,
     );
-    let told = wait_for(
+    let told = last_within(
         LONG,
         || format!("{:?}", disks.registered.lock().unwrap().as_ref().map(|s| s.plugin_registered)),
         |s| s == "Some(true)",
@@ -391,7 +393,7 @@ fn storage_driver(host: &Host, walk: &mut Walk, runtime: &tokio::runtime::Runtim
     );
     exec(host, "first", "echo kept > /v/file; echo gone > /i/file");
     host.kubectl_ok(&["annotate", "pod", "first", "seen=again"], "");
-    let again = wait_for(LONG, || disks.said(), |said| said.contains("publish again"));
+    let again = last_within(LONG, || disks.said(), |said| said.contains("publish again"));
     walk.contains("CSI: a driver that asks for it is told of the volume again", &again, "publish again");
     let mode = exec(host, "first", "/bin/busybox stat -c '%A %g' /v");
     walk.equals("CSI: the volume belongs to the fsGroup", &mode, "drwxrwsr-x 2000\n");
@@ -411,12 +413,14 @@ fn storage_driver(host: &Host, walk: &mut Walk, runtime: &tokio::runtime::Runtim
     host.kubectl_ok(&["delete", "pod", "second", "--timeout=60s"], "");
     let said = disks.said();
     walk.check("CSI: the last pod takes the stage with it", said.ends_with("unstage disk-1"), &said);
-    let left = wait_for(LONG, || host.kubectl(&["get", "volumeattachments", "-o", "name"], "").out, str::is_empty);
+    let left =
+        last_within(LONG, || host.kubectl(&["get", "volumeattachments", "-o", "name"], "").out, String::is_empty);
     walk.equals("CSI: and then the volume is detached", &left, "");
 
     serving.abort();
     std::fs::remove_file(&socket).unwrap();
-    let gone = wait_for(Duration::from_secs(30), || field(host, &csi_node, ".spec.drivers[*].name"), str::is_empty);
+    let gone =
+        last_within(Duration::from_secs(30), || field(host, &csi_node, ".spec.drivers[*].name"), String::is_empty);
     walk.equals("CSI: a driver that goes leaves CSINode", &gone, "");
 }
 

@@ -2,9 +2,11 @@
 
 use serde_json::{Value, json};
 
+use testing::wait::last_within;
+
 use super::super::OneNode;
 use super::super::host::Host;
-use super::{LONG, Walk, apply, events_of, exec, field, fields, phase, pod, sh, wait_for, with};
+use super::{LONG, Walk, apply, events_of, exec, field, fields, phase, pod, sh, with};
 
 const RUN: &str = "trap 'exit 0' TERM; while :; do sleep 0.2; done";
 
@@ -33,14 +35,14 @@ fn stateful_set(host: &Host, walk: &mut Walk) {
         "spec": { "replicas": 2, "serviceName": "db", "selector": { "matchLabels": { "app": "db" } }, "template": template,
             "volumeClaimTemplates": [{ "metadata": { "name": "data" }, "spec": claim_spec("1Gi", "ReadWriteOnce") }] } });
     apply(host, &[set]);
-    let ready = wait_for(LONG, || field(host, "statefulset/db", ".status.readyReplicas"), |n| n == "2");
+    let ready = last_within(LONG, || field(host, "statefulset/db", ".status.readyReplicas"), |n| n == "2");
     walk.equals("A StatefulSet with volumeClaimTemplates runs out of the box", &ready, "2");
     exec(host, "db-1", "echo mine > /data/file");
     let seen = exec(host, "db-1", "/bin/busybox stat -c '%u %g' /data/file");
     walk.equals("Its files belong to the fsGroup", &seen, "1000 3000\n");
     host.kubectl_ok(&["delete", "pod", "db-1", "--timeout=60s"], "");
     let ready = || fields(host, "pod/db-1", &[".status.phase", ".metadata.deletionTimestamp"]);
-    wait_for(LONG, ready, |seen| seen.trim() == "Running");
+    last_within(LONG, ready, |seen| seen.trim() == "Running");
     walk.equals("Its data outlives its pods", &exec(host, "db-1", "cat /data/file"), "mine\n");
 
     let volume = field(host, "pvc/data-db-1", ".spec.volumeName");
@@ -57,7 +59,7 @@ fn stateful_set(host: &Host, walk: &mut Walk) {
     walk.check("The volume is a directory of the node", dir.join("file").is_file(), &dir.display());
     host.kubectl_ok(&["delete", "statefulset", "db"], "");
     host.kubectl_ok(&["delete", "pvc", "--all", "--timeout=60s"], "");
-    let left = wait_for(LONG, || host.kubectl(&["get", "pv", "-o", "name"], "").out, str::is_empty);
+    let left = last_within(LONG, || host.kubectl(&["get", "pv", "-o", "name"], "").out, String::is_empty);
     walk.equals("With its claim the volume goes", &left, "");
     walk.check("With the volume its data goes", !dir.exists(), &dir.display());
 }
@@ -73,7 +75,7 @@ fn with_a_pod(host: &Host, walk: &mut Walk) {
     );
     walk.equals("Its claim has the pod's name", &field(host, "pvc/brings-its-own-scratch", ".status.phase"), "Bound");
     host.kubectl_ok(&["delete", "pod", "brings-its-own", "--timeout=60s"], "");
-    let left = wait_for(LONG, || host.kubectl(&["get", "pvc,pv", "-o", "name"], "").out, str::is_empty);
+    let left = last_within(LONG, || host.kubectl(&["get", "pvc,pv", "-o", "name"], "").out, String::is_empty);
     walk.equals("It goes with its pod", &left, "");
 }
 
@@ -82,7 +84,7 @@ fn one_pod_alone(host: &Host, walk: &mut Walk) {
     phase(host, "has-it", &["Running"]);
     apply(host, &[uses("wants-it", "alone")]);
     let condition = ".status.conditions[?(@.type=='PodScheduled')].message";
-    let seen = wait_for(LONG, || field(host, "pod/wants-it", condition), |m| m.contains("ReadWriteOncePod"));
+    let seen = last_within(LONG, || field(host, "pod/wants-it", condition), |m| m.contains("ReadWriteOncePod"));
     walk.contains("A ReadWriteOncePod volume is one pod's alone", &seen, "ReadWriteOncePod");
     // The kubelet sees to it by itself, too.
     let mut bound = uses("comes-by-itself", "alone");
@@ -92,7 +94,7 @@ fn one_pod_alone(host: &Host, walk: &mut Walk) {
     let wanted = "volume uses the ReadWriteOncePod access mode and is already in use by another pod";
     walk.contains(
         "Also when nobody scheduled the other pod",
-        &wait_for(LONG, events, |text| text.contains(wanted)),
+        &last_within(LONG, events, |text| text.contains(wanted)),
         wanted,
     );
     host.kubectl_ok(&["delete", "pods", "--all", "--timeout=60s"], "");
@@ -123,7 +125,7 @@ fn by_hand(host: &Host, walk: &mut Walk) {
     walk.contains("A claim that is read-only for its pod is mounted so", &seen, "Read-only file system");
     host.kubectl_ok(&["delete", "pods", "--all", "--timeout=60s"], "");
     host.kubectl_ok(&["delete", "pvc", "--all", "--timeout=60s"], "");
-    let seen = wait_for(LONG, || field(host, "pv/by-hand", ".status.phase"), |phase| phase == "Released");
+    let seen = last_within(LONG, || field(host, "pv/by-hand", ".status.phase"), |phase| phase == "Released");
     walk.equals("A volume that is to be kept is kept", &seen, "Released");
     walk.check("With its data", dir.join("file").is_file(), &dir.display());
 }
