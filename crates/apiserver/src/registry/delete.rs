@@ -169,6 +169,8 @@ fn plan(mut object: Value, graceful: Deletion, options: &DeleteOptions, orphans:
         // A deletion that has begun can only be hastened.
         match (had_grace, options.grace_period_seconds) {
             (None, _) => {}
+            // Its time was over, but whoever ended it got no further: the second of the two writes is missing.
+            (Some(0), _) if object.meta("finalizers").items().is_empty() => return Plan::Remove,
             (Some(had), Some(asked)) if asked < had => {
                 hasten(&mut object, had, asked);
                 marked = true;
@@ -331,5 +333,15 @@ mod tests {
             None,
             r#"mark+remove {"deletionGracePeriodSeconds":0,"deletionTimestamp":"2026-01-01T00:00:00Z"}"#,
         );
+    }
+
+    /// The client may go away, or the server be killed, between the write that ends the period and the one that removes.
+    #[test]
+    fn what_should_have_been_removed_is_removed_when_it_is_deleted_again() {
+        let over = r#"{"deletionTimestamp":"2026-01-01T00:00:00Z","deletionGracePeriodSeconds":0}"#;
+        check(over, Deletion::Graceful(0), Some(0), None, "remove");
+        check(over, Deletion::Graceful(30), None, None, "remove");
+        let held = over.replace('}', r#","finalizers":["a/b"]}"#);
+        check(&held, Deletion::Graceful(0), Some(0), None, "wait");
     }
 }
