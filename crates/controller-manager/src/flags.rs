@@ -25,6 +25,9 @@ pub enum FlagsError {
 #[derive(Debug, Clone, Parser)]
 #[command(name = "kube-controller-manager", disable_version_flag = true)]
 pub struct Flags {
+    /// A file of kind `KubeControllerManagerConfiguration`; the other flags win over it.
+    #[arg(long)]
+    pub config: Option<PathBuf>,
     /// Path to the kubeconfig file with authorization and API server location.
     #[arg(long)]
     pub kubeconfig: Option<PathBuf>,

@@ -16,6 +16,7 @@ mod bootstrap_token;
 mod certificatesigningrequest;
 mod clusterrole_aggregation;
 mod config;
+mod config_file;
 mod context;
 mod controller_flags;
 mod credentials;
@@ -72,6 +73,7 @@ mod validatingadmissionpolicy_status;
 
 pub use certificatesigningrequest::Authority;
 pub use config::{AttachDetachConfig, ClusterSigning, Config, ControllerList, Credentials, Serving};
+pub use config_file::with_config_file;
 pub use controller_flags::ControllerFlags;
 pub use flags::{Flags, FlagsError};
 pub use horizontal_pod_autoscaler::AutoscalerConfig;

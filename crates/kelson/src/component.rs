@@ -18,7 +18,10 @@ pub(crate) fn main(name: &str, args: Vec<String>) -> ExitCode {
     match name {
         "kube-apiserver" => start(name, args, apiserver),
         "kubelet" => start(name, args, kubelet),
-        "kube-controller-manager" => start(name, args, controller_manager),
+        "kube-controller-manager" => match controller_manager::with_config_file(args) {
+            Ok(args) => start(name, args, controller_manager),
+            Err(error) => crate::report(Err(error.into())),
+        },
         "kube-scheduler" => start(name, args, scheduler),
         "kube-proxy" => start(name, args, kube_proxy),
         other => {
