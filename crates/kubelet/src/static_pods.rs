@@ -65,10 +65,12 @@ pub(crate) fn parse_answer(text: &str, url: &str, node_name: &str) -> Result<Vec
         _ => vec![value],
     };
     let each = items.into_iter().map(|mut item| {
+        let members = item.as_object_mut().ok_or("it is no object")?;
         // Members of a list need not say what they are.
         for (name, word) in [("kind", "Pod"), ("apiVersion", "v1")] {
-            if item[name].is_null() {
-                item[name] = word.into();
+            let member = members.entry(name).or_insert_with(|| word.into());
+            if member.is_null() {
+                *member = word.into();
             }
         }
         let seed = item.to_string();
@@ -173,7 +175,15 @@ mod tests {
         assert_eq!(names(&pod("a")).as_deref(), Ok("a-n1"));
         let list = format!(r#"{{"kind": "PodList", "apiVersion": "v1", "items": [{}, {}]}}"#, pod("a"), pod("b"));
         assert_eq!(names(&list).as_deref(), Ok("a-n1 b-n1"));
-        assert!(names(r#"{"kind": "Deployment", "apiVersion": "apps/v1"}"#).is_err());
+        let not_pods = [
+            r#"{"kind": "Deployment", "apiVersion": "apps/v1"}"#,
+            "it works",
+            "[1]",
+            r#"{"kind": "PodList", "apiVersion": "v1", "items": ["x"]}"#,
+        ];
+        for text in not_pods {
+            assert!(names(text).is_err(), "{text}");
+        }
     }
 
     #[test]
