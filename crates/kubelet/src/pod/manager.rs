@@ -98,9 +98,6 @@ impl Manager {
                 return;
             }
         }
-        let mut seen: BTreeMap<String, PodState> = BTreeMap::new();
-        let mut relist = tokio::time::interval(RELIST);
-        relist.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut static_tick = tokio::time::interval(self.static_period.max(Duration::from_millis(10)));
         // Before the first look at the runtime: what runs and is wanted by nobody is stopped.
         let mut of_files = self.read_statics();
@@ -108,6 +105,10 @@ impl Manager {
         static_tick.reset();
         let mut url_tick = tokio::time::interval(self.url_period.max(Duration::from_secs(1)));
         url_tick.reset();
+        // Whoever runs already keeps his place, so that nobody is admitted before it is known who runs.
+        let Some(mut seen) = stop.run_until_cancelled(self.first_look()).await else { return };
+        let mut relist = tokio::time::interval(RELIST);
+        relist.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut runtime_down = false;
         loop {
             let mut looks_at_mirrors = true;
@@ -146,6 +147,22 @@ impl Manager {
         // Workers are dropped where they are: pods go on running, and the next start adopts them.
         self.pods.0.lock().clear();
         workers.close();
+    }
+
+    /// What runs, once the runtime tells.
+    async fn first_look(&self) -> BTreeMap<String, PodState> {
+        let mut is_told = false;
+        loop {
+            match self.context.runtime.list().await {
+                Ok(found) => return found,
+                Err(error) if !is_told => {
+                    tracing::error!(%error, "the container runtime does not say what runs");
+                    is_told = true;
+                }
+                Err(_) => {}
+            }
+            tokio::time::sleep(RELIST).await;
+        }
     }
 
     fn read_statics(&self) -> Vec<Arc<Pod>> {

@@ -61,9 +61,13 @@ impl Machine {
 
     /// Puts the pod's manifest where the kubelet looks, whole.
     fn place_manifest(&self) {
+        self.place("web.yaml", POD);
+    }
+
+    fn place(&self, name: &str, manifest: &str) {
         let fresh = self.path("fresh.yaml");
-        std::fs::write(&fresh, POD).unwrap();
-        std::fs::rename(fresh, self.manifest()).unwrap();
+        std::fs::write(&fresh, manifest).unwrap();
+        std::fs::rename(fresh, self.path("manifests").join(name)).unwrap();
     }
 
     fn manifest(&self) -> PathBuf {
@@ -177,10 +181,30 @@ async fn a_call_that_hangs_keeps_only_its_own_pod() {
     machine.place_manifest();
     let _kubelet = machine.start_kubelet();
     machine.cri.sprung().await;
-    let other = POD.replace("name: web", "name: other");
-    std::fs::write(machine.path("fresh.yaml"), other).unwrap();
-    std::fs::rename(machine.path("fresh.yaml"), machine.path("manifests/other.yaml")).unwrap();
+    machine.place("other.yaml", &POD.replace("name: web", "name: other"));
     machine.until("another pod hangs", "runs", Machine::is_settled).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_that_runs_keeps_its_place_while_its_devices_are_not_known_again() {
+    let machine = Machine::new();
+    let asks = "{name: a, image: 'fake/image:1', command: [runs], resources: {limits: {example.com/toy: 1}}}";
+    machine.place("web.yaml", &POD.replace("{name: a, image: 'fake/image:1', command: [runs]}", asks));
+    let first = machine.start_kubelet();
+    machine.until("start", "runs", Machine::is_settled).await;
+    drop(first);
+    // The next kubelet knows of the devices, but their plugin has not come yet; nor does the runtime tell at once what runs.
+    std::fs::create_dir_all(machine.path("root/device-plugins")).unwrap();
+    let known = r#"{"resources": ["example.com/toy"]}"#;
+    std::fs::write(machine.path("root/device-plugins/allocations.json"), known).unwrap();
+    machine.cri.set_silent(true);
+    let _second = machine.start_kubelet();
+    machine.until("silence", "asked again", |m| m.cri.asked_in_vain() >= 5).await;
+    machine.cri.set_silent(false);
+    machine.cri.end("b", 1);
+    machine.until("b ended", "runs again", |m| m.is_settled() && m.cri.count_of("b") == 2).await;
+    assert_eq!(machine.cri.count_of("a"), 1);
+    machine.check_no_mistake("after all");
 }
 
 /// Answers each request on this port with what `page` holds; with nothing, it hangs up.

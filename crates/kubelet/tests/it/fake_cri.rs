@@ -32,6 +32,9 @@ struct State {
     /// The calls that change something, in their order.
     calls: Vec<&'static str>,
     trap: Option<Trap>,
+    /// It does not say what runs, and counts how often it was asked.
+    silent: bool,
+    asked_in_vain: usize,
     /// What no runtime should ever be asked.
     mistakes: Vec<String>,
 }
@@ -75,6 +78,16 @@ impl FakeCri {
 
     pub(crate) fn set_trap(&self, trap: Option<Trap>) {
         self.state.lock().trap = trap;
+    }
+
+    /// Whether it keeps to itself what runs.
+    pub(crate) fn set_silent(&self, silent: bool) {
+        self.state.lock().silent = silent;
+    }
+
+    /// How often it was asked what runs and did not say it.
+    pub(crate) fn asked_in_vain(&self) -> usize {
+        self.state.lock().asked_in_vain
     }
 
     /// Returns when a call has been caught.
@@ -254,7 +267,11 @@ impl RuntimeService for FakeCri {
 
     async fn list_pod_sandbox(&self, request: Request<ListPodSandboxRequest>) -> Answer<ListPodSandboxResponse> {
         let wanted = request.into_inner().filter.unwrap_or_default().label_selector;
-        let state = self.state.lock();
+        let mut state = self.state.lock();
+        if state.silent {
+            state.asked_in_vain += 1;
+            return Err(Status::unavailable("it is not known yet what runs"));
+        }
         let found = state.sandboxes.iter().filter(|(_, s)| selected(&s.config.labels, &wanted));
         let items = found.map(|(id, s)| PodSandbox {
             id: id.clone(),
