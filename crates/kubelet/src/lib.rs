@@ -153,18 +153,20 @@ async fn run_node(config: Config, client: Option<kube::Client>, stop: Cancellati
     });
     let selection = Selection::fields(&format!("spec.nodeName={}", config.node_name));
     let pods = pod::manager::Pods::default();
+    let static_url = match &config.static_pod_url {
+        Some((url, headers)) => {
+            let source = UrlSource::new(url, headers.clone())?;
+            Some(source.follow(config.node_name.clone(), config.http_check_frequency, stop.clone()))
+        }
+        None => None,
+    };
     let manager = pod::manager::Manager {
         context: Arc::clone(&context),
         pods: pods.clone(),
         informer: factory.as_ref().map(|f| f.selected::<Pod>(selection)),
         static_dir: config.static_pod_path.clone(),
         static_period: config.file_check_frequency,
-        static_url: config
-            .static_pod_url
-            .as_ref()
-            .map(|(url, headers)| UrlSource::new(url, headers.clone()))
-            .transpose()?,
-        url_period: config.http_check_frequency,
+        static_url,
     };
     if let Some(address) = config.healthz_address {
         let endpoints = serving::Endpoints::new("kubelet", config.metrics.clone());

@@ -1,4 +1,5 @@
-//! Static pods from a URL, which the kubelet asks again and again. What it said last counts until it says something else.
+//! Static pods from a URL, which a task of its own asks again and again. What it said last counts until it says something
+//! else; until it has said something, nobody knows which of the pods that run are its own.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +12,8 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use k8s_openapi::api::core::v1::Pod;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::static_pods;
 
@@ -24,8 +27,10 @@ pub(crate) struct UrlSource {
     url: String,
     headers: Vec<(String, String)>,
     client: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
-    last: Vec<Arc<Pod>>,
 }
+
+/// The pods that the URL named last; `None` while it has not answered.
+pub(crate) type Named = Option<Vec<Arc<Pod>>>;
 
 impl UrlSource {
     pub(crate) fn new(url: &str, headers: Vec<(String, String)>) -> Result<Self, rustls::Error> {
@@ -38,18 +43,29 @@ impl UrlSource {
         let connector =
             hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
         let client = Client::builder(TokioExecutor::new()).build(connector);
-        Ok(UrlSource { url: url.to_owned(), headers, client, last: Vec::new() })
+        Ok(UrlSource { url: url.to_owned(), headers, client })
     }
 
-    /// The pods that the URL names now, or named when it last answered.
-    pub(crate) async fn read(&mut self, node_name: &str) -> Vec<Arc<Pod>> {
+    /// Asks now and after each `period`, in a task of its own until `stop`.
+    pub(crate) fn follow(self, node_name: String, period: Duration, stop: CancellationToken) -> watch::Receiver<Named> {
+        let (told, named) = watch::channel(None);
+        tokio::spawn(async move {
+            let mut tick = tokio::time::interval(period.max(Duration::from_secs(1)));
+            tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            while stop.run_until_cancelled(tick.tick()).await.is_some() {
+                match self.read(&node_name).await {
+                    Ok(pods) => drop(told.send_if_modified(|known| replace(known, pods))),
+                    Err(error) => tracing::warn!(url = self.url, error, "no static pods come from this URL"),
+                }
+            }
+        });
+        named
+    }
+
+    async fn read(&self, node_name: &str) -> Result<Vec<Pod>, String> {
         let asked = tokio::time::timeout(TIMEOUT, self.ask()).await;
-        let answer = asked.unwrap_or_else(|_| Err("it did not answer in time".to_owned()));
-        match answer.and_then(|text| static_pods::parse_answer(&text, &self.url, node_name)) {
-            Ok(pods) => self.last = pods.into_iter().map(Arc::new).collect(),
-            Err(error) => tracing::warn!(url = self.url, error, "no static pods come from this URL"),
-        }
-        self.last.clone()
+        let text = asked.unwrap_or_else(|_| Err("it did not answer in time".to_owned()))?;
+        static_pods::parse_answer(&text, &self.url, node_name)
     }
 
     async fn ask(&self) -> Result<String, String> {
@@ -65,4 +81,15 @@ impl UrlSource {
         let body = Limited::new(answer.into_body(), LIMIT).collect().await.map_err(|e| e.to_string())?;
         Ok(String::from_utf8_lossy(&body.to_bytes()).into_owned())
     }
+}
+
+/// True when other pods are named than before: a uid changes with whatever is said of its pod.
+fn replace(known: &mut Named, pods: Vec<Pod>) -> bool {
+    let uids = |all: &[Arc<Pod>]| all.iter().map(|p| p.metadata.uid.clone()).collect::<Vec<_>>();
+    let pods: Vec<Arc<Pod>> = pods.into_iter().map(Arc::new).collect();
+    let differs = known.as_ref().is_none_or(|known| uids(known) != uids(&pods));
+    if differs {
+        *known = Some(pods);
+    }
+    differs
 }

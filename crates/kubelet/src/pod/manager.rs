@@ -18,7 +18,7 @@ use super::worker::{Desired, Worker};
 use crate::context::Context;
 use crate::runtime::PodState;
 use crate::static_pods;
-use crate::static_url::UrlSource;
+use crate::static_url::Named;
 
 /// How often the runtime is asked what runs (upstream's generic PLEG).
 const RELIST: Duration = Duration::from_secs(1);
@@ -76,9 +76,15 @@ pub(crate) struct Manager {
     pub static_dir: Option<std::path::PathBuf>,
     /// How often that directory is read.
     pub static_period: Duration,
-    pub static_url: Option<UrlSource>,
-    /// How often that URL is asked.
-    pub url_period: Duration,
+    /// `None` without a URL.
+    pub static_url: Option<watch::Receiver<Named>>,
+}
+
+/// The static pods that are known of.
+struct Statics {
+    pods: Vec<Arc<Pod>>,
+    /// No source has yet to say which pods it wants.
+    is_complete: bool,
 }
 
 impl Manager {
@@ -101,10 +107,7 @@ impl Manager {
         let mut static_tick = tokio::time::interval(self.static_period.max(Duration::from_millis(10)));
         // Before the first look at the runtime: what runs and is wanted by nobody is stopped.
         let mut of_files = self.read_statics();
-        let mut of_url = self.read_url().await;
         static_tick.reset();
-        let mut url_tick = tokio::time::interval(self.url_period.max(Duration::from_secs(1)));
-        url_tick.reset();
         // Whoever runs already keeps his place, so that nobody is admitted before it is known who runs.
         let Some(mut seen) = stop.run_until_cancelled(self.first_look()).await else { return };
         let mut relist = tokio::time::interval(RELIST);
@@ -117,7 +120,7 @@ impl Manager {
                 () = changed.notified() => {}
                 () = self.context.dooms.added() => self.wake_doomed(),
                 _ = static_tick.tick() => of_files = self.read_statics(),
-                _ = url_tick.tick(), if self.static_url.is_some() => of_url = self.read_url().await,
+                () = change_of(&mut self.static_url) => {}
                 _ = relist.tick() => match self.context.runtime.list().await {
                     Ok(now) => {
                         looks_at_mirrors = false;
@@ -137,7 +140,11 @@ impl Manager {
                     }
                 },
             }
-            let statics: Vec<Arc<Pod>> = of_files.iter().chain(&of_url).cloned().collect();
+            let of_url = self.static_url.as_ref().map_or(Some(Vec::new()), |named| named.borrow().clone());
+            let statics = Statics {
+                is_complete: of_url.is_some(),
+                pods: of_files.iter().cloned().chain(of_url.into_iter().flatten()).collect(),
+            };
             self.dispatch(&statics, &seen, &workers);
             if looks_at_mirrors {
                 // An apiserver that hangs must not keep pods from their workers.
@@ -170,24 +177,18 @@ impl Manager {
         static_pods::read(dir, &self.context.node_name).into_iter().map(Arc::new).collect()
     }
 
-    async fn read_url(&mut self) -> Vec<Arc<Pod>> {
-        match &mut self.static_url {
-            Some(source) => source.read(&self.context.node_name).await,
-            None => Vec::new(),
-        }
-    }
-
     /// One mirror in the API for each static pod, and none besides.
-    async fn mirror(&self, statics: &[Arc<Pod>]) {
+    async fn mirror(&self, statics: &Statics) {
         let (Some(client), Some(informer)) = (&self.context.client, &self.informer) else { return };
         let present: Vec<Arc<Pod>> =
             informer.lister().list().into_iter().filter(|p| static_pods::is_mirror(p)).collect();
-        for mirror in present.iter().filter(|m| !statics.iter().any(|pod| static_pods::mirrors(m, pod))) {
+        let has_pod = |mirror: &&Arc<Pod>| statics.pods.iter().any(|pod| static_pods::mirrors(mirror, pod));
+        for mirror in present.iter().filter(|m| statics.is_complete && !has_pod(m)) {
             if let Err(error) = static_pods::remove_mirror(client, mirror).await {
                 tracing::warn!(pod = mirror.metadata.name, %error, "a mirror without its pod could not be removed");
             }
         }
-        for pod in statics.iter().filter(|pod| !present.iter().any(|m| static_pods::mirrors(m, pod))) {
+        for pod in statics.pods.iter().filter(|pod| !present.iter().any(|m| static_pods::mirrors(m, pod))) {
             if let Err(error) = static_pods::make_mirror(client, pod, &self.context.node_name).await {
                 tracing::warn!(pod = pod.metadata.name, %error, "the static pod's mirror could not be made");
                 continue;
@@ -211,7 +212,7 @@ impl Manager {
     }
 
     /// Gives every pod its worker and every worker its pod.
-    fn dispatch(&self, statics: &[Arc<Pod>], running: &BTreeMap<String, PodState>, tasks: &TaskTracker) {
+    fn dispatch(&self, statics: &Statics, running: &BTreeMap<String, PodState>, tasks: &TaskTracker) {
         let mut wanted: BTreeMap<String, Desired> = BTreeMap::new();
         let api_pods = self.informer.as_ref().map(|i| i.lister().list()).unwrap_or_default();
         for pod in api_pods.into_iter().filter(|p| !static_pods::is_mirror(p)) {
@@ -226,7 +227,7 @@ impl Manager {
             };
             wanted.insert(uid, desired);
         }
-        for pod in statics {
+        for pod in &statics.pods {
             wanted.insert(pod.metadata.uid.clone().unwrap_or_default(), Desired::Run(Arc::clone(pod)));
         }
         let mut workers = self.pods.0.lock();
@@ -238,7 +239,8 @@ impl Manager {
         let known: BTreeSet<String> = wanted.keys().cloned().collect();
         // What runs and is wanted by nobody goes: its pod was deleted while this kubelet was away, or by force.
         for (uid, state) in running {
-            if !wanted.contains_key(uid) {
+            // One that never had a worker may be named by a source that has yet to speak.
+            if !wanted.contains_key(uid) && (statics.is_complete || workers.contains_key(uid)) {
                 let pod = workers.get(uid).map(|h| Arc::clone(desired_pod(&h.desired.borrow())));
                 let pod = pod.unwrap_or_else(|| Arc::new(remains_of(state)));
                 let grace = pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds).unwrap_or(30);
@@ -331,6 +333,16 @@ impl Manager {
             }
         }
     }
+}
+
+/// Returns when the URL names other pods.
+async fn change_of(url: &mut Option<watch::Receiver<Named>>) {
+    if let Some(named) = url
+        && named.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await // there is no URL, or nobody asks it any more
 }
 
 fn has_ended(pod: &Pod) -> bool {

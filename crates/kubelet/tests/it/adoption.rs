@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use tempfile::TempDir;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::fake_cri::{FakeCri, Trap};
@@ -207,10 +208,41 @@ async fn a_pod_that_runs_keeps_its_place_while_its_devices_are_not_known_again()
     machine.check_no_mistake("after all");
 }
 
+const NO_PODS: &str = r#"{"kind": "PodList", "apiVersion": "v1", "items": []}"#;
+
+/// A URL of which the test says what it shows.
+struct Page {
+    url: String,
+    shows: watch::Sender<Option<String>>,
+    asked_times: Arc<AtomicUsize>,
+}
+
+impl Page {
+    /// Shows the pod.
+    async fn serve() -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/pods", listener.local_addr().unwrap());
+        let (shows, shown) = watch::channel(Some(POD.to_owned()));
+        let asked_times = Arc::default();
+        tokio::spawn(serve_page(listener, shown, Arc::clone(&asked_times)));
+        Page { url, shows, asked_times }
+    }
+
+    fn given_to(&self, config: kubelet::Config) -> kubelet::Config {
+        let headers = vec![("x-key".to_owned(), "opens".to_owned())];
+        let static_pod_url = Some((self.url.clone(), headers));
+        kubelet::Config { static_pod_url, http_check_frequency: Duration::from_secs(1), ..config }
+    }
+
+    fn asked_times(&self) -> usize {
+        self.asked_times.load(Ordering::Relaxed)
+    }
+}
+
 /// Answers each request on this port with what `page` holds; with nothing, it hangs up.
 async fn serve_page(
     listener: tokio::net::TcpListener,
-    page: tokio::sync::watch::Receiver<Option<String>>,
+    page: watch::Receiver<Option<String>>,
     asked_times: Arc<AtomicUsize>,
 ) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -230,22 +262,33 @@ async fn serve_page(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn static_pods_come_from_a_url_and_stay_while_it_says_nothing() {
     let machine = Machine::new();
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}/pods", listener.local_addr().unwrap());
-    let (page, shown) = tokio::sync::watch::channel(Some(POD.to_owned()));
-    let asked_times = Arc::new(AtomicUsize::new(0));
-    tokio::spawn(serve_page(listener, shown, Arc::clone(&asked_times)));
-    let _kubelet = machine.start_kubelet_with(|config| kubelet::Config {
-        static_pod_url: Some((url, vec![("x-key".to_owned(), "opens".to_owned())])),
-        http_check_frequency: Duration::from_secs(1),
-        ..config
-    });
+    let page = Page::serve().await;
+    let _kubelet = machine.start_kubelet_with(|config| page.given_to(config));
     machine.until("start", "runs", Machine::is_settled).await;
-    page.send_replace(None);
-    let (calls, times) = (machine.cri.calls(), asked_times.load(Ordering::Relaxed));
-    machine.until("silence", "asked again", |_| asked_times.load(Ordering::Relaxed) >= times + 3).await;
+    page.shows.send_replace(None);
+    let (calls, times) = (machine.cri.calls(), page.asked_times());
+    machine.until("silence", "asked again", |_| page.asked_times() >= times + 3).await;
     assert!(machine.is_settled());
     assert_eq!(machine.cri.calls(), calls);
-    page.send_replace(Some(r#"{"kind": "PodList", "apiVersion": "v1", "items": []}"#.to_owned()));
+    page.shows.send_replace(Some(NO_PODS.to_owned()));
     machine.until("no pod any more", "gone", |m| m.cri.is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kubelet_that_starts_while_its_url_says_nothing_stops_none_of_its_pods() {
+    let machine = Machine::new();
+    let page = Page::serve().await;
+    let first = machine.start_kubelet_with(|config| page.given_to(config));
+    machine.until("start", "runs", Machine::is_settled).await;
+    drop(first);
+    page.shows.send_replace(None);
+    machine.place("other.yaml", &POD.replace("name: web", "name: other"));
+    let _second = machine.start_kubelet_with(|config| page.given_to(config));
+    let both_run = |m: &Machine| m.cri.running() == ["a", "a", "b", "b"];
+    machine.until("a silent URL", "runs beside it", both_run).await;
+    let times = page.asked_times();
+    machine.until("silence", "asked again", |_| page.asked_times() >= times + 3).await;
+    assert!(!machine.cri.calls().contains(&"StopContainer"), "{:?}", machine.cri.calls());
+    page.shows.send_replace(Some(NO_PODS.to_owned()));
+    machine.until("no pod of the URL any more", "gone", Machine::is_settled).await;
 }
