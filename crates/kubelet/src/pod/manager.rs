@@ -342,7 +342,7 @@ async fn change_of(url: &mut Option<watch::Receiver<Named>>) {
     {
         return;
     }
-    std::future::pending().await // there is no URL, or nobody asks it any more
+    std::future::pending::<()>().await; // there is no URL, or nobody asks it any more
 }
 
 fn has_ended(pod: &Pod) -> bool {
