@@ -152,3 +152,35 @@ fn the_kernel_lets_through_what_policies_allow() {
     let left = Command::new("ip").args(["netns", "exec", &node, "nft", "list", "tables"]).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&left.stdout), "");
 }
+
+#[test]
+fn policies_do_not_keep_pods_of_one_bridge_from_finding_each_other() {
+    let net = Namespaces::new("pods", &["node", "web", "db"]);
+    let node = net.ns("node");
+    net.ip("node", "link add cni0 type bridge");
+    net.ip("node", "link set cni0 up");
+    for (name, last) in [("web", 1), ("db", 2)] {
+        ip(&format!("-n {node} link add to-{name} type veth peer name eth0 netns {}", net.ns(name)));
+        net.ip("node", &format!("link set to-{name} master cni0 up"));
+        net.ip(name, &format!("addr add 10.244.0.{last}/24 dev eth0"));
+        net.ip(name, &format!("addr add fd00::{last}/64 dev eth0 nodad"));
+        net.ip(name, "link set eth0 up");
+    }
+    // Whether the kernel asks about packets that pass a bridge; one that cannot has no such files.
+    let is_asked = ["ip", "ip6"].map(|family| {
+        let setting = format!("net.bridge.bridge-nf-call-{family}tables=1");
+        let set = Command::new("ip").args(["netns", "exec", &node, "sysctl", "-qw", &setting]).output().unwrap();
+        set.status.success()
+    });
+    let mut writer = Writer::new(crate::policy::TABLE);
+    let all = json!({"podSelector": {}, "policyTypes": ["Ingress", "Egress"], "ingress": [{"ports": [{"port": 8001}]}],
+        "egress": [{"ports": [{"port": 8001}]}]});
+    net.block_on("node", writer.write(table(&[all]))).unwrap();
+    for (address, is_asked) in ["10.244.0.1", "[fd00::1]"].into_iter().zip(is_asked) {
+        for port in [8001, 9000] {
+            net.serve("web", &format!("{address}:{port}"));
+        }
+        assert!(reaches(&net, "db", &format!("{address}:8001")), "{address}");
+        assert_eq!(reaches(&net, "db", &format!("{address}:9000")), !is_asked, "{address}");
+    }
+}

@@ -14,6 +14,11 @@ use crate::nft::{Chain, Set, Table};
 
 pub(crate) const TABLE: &str = "inet kelson-network-policy";
 
+/// Neighbours on one bridge find each other by packets (RFC 4861) that the kernel lets pass here where it filters bridges, and
+/// that belong to no connection. Policies are about what comes after them.
+const NEIGHBOURS_PASS: &str =
+    "icmpv6 type { nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert, nd-redirect } accept";
+
 /// Short, unique and allowed in names.
 fn hash(text: &str) -> String {
     Sha256::digest(text.as_bytes()).iter().take(8).map(|b| format!("{b:02x}")).collect()
@@ -37,7 +42,7 @@ fn add(table: &mut Table, direction: Direction, isolation: &Isolation) {
     // Egress is looked at first; what it accepts goes on to ingress.
     let priority = if direction == Direction::Egress { 0 } else { 1 };
     // Answers pass, and so does what belongs to a connection that was let through.
-    let mut rules = vec!["ct state established,related accept".to_owned()];
+    let mut rules = vec!["ct state established,related accept".to_owned(), NEIGHBOURS_PASS.to_owned()];
     for (ip, kind, number, v4) in FAMILIES {
         let elements = isolation.pods.iter().filter(|(address, _)| address.is_ipv4() == v4);
         let elements =

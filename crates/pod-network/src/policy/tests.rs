@@ -60,6 +60,9 @@ fn step<'a>(table: &'a Table, rule: &'a str, packet: &Packet) -> (bool, &'a str)
     if let Some(rest) = rule.strip_prefix("ct state established,related") {
         return (packet.is_answer, rest);
     }
+    if let Some((types, rest)) = rule.strip_prefix("icmpv6 type { ").and_then(|rest| rest.split_once(" }")) {
+        return (types.split(", ").any(|name| name == packet.protocol), rest);
+    }
     let word = |rest: &'a str| rest.split_once(' ').unwrap_or((rest, ""));
     if let Some(rest) = rule.strip_prefix("meta nfproto ") {
         let (family, rest) = word(rest);
@@ -141,7 +144,8 @@ pub(crate) fn table(policies: &[Value]) -> Table {
     render::table(&world.isolation(Direction::Ingress), &world.isolation(Direction::Egress))
 }
 
-/// Checks which packets pass, each written as `FROM > TO:PORT/PROTOCOL`; a number alone is the last of a pod's address.
+/// Checks which packets pass, each written as `FROM > TO:PORT/PROTOCOL`; a number alone is the last of a pod's address. What
+/// ICMPv6 says is a protocol of its own.
 #[track_caller]
 fn check(policies: &[Value], pass: &[&str], stop: &[&str]) {
     let table = table(policies);
@@ -199,6 +203,22 @@ fn a_policy_without_rules_denies_what_it_is_about() {
     check(&[nobody_in, nobody_out], &["5 > 4:80/tcp"], &["4 > 1:80/tcp", "1 > 4:80/tcp"]);
     // A policy selects pods of its own namespace only, whatever their labels.
     check(&[to_web(json!([]))], &["1 > 4:80/tcp", "1 > 2:80/tcp"], &["2 > 1:80/tcp"]);
+}
+
+#[test]
+fn neighbours_of_one_link_find_each_other_whatever_policies_say() {
+    let nobody = json!({"podSelector": {}, "policyTypes": ["Ingress", "Egress"]});
+    check(
+        &[nobody],
+        &[
+            "[fd00::2] > [ff02::1:ff00:1]:0/nd-neighbor-solicit",
+            "[fd00::1] > [fd00::2]:0/nd-neighbor-advert",
+            "[fd00::1] > [fd00::2]:0/nd-redirect",
+            "[fd00::1] > [ff02::2]:0/nd-router-solicit",
+            "[fe80::1] > [fd00::1]:0/nd-router-advert",
+        ],
+        &["[fd00::2] > [fd00::1]:0/echo-request"],
+    );
 }
 
 #[test]
