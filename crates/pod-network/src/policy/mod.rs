@@ -123,14 +123,8 @@ impl Sources {
             node: node.to_owned(),
             policies,
             namespaces: peers.namespaces.lister().list().iter().map(|n| namespace_labels(n)).collect(),
-            pods: peers
-                .pods
-                .lister()
-                .list()
-                .iter()
-                .filter_map(|pod| PodFacts::of(pod))
-                .chain(peers.dns.lister().list().iter().map(|slice| dns_facts(slice)))
-                .collect(),
+            pods: peers.pods.lister().list().iter().filter_map(|pod| PodFacts::of(pod)).collect(),
+            dns: peers.dns.lister().list().iter().map(|slice| dns_facts(slice)).collect(),
         };
         render::table(&world.isolation(Direction::Ingress), &world.isolation(Direction::Egress))
     }

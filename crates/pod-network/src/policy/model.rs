@@ -6,9 +6,12 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
-use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort};
+use k8s_openapi::api::networking::v1::{IPBlock, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+/// The port at which pods ask cluster DNS.
+const DNS_PORT: i32 = 53;
 
 pub(crate) type Labels = BTreeMap<String, String>;
 
@@ -82,6 +85,8 @@ pub(crate) struct World {
     pub policies: Vec<Arc<NetworkPolicy>>,
     pub namespaces: BTreeMap<String, Labels>,
     pub pods: Vec<PodFacts>,
+    /// Cluster DNS as policies see it, with the addresses and ports at which it really answers.
+    pub dns: Vec<PodFacts>,
 }
 
 /// Which way the traffic goes that a policy is about, seen from the pods that it selects.
@@ -105,6 +110,8 @@ impl Direction {
 pub(crate) struct Rule {
     pub peers: Option<Peers>,
     pub ports: Option<Ports>,
+    /// Where cluster DNS answers, as far as the rule means it.
+    pub dns: BTreeSet<(IpAddr, Protocol, u16)>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -184,13 +191,15 @@ impl World {
         selected: &[&PodFacts],
     ) -> Rule {
         let peers = peers.filter(|list| !list.is_empty());
+        let ports = ports.filter(|list| !list.is_empty());
+        let dns = if direction == Direction::Egress { self.dns_of(namespace, peers, ports) } else { BTreeSet::new() };
         let peer_pods = || -> Vec<&PodFacts> {
             match peers {
                 Some(list) => list.iter().flat_map(|peer| self.pods_of(namespace, peer)).collect(),
                 None => self.pods.iter().collect(),
             }
         };
-        let ports = ports.filter(|list| !list.is_empty()).map(|list| {
+        let ports = ports.map(|list| {
             let mut all = Ports::default();
             for port in list {
                 let protocol = Protocol::parse(port.protocol.as_deref());
@@ -222,30 +231,72 @@ impl World {
             let mut all = Peers::default();
             for peer in list {
                 all.pods.extend(self.pods_of(namespace, peer).iter().flat_map(|pod| &pod.ips));
-                if let Some(block) = &peer.ip_block
-                    && let Ok(net) = block.cidr.parse()
-                {
-                    let except = block.except.iter().flatten().filter_map(|e| e.parse().ok()).collect();
-                    all.blocks.push((net, except));
-                }
+                all.blocks.extend(peer.ip_block.as_ref().and_then(block));
             }
             all
         });
-        Rule { peers, ports }
+        Rule { peers, ports, dns }
     }
 
     /// The pods that a peer means.
     fn pods_of(&self, namespace: &str, peer: &NetworkPolicyPeer) -> Vec<&PodFacts> {
-        if peer.pod_selector.is_none() && peer.namespace_selector.is_none() {
-            return Vec::new();
-        }
-        let in_namespace = |pod: &PodFacts| match &peer.namespace_selector {
-            None => pod.namespace == namespace,
+        self.pods.iter().filter(|pod| self.means(namespace, peer, pod)).collect()
+    }
+
+    /// Whether a peer of a policy of `namespace` means this pod by its labels.
+    fn means(&self, namespace: &str, peer: &NetworkPolicyPeer, pod: &PodFacts) -> bool {
+        let is_in_namespace = match &peer.namespace_selector {
+            None => peer.pod_selector.is_some() && pod.namespace == namespace,
             Some(selector) => self.namespaces.get(&pod.namespace).is_some_and(|labels| selects(selector, labels)),
         };
-        let is_meant = |pod: &PodFacts| peer.pod_selector.as_ref().is_none_or(|s| selects(s, &pod.labels));
-        self.pods.iter().filter(|pod| in_namespace(pod) && is_meant(pod)).collect()
+        is_in_namespace && peer.pod_selector.as_ref().is_none_or(|s| selects(s, &pod.labels))
     }
+
+    /// Where cluster DNS answers, if a rule allows pods to ask it. Policies speak of the port that pods ask at; packets are
+    /// seen when they are already on their way to the port where it answers.
+    fn dns_of(
+        &self,
+        namespace: &str,
+        peers: Option<&[NetworkPolicyPeer]>,
+        ports: Option<&[NetworkPolicyPort]>,
+    ) -> BTreeSet<(IpAddr, Protocol, u16)> {
+        let is_peer = |server: &PodFacts, ip: IpAddr| {
+            peers.is_none_or(|list| {
+                list.iter().any(|peer| {
+                    self.means(namespace, peer, server)
+                        || peer.ip_block.as_ref().and_then(block).is_some_and(|(net, except)| {
+                            net.contains(&ip) && !except.iter().any(|hole| hole.contains(&ip))
+                        })
+                })
+            })
+        };
+        let is_port = |name: &str, protocol: Protocol| {
+            ports.is_none_or(|list| {
+                list.iter().any(|port| {
+                    let is_it = match &port.port {
+                        None => true,
+                        Some(IntOrString::Int(first)) => (*first..=port.end_port.unwrap_or(*first)).contains(&DNS_PORT),
+                        Some(IntOrString::String(wanted)) => wanted == name,
+                    };
+                    is_it && Protocol::parse(port.protocol.as_deref()) == protocol
+                })
+            })
+        };
+        let mut all = BTreeSet::new();
+        for server in &self.dns {
+            for ip in server.ips.iter().filter(|ip| is_peer(server, **ip)) {
+                let ports = server.ports.iter().filter(|(name, protocol, _)| is_port(name, *protocol));
+                all.extend(ports.map(|(_, protocol, number)| (*ip, *protocol, *number)));
+            }
+        }
+        all
+    }
+}
+
+/// A network with what is excepted from it.
+fn block(block: &IPBlock) -> Option<(IpNet, Vec<IpNet>)> {
+    let except = block.except.iter().flatten().filter_map(|e| e.parse().ok()).collect();
+    Some((block.cidr.parse().ok()?, except))
 }
 
 /// The labels of a namespace; its name is one of them also where the API server has not written it.

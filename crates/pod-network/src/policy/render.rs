@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use sha2::{Digest, Sha256};
 
-use super::model::{Direction, Isolation, Ports, Rule};
+use super::model::{Direction, Isolation, Ports, Protocol, Rule};
 use super::ranges::ranges;
 use crate::nft::{Chain, Set, Table};
 
@@ -105,6 +105,8 @@ fn rules(table: &mut Table, direction: Direction, id: &str, rule: &Rule) -> Vec<
         for from in &from {
             written.extend(ports.iter().map(|ports| format!("{from}{ports} accept")));
         }
+        let dns = targets(table, &format!("{id}-dns{number}"), &rule.dns, (ip, kind, v4));
+        written.extend(dns.map(|dns| format!("{} accept", dns.trim_start())));
     }
     written
 }
@@ -126,14 +128,24 @@ fn port_matches(
             (name, first, last) => format!(" {name} dport {first}-{last}"),
         })
         .collect();
-    let named = ports.named.iter().filter(|(address, ..)| address.is_ipv4() == v4);
-    let elements: BTreeSet<String> =
-        named.map(|(address, protocol, port)| format!("{address} . {} . {port}", protocol.name())).collect();
-    if !elements.is_empty() {
-        let set = format!("{id}-ports{number}");
-        matches.push(format!(" {ip} daddr . meta l4proto . th dport @{set}"));
-        let declaration = format!("type {kind} . inet_proto . inet_service ;");
-        table.sets.insert(set, Set { is_map: false, declaration, elements });
-    }
+    matches.extend(targets(table, &format!("{id}-ports{number}"), &ports.named, (ip, kind, v4)));
     matches
+}
+
+/// The match of these ports of these addresses, as far as they are of one family and there are any.
+fn targets(
+    table: &mut Table,
+    set: &str,
+    targets: &BTreeSet<(IpAddr, Protocol, u16)>,
+    (ip, kind, v4): (&str, &str, bool),
+) -> Option<String> {
+    let own = targets.iter().filter(|(address, ..)| address.is_ipv4() == v4);
+    let elements: BTreeSet<String> =
+        own.map(|(address, protocol, port)| format!("{address} . {} . {port}", protocol.name())).collect();
+    if elements.is_empty() {
+        return None;
+    }
+    let declaration = format!("type {kind} . inet_proto . inet_service ;");
+    table.sets.insert(set.to_owned(), Set { is_map: false, declaration, elements });
+    Some(format!(" {ip} daddr . meta l4proto . th dport @{set}"))
 }

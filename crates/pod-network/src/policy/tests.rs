@@ -127,7 +127,7 @@ fn world(policies: &[Value]) -> World {
     World {
         node: "n1".to_owned(),
         policies: policies.iter().enumerate().map(policy).collect(),
-        namespaces: [namespace("prod", "red"), namespace("test", "blue")].into(),
+        namespaces: [namespace("prod", "red"), namespace("test", "blue"), namespace("kube-system", "ops")].into(),
         pods: vec![
             pod("prod", "web", "n1", 1),
             pod("prod", "db", "n1", 2),
@@ -135,7 +135,16 @@ fn world(policies: &[Value]) -> World {
             pod("test", "web", "n2", 4),
             pod("test", "tool", "n1", 5),
         ],
+        dns: [("IPv4", "192.0.2.1"), ("IPv6", "2001:db8::1")].map(|(kind, ip)| dns_server(kind, ip)).into(),
     }
+}
+
+/// Cluster DNS at an address of the node that it runs on.
+fn dns_server(kind: &str, ip: &str) -> PodFacts {
+    let slice = json!({"metadata": {"name": "kube-dns", "namespace": "kube-system"}, "addressType": kind,
+        "endpoints": [{"addresses": [ip]}, {"addresses": ["192.0.2.99"], "targetRef": {"kind": "Pod"}}],
+        "ports": [{"name": "dns", "port": 10053, "protocol": "UDP"}, {"name": "dns-tcp", "port": 10053, "protocol": "TCP"}]});
+    super::dns_facts(&serde_json::from_value(slice).unwrap())
 }
 
 /// What policies of `prod` come to.
@@ -293,6 +302,47 @@ fn ports_are_numbers_ranges_and_names() {
     let out = json!({"podSelector": {"matchLabels": {"app": "web"}}, "policyTypes": ["Egress"],
         "egress": [{"to": [{"podSelector": {"matchLabels": {"app": "db"}}}], "ports": [{"port": "web"}]}]});
     check(&[out], &["1 > 2:8002/tcp"], &["1 > 2:8001/tcp", "1 > 3:8003/tcp"]);
+}
+
+#[test]
+fn who_may_ask_at_port_53_may_ask_cluster_dns_and_nothing_else_of_its_node() {
+    let out = |rule: Value| [json!({"podSelector": {}, "policyTypes": ["Egress"], "egress": [rule]})];
+    let (udp, tcp) = (json!({"port": 53, "protocol": "UDP"}), json!({"port": 53, "protocol": "TCP"}));
+    let (ask_udp, ask_tcp) = (
+        ["1 > 192.0.2.1:10053/udp", "1 > [2001:db8::1]:10053/udp"],
+        ["1 > 192.0.2.1:10053/tcp", "1 > [2001:db8::1]:10053/tcp"],
+    );
+    let ask = [ask_udp, ask_tcp].concat();
+    let others =
+        ["1 > 192.0.2.1:6443/tcp", "1 > 192.0.2.1:53/udp", "1 > 192.0.2.2:10053/udp", "1 > 192.0.2.99:10053/udp"];
+    let system = json!({"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}});
+    let server = json!({"namespaceSelector": system, "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}}});
+    for to in [json!([server]), json!([{"namespaceSelector": {}}]), json!([{"podSelector": {}}, server])] {
+        check(&out(json!({"to": to, "ports": [udp, tcp]})), &ask, &others);
+        check(&out(json!({"to": to})), &ask, &others);
+        check(&out(json!({"to": to, "ports": [udp]})), &ask_udp, &[&ask_tcp[..], &others].concat());
+        let names = json!([{"port": "dns", "protocol": "UDP"}, {"port": "dns-tcp"}]);
+        check(&out(json!({"to": to, "ports": names})), &ask, &others);
+        check(
+            &out(json!({"to": to, "ports": [{"port": 80}, {"protocol": "SCTP"}]})),
+            &[],
+            &[&ask[..], &others].concat(),
+        );
+    }
+    // Wherever port 53 may be asked at, or in a network that holds the server.
+    let elsewhere = ["1 > 192.0.2.1:6443/tcp", "1 > 192.0.2.2:10053/udp"];
+    check(&out(json!({"ports": [udp, tcp]})), &ask, &elsewhere);
+    check(&out(json!({"ports": [{"port": 1, "endPort": 1023, "protocol": "UDP"}]})), &ask_udp, &elsewhere);
+    let everywhere = json!([{"ipBlock": {"cidr": "0.0.0.0/0"}}, {"ipBlock": {"cidr": "::/0"}}]);
+    check(&out(json!({"to": everywhere, "ports": [udp]})), &ask_udp, &elsewhere);
+    let but = json!([{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["192.0.2.0/24"]}}]);
+    check(&out(json!({"to": but, "ports": [udp]})), &["1 > 198.51.100.53:53/udp"], &ask);
+    // Others are not meant.
+    for to in [json!([{"podSelector": {}}]), json!([{"namespaceSelector": {"matchLabels": {"team": "blue"}}}])] {
+        check(&out(json!({"to": to, "ports": [udp]})), &[], &ask);
+    }
+    // Nor is the server's node a pod that may come in.
+    check(&[to_web(json!([{"from": [{"namespaceSelector": {}}]}]))], &[], &["192.0.2.1 > 1:80/tcp"]);
 }
 
 #[test]
