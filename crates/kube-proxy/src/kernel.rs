@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use testing::netns::{Namespaces, ip};
 
+use crate::iptables::{Balancer, Iptables};
 use crate::local::{LocalTraffic, Surroundings};
 use crate::model::{Family, ServiceRules, fixture};
 use crate::nftables::{self, Mark, Nftables};
@@ -63,7 +64,7 @@ impl Net {
     }
 }
 
-fn nftables() -> Nftables {
+fn surroundings() -> [Surroundings; 2] {
     let own = |family| {
         let (pods, node): (_, IpAddr) = match family {
             Family::V4 => ("10.244.0.0/16", NODE.parse().unwrap()),
@@ -72,7 +73,11 @@ fn nftables() -> Nftables {
         let pods = Some(LocalTraffic::Networks(vec![pods.parse().unwrap()]));
         Surroundings { family, masquerade_all: false, pods, node_port_ips: Some(vec![node]) }
     };
-    Nftables::new(Mark(0x4000), Family::BOTH.map(own))
+    Family::BOTH.map(own)
+}
+
+fn nftables() -> Nftables {
+    Nftables::new(Mark(0x4000), surroundings())
 }
 
 fn web(extra: &Value, endpoints: &Value) -> ServiceRules {
@@ -191,4 +196,23 @@ fn rules_that_somebody_removes_come_back_and_a_clean_up_leaves_nothing() {
     net.block_on("node", nftables::clean_up()).unwrap();
     let left = Command::new("ip").args(["netns", "exec", &net.ns("node"), "nft", "list", "tables"]).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&left.stdout), "");
+}
+
+#[test]
+fn what_one_family_refuses_does_not_keep_the_other_from_being_written() {
+    let net = Net::new();
+    net.serve("[fd00:244::2]:8080");
+    let mut bad = surroundings();
+    bad[0].pods = bad[1].pods.clone(); // IPv6 networks, which IPv4's program does not take
+    let mut proxy = Iptables::new(0x4000, bad, Balancer::Chains);
+    let rules = web(&json!({}), &here());
+    let change = Change { id: ServiceId(1), key: "prod/web", old: None, new: Some(&rules) };
+    let refused = net.block_on("node", proxy.sync(&[change])).unwrap_err();
+    assert!(refused.to_string().starts_with("iptables-restore"), "{refused}");
+    assert_eq!(net.call("client", "[fd00:96::9]:80"), "fd00:244::1");
+    // What came while IPv4 could not be written is not lost.
+    net.serve("10.244.0.2:8080");
+    proxy.surround(surroundings(), &[change]);
+    net.block_on("node", proxy.sync(&[])).unwrap();
+    assert_eq!(net.call("client", "10.96.0.9:80"), "10.244.0.1");
 }

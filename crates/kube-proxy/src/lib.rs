@@ -154,7 +154,7 @@ async fn keep_rules(config: Config, client: kube::Client, stop: CancellationToke
     if let Err(error) = proxier::clean_up_but(Some(config.mode)).await {
         tracing::warn!(%error, "rules of other modes could not be removed");
     }
-    let backend = Backend::new(&config, &facts, &local::addresses_present());
+    let backend = Backend::start(&config, &facts, &local::addresses_present()).await;
     let checks = HealthChecks::new(health.clone(), stop.clone());
     let proxy =
         Proxy { config, listers, pending, metrics, health, checks, backend, tracker: Tracker::default(), facts };

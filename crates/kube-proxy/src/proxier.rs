@@ -168,7 +168,17 @@ pub(crate) async fn clean_up_but(mode: Option<Mode>) -> Result<(), Failed> {
 }
 
 impl Backend {
-    pub(crate) fn new(config: &Config, facts: &NodeFacts, present: &[IpAddr]) -> Self {
+    pub(crate) async fn start(config: &Config, facts: &NodeFacts, present: &[IpAddr]) -> Self {
+        let mut backend = Backend::new(config, facts, present);
+        match &mut backend {
+            Backend::Nftables(_) => {}
+            Backend::Iptables(iptables) => iptables.leave_out_unusable().await,
+            Backend::Ipvs(ipvs) => ipvs.leave_out_unusable().await,
+        }
+        backend
+    }
+
+    fn new(config: &Config, facts: &NodeFacts, present: &[IpAddr]) -> Self {
         let (mark, surroundings) = (1 << config.masquerade_bit, surroundings(config, facts, present));
         match config.mode {
             Mode::Nftables => Backend::Nftables(Nftables::new(Mark(mark), surroundings)),

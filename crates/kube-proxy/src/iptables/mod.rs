@@ -45,14 +45,47 @@ impl Iptables {
         Iptables { families: surroundings.into_iter().map(rules).collect() }
     }
 
-    /// Writes the changes. After a failure everything is written next time.
+    /// From now on leaves out a family that the host has no rules for, unless it has none for either.
+    pub(crate) async fn leave_out_unusable(&mut self) {
+        let mut found = Vec::new();
+        for rules in &self.families {
+            found.push(present(rules.around.family).await);
+        }
+        self.keep_usable(&found);
+    }
+
+    fn keep_usable<T>(&mut self, found: &[Result<T, Failed>]) {
+        if found.iter().all(Result::is_err) {
+            return; // writing says why
+        }
+        let mut found = found.iter();
+        self.families.retain(|rules| match found.next() {
+            Some(Err(error)) => {
+                tracing::warn!(%error, "no rules are written for {}", rules.around.family.name());
+                false
+            }
+            _ => true,
+        });
+    }
+
+    /// Whether rules are written for the family.
+    pub(crate) fn has(&self, family: Family) -> bool {
+        self.families.iter().any(|rules| rules.around.family == family)
+    }
+
+    /// Writes the changes; what one family's program refuses does not keep the other's from being written. After a failure
+    /// everything of the family is written next time.
     pub(crate) async fn sync(&mut self, changes: &[Change<'_>]) -> Result<usize, Failed> {
-        let mut lines = 0;
+        let mut lines = Ok(0);
         for rules in &mut self.families {
             rules.take(changes);
-            lines += rules.write().await?;
+            lines = match (lines, rules.write().await) {
+                (Ok(lines), Ok(more)) => Ok(lines + more),
+                (Err(first), _) => Err(first),
+                (Ok(_), Err(error)) => Err(error),
+            };
         }
-        Ok(lines)
+        lines
     }
 
     /// Looks whether the kernel still has the rules; if somebody removed them, the next sync writes everything.
@@ -73,8 +106,9 @@ impl Iptables {
 
     /// The surroundings changed: all Services come again as `all`.
     pub(crate) fn surround(&mut self, surroundings: [Surroundings; 2], all: &[Change<'_>]) {
-        for (rules, around) in self.families.iter_mut().zip(surroundings) {
-            if rules.around != around {
+        for around in surroundings {
+            let own = self.families.iter_mut().find(|rules| rules.around.family == around.family);
+            if let Some(rules) = own.filter(|rules| rules.around != around) {
                 rules.around = around;
                 rules.services.clear();
                 rules.take(all);

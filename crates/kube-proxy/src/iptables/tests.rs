@@ -306,3 +306,19 @@ fn what_is_there_is_read() {
     let words = jump_words(*present.jumps.first().unwrap(), "-D").join(" ");
     assert_eq!(words, "--wait=5 -t nat -D PREROUTING -m comment --comment kubernetes service portals -j KUBE-SERVICES");
 }
+
+#[test]
+fn a_family_that_the_host_has_no_rules_for_is_left_out() {
+    let families = |found: [Result<(), Failed>; 2]| {
+        let mut iptables = Iptables::new(0x4000, Family::BOTH.map(around), Balancer::Chains);
+        iptables.keep_usable(&found);
+        iptables.surround(Family::BOTH.map(|family| Surroundings { pods: None, ..around(family) }), &[]);
+        assert!(iptables.families.iter().all(|rules| rules.around.pods.is_none()));
+        Family::BOTH.map(|family| iptables.has(family))
+    };
+    let refused = || Err(Failed::Refused { program: "ip6tables-save".into(), said: "no such table".into() });
+    assert_eq!(families([Ok(()), Ok(())]), [true, true]);
+    assert_eq!(families([Ok(()), refused()]), [true, false]);
+    assert_eq!(families([refused(), Ok(())]), [false, true]);
+    assert_eq!(families([refused(), refused()]), [true, true]);
+}

@@ -60,7 +60,8 @@ struct State {
 pub(crate) struct Ipvs {
     rules: Iptables,
     scheduler: String,
-    surroundings: [Surroundings; 2],
+    /// Of each family that rules are written for.
+    surroundings: Vec<Surroundings>,
     services: BTreeMap<String, ServiceRules>,
     written: Option<State>,
 }
@@ -68,7 +69,14 @@ pub(crate) struct Ipvs {
 impl Ipvs {
     pub(crate) fn new(mark: u32, surroundings: [Surroundings; 2], scheduler: &str) -> Self {
         let rules = Iptables::new(mark, surroundings.clone(), Balancer::VirtualServers);
+        let surroundings = surroundings.into();
         Ipvs { rules, scheduler: scheduler.to_owned(), surroundings, services: BTreeMap::new(), written: None }
+    }
+
+    /// From now on leaves out a family that the host has no rules for, unless it has none for either.
+    pub(crate) async fn leave_out_unusable(&mut self) {
+        self.rules.leave_out_unusable().await;
+        self.surroundings.retain(|around| self.rules.has(around.family));
     }
 
     /// Writes the changes: rules first, so that nothing passes a server that is to be refused.
@@ -115,7 +123,7 @@ impl Ipvs {
 
     /// The surroundings changed: all Services come again as `all`.
     pub(crate) fn surround(&mut self, surroundings: [Surroundings; 2], all: &[Change<'_>]) {
-        self.surroundings.clone_from(&surroundings);
+        self.surroundings = surroundings.iter().filter(|around| self.rules.has(around.family)).cloned().collect();
         self.rules.surround(surroundings, all);
     }
 }
@@ -128,10 +136,10 @@ fn state<'a>(
 ) -> State {
     let mut state = State::default();
     for port in services.flat_map(|rules| &rules.ports) {
+        let Some(around) = surroundings.iter().find(|around| around.family == port.family) else { continue };
         let node_port_ips = || -> Vec<IpAddr> {
-            let around = surroundings.iter().find(|around| around.family == port.family);
             let all = present.iter().filter(|ip| port.family.has(**ip) && !ip.is_loopback());
-            around.and_then(|around| around.node_port_ips.clone()).unwrap_or_else(|| all.copied().collect())
+            around.node_port_ips.clone().unwrap_or_else(|| all.copied().collect())
         };
         for frontend in &port.frontends {
             state.addresses.extend(frontend.address);

@@ -85,3 +85,12 @@ fn what_is_written_is_read_again() {
         {"local": "fe80::1", "scope": "link"}]}]"#;
     assert_eq!(read_addresses(said), one.addresses);
 }
+
+#[test]
+fn a_family_without_rules_has_no_virtual_servers() {
+    let spec = json!({"clusterIP": "10.96.0.9", "clusterIPs": ["10.96.0.9", "fd00:96::9"], "ports": [{"port": 80}]});
+    let rules = fixture::rules(spec, &json!([{"addresses": ["10.244.0.2"]}, {"addresses": ["fd00:244::2"]}])).unwrap();
+    let state = state(std::iter::once(&rules), &both()[..1], &[]);
+    assert_eq!(state.addresses, ["10.96.0.9".parse().unwrap()].into());
+    assert_eq!(state.servers.keys().map(ToString::to_string).collect::<Vec<_>>(), ["-t 10.96.0.9:80"]);
+}
