@@ -5,9 +5,10 @@ use std::hash::Hash;
 
 use crate::proxier::ServiceId;
 
-/// Things by key that Services ask for, each with a value. Of several that ask for the same key, the first has its way until
-/// it no longer asks.
+/// Things by key that Services ask for, each with a value. Of several that ask for the same key, the one known longest has its
+/// way until it no longer asks: the same one for every key, whenever each was asked for, so that what belongs together is of one.
 pub(crate) struct Claims<K, V> {
+    /// In the Services' order.
     claims: HashMap<K, Vec<(ServiceId, V)>>,
     /// What was changed since the last time that changes were asked for, as it was then.
     touched: BTreeMap<K, Option<V>>,
@@ -32,7 +33,9 @@ impl<K: Hash + Ord + Clone, V: Clone + PartialEq> Claims<K, V> {
         for key in old.into_keys().filter(|key| !new.contains_key(key)) {
             self.touch(&key);
             if let Some(claims) = self.claims.get_mut(&key) {
-                claims.retain(|(owner, _)| *owner != service);
+                if let Ok(at) = claims.binary_search_by_key(&service, |(owner, _)| *owner) {
+                    claims.remove(at);
+                }
                 if claims.is_empty() {
                     self.claims.remove(&key);
                 }
@@ -41,11 +44,11 @@ impl<K: Hash + Ord + Clone, V: Clone + PartialEq> Claims<K, V> {
         for (key, value) in new {
             self.touch(&key);
             let claims = self.claims.entry(key).or_default();
-            match claims.iter_mut().find(|(owner, _)| *owner == service) {
-                Some((_, now)) => *now = value,
-                None => {
+            match claims.binary_search_by_key(&service, |(owner, _)| *owner) {
+                Ok(at) => claims[at].1 = value,
+                Err(at) => {
                     claims.reserve_exact(1); // nearly all have just one
-                    claims.push((service, value));
+                    claims.insert(at, (service, value));
                 }
             }
         }

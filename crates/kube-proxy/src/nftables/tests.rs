@@ -1,6 +1,6 @@
 //! Packets followed through rendered tables, and the commands that changes take.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
 use serde_json::{Value as Json, json};
@@ -49,13 +49,18 @@ enum Flow {
 
 impl Machine {
     fn new(around: &Surroundings, rules: &ServiceRules, choice: usize) -> Self {
-        let fragment = render::fragment("prod/web", rules, around);
-        let own = fragment.chains.iter().map(|(name, rules)| (name.clone(), rules.as_ref().clone()));
-        let chains = skeleton(around).into_iter().chain(own).collect();
-        let ips = around.node_port_ips.iter().flatten().map(|ip| (Key::NodePortIp(*ip), Value::Present));
+        let mut table = Table::new(Mark(0x4000), around.clone());
+        table.update(&[Change { id: ServiceId(1), key: "prod/web", old: None, new: Some(rules) }]);
+        Machine::of(&table, choice)
+    }
+
+    fn of(table: &Table, choice: usize) -> Self {
+        let own = table.chains.iter().map(|(name, rules)| (name.clone(), rules.as_ref().clone()));
+        let elements = table.elements.iter().map(|(key, value)| (*key, value.clone()));
+        let ips = table.around.node_port_ips.iter().flatten().map(|ip| (Key::NodePortIp(*ip), Value::Present));
         Machine {
-            chains,
-            elements: fragment.elements.into_iter().chain(ips).collect(),
+            chains: skeleton(&table.around).into_iter().chain(own).collect(),
+            elements: elements.chain(ips).collect(),
             remembered: HashSet::new(),
             choice,
         }
@@ -285,6 +290,33 @@ fn a_change_costs_what_it_changes() {
             "delete chain ip kube-proxy endpoints-tcp-1",
         ]
     );
+}
+
+#[test]
+fn of_two_services_with_one_address_only_one_is_reached_there() {
+    let web = |cluster_ip: &str, net: u8, count: u8| {
+        let spec = json!({"clusterIP": cluster_ip, "ports": [{"port": 80}], "externalIPs": ["198.51.100.9"]});
+        let endpoints = (1..=count).map(|i| json!({"addresses": [format!("10.244.{net}.{i}")]})).collect();
+        fixture::rules(spec, &endpoints).unwrap()
+    };
+    let (one, two, others) = (web("10.96.0.1", 1, 1), web("10.96.0.1", 1, 2), web("10.96.0.2", 2, 3));
+    let mut table = Table::new(Mark(0x4000), around(Family::V4));
+    table.update(&[
+        Change { id: ServiceId(1), key: "prod/a", old: None, new: Some(&one) },
+        Change { id: ServiceId(2), key: "prod/b", old: None, new: Some(&others) },
+    ]);
+    table.update(&[Change { id: ServiceId(1), key: "prod/a", old: Some(&one), new: Some(&two) }]);
+    let ends = |table: &Table| -> BTreeSet<String> {
+        let packet = Packet::parse("192.0.2.77 > 198.51.100.9:80/tcp");
+        let end = |choice| match Machine::of(table, choice).follow(&packet) {
+            End::Endpoint { to, .. } => to.ip().to_string(),
+            other => panic!("{other:?}"),
+        };
+        (0..6).map(end).collect()
+    };
+    assert_eq!(ends(&table), ["10.244.1.1", "10.244.1.2"].map(str::to_owned).into());
+    table.update(&[Change { id: ServiceId(1), key: "prod/a", old: Some(&two), new: None }]);
+    assert_eq!(ends(&table), ["10.244.2.1", "10.244.2.2", "10.244.2.3"].map(str::to_owned).into());
 }
 
 #[test]
