@@ -2,13 +2,13 @@
 //!
 //! Every back end renders this model; none looks at Services or EndpointSlices itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use k8s_openapi::api::core::v1::{Service, ServicePort};
+use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 
 /// Index of EndpointSlices by the Service that they belong to.
@@ -25,6 +25,11 @@ impl Family {
 
     pub(crate) fn of(ip: IpAddr) -> Self {
         if ip.is_ipv4() { Family::V4 } else { Family::V6 }
+    }
+
+    /// Of an address as it is written.
+    fn of_text(ip: &str) -> Self {
+        if ip.contains(':') { Family::V6 } else { Family::V4 }
     }
 
     pub(crate) fn has(self, ip: IpAddr) -> bool {
@@ -204,14 +209,22 @@ pub(crate) fn rules_of(service: &Service, slices: &[Arc<EndpointSlice>], place: 
     }
     let number = spec.health_check_node_port.and_then(|p| u16::try_from(p).ok()).filter(|p| *p > 0);
     let checked = number.filter(|_| spec.external_traffic_policy.as_deref() == Some("Local"));
-    let health_check = checked.map(|port| {
-        // Endpoints, not ports of them.
-        let mut local: Vec<IpAddr> = ports.iter().flat_map(|p| p.local.iter().map(SocketAddr::ip)).collect();
-        local.sort();
-        local.dedup();
-        HealthCheck { port, local_endpoints: local.len() }
+    let health_check = checked.map(|port| HealthCheck {
+        port,
+        local_endpoints: local_ready(spec, Family::of_text(cluster_ip), slices, place),
     });
     Some(ServiceRules { ports, health_check })
+}
+
+/// How many endpoints of this node a balancer may send new connections to: endpoints, not ports of them, nor their addresses of
+/// the other family; those that are going away finish what they have.
+fn local_ready(spec: &ServiceSpec, family: Family, slices: &[Arc<EndpointSlice>], place: &Place) -> usize {
+    let of_port = |port: &ServicePort| {
+        let name = port.name.as_deref().unwrap_or_default();
+        endpoints_of(slices, name, Protocol::parse(port.protocol.as_deref()), family, &place.node)
+    };
+    let found = spec.ports.iter().flatten().flat_map(of_port).filter(|f| f.local && f.ready);
+    found.map(|f| f.address.ip()).collect::<BTreeSet<_>>().len()
 }
 
 fn policy(text: Option<&str>) -> Policy {
@@ -471,13 +484,24 @@ mod tests {
     }
 
     #[test]
-    fn health_checks_count_local_endpoints_once() {
-        let spec = json!({"type": "LoadBalancer", "clusterIP": "10.96.0.9", "externalTrafficPolicy": "Local",
-            "healthCheckNodePort": 32000,
+    fn health_checks_count_local_ready_endpoints_once() {
+        let spec = json!({"type": "LoadBalancer", "clusterIP": "10.96.0.9", "clusterIPs": ["10.96.0.9", "fd00:96::9"],
+            "externalTrafficPolicy": "Local", "healthCheckNodePort": 32000,
             "ports": [{"port": 80, "nodePort": 30080}, {"port": 53, "nodePort": 30053, "protocol": "UDP"}]});
-        let endpoints =
-            json!([{"addresses": ["10.244.0.2"], "nodeName": "n1"}, {"addresses": ["10.244.1.2"], "nodeName": "n2"}]);
-        let check = fixture::rules(spec, &endpoints).unwrap().health_check;
-        assert_eq!(check, Some(HealthCheck { port: 32000, local_endpoints: 1 }));
+        let here = |ip: &str| json!({"addresses": [ip], "nodeName": "n1"});
+        let there = json!({"addresses": ["10.244.1.2"], "nodeName": "n2"});
+        let draining = json!({"addresses": ["10.244.0.3"], "nodeName": "n1",
+            "conditions": {"ready": false, "serving": true, "terminating": true}});
+        let counted = |endpoints: Value| {
+            let rules = fixture::rules(spec.clone(), &endpoints).unwrap();
+            let check = rules.health_check.unwrap();
+            assert_eq!(check.port, 32000);
+            (check.local_endpoints, rules.ports[0].local.len())
+        };
+        // An endpoint has an address of each family.
+        assert_eq!(counted(json!([here("10.244.0.2"), here("fd00:244::2"), there])), (1, 1));
+        assert_eq!(counted(json!([here("10.244.0.2"), draining])), (1, 1));
+        // What is there is still used by those who come, but the balancer is to send others elsewhere.
+        assert_eq!(counted(json!([draining, there])), (0, 1));
     }
 }
