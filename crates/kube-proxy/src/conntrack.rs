@@ -1,7 +1,7 @@
 //! UDP has no connections that end: the kernel's memory of flows to an endpoint that is gone would swallow packets. Also the
 //! size of that memory, and how long it lasts.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
 use std::process::Stdio;
@@ -36,15 +36,24 @@ pub(crate) enum Stale {
     },
 }
 
-/// Forgets what the changes made stale. Gives the number of flows that there were.
-pub(crate) async fn forget_stale(changes: &[Change<'_>]) -> u64 {
-    let mut forgotten = 0;
+impl Stale {
+    fn family(&self) -> Family {
+        match self {
+            Stale::Endpoint { service, .. } | Stale::Service { service, .. } => Family::of(*service),
+            Stale::NodePortEndpoint { family, .. } | Stale::NodePort { family, .. } => *family,
+        }
+    }
+}
+
+/// Forgets what the changes made stale. Gives the number of flows that there were of each family.
+pub(crate) async fn forget_stale(changes: &[Change<'_>]) -> BTreeMap<Family, u64> {
+    let mut forgotten = BTreeMap::new();
     for stale in changes.iter().flat_map(|change| plan(change.old, change.new)).collect::<BTreeSet<_>>() {
         let mut command = Command::new("conntrack");
         command.args(arguments(&stale)).stdout(Stdio::piped()).stderr(Stdio::null());
         match command.output().await {
             // Exit code 1 also means that there was nothing to forget; each that is forgotten is a line.
-            Ok(output) => forgotten += lines_in(&output.stdout),
+            Ok(output) => *forgotten.entry(stale.family()).or_default() += lines_in(&output.stdout),
             Err(error) => {
                 tracing::warn!(%error, "stale UDP flows could not be forgotten");
                 break;
@@ -59,21 +68,19 @@ fn lines_in(text: &[u8]) -> u64 {
 }
 
 fn arguments(stale: &Stale) -> Vec<String> {
-    let (family, words) = match stale {
-        Stale::Endpoint { service, endpoint } => (
-            Family::of(*service),
-            vec!["--orig-dst".into(), service.to_string(), "--reply-src".into(), endpoint.to_string()],
-        ),
-        Stale::Service { service, port } => (
-            Family::of(*service),
-            vec!["--orig-dst".into(), service.to_string(), "--orig-port-dst".into(), port.to_string()],
-        ),
-        Stale::NodePortEndpoint { family, port, endpoint } => {
-            (*family, vec!["--orig-port-dst".into(), port.to_string(), "--reply-src".into(), endpoint.to_string()])
+    let words = match stale {
+        Stale::Endpoint { service, endpoint } => {
+            vec!["--orig-dst".into(), service.to_string(), "--reply-src".into(), endpoint.to_string()]
         }
-        Stale::NodePort { family, port } => (*family, vec!["--orig-port-dst".into(), port.to_string()]),
+        Stale::Service { service, port } => {
+            vec!["--orig-dst".into(), service.to_string(), "--orig-port-dst".into(), port.to_string()]
+        }
+        Stale::NodePortEndpoint { port, endpoint, .. } => {
+            vec!["--orig-port-dst".into(), port.to_string(), "--reply-src".into(), endpoint.to_string()]
+        }
+        Stale::NodePort { port, .. } => vec!["--orig-port-dst".into(), port.to_string()],
     };
-    let family = if family == Family::V4 { "ipv4" } else { "ipv6" };
+    let family = if stale.family() == Family::V4 { "ipv4" } else { "ipv6" };
     ["-D", "-p", "udp", "-f", family].into_iter().map(str::to_owned).chain(words).collect()
 }
 

@@ -51,7 +51,7 @@ use local::NodeFacts;
 pub use local::{DetectLocal, NodePortAddresses};
 use metrics::ProxyMetrics;
 pub use proxier::Mode;
-use proxier::{Backend, Changed, Tracker};
+use proxier::{Backend, Changed, Tracker, Unwritten};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -156,8 +156,8 @@ async fn keep_rules(config: Config, client: kube::Client, stop: CancellationToke
     }
     let backend = Backend::start(&config, &facts, &local::addresses_present()).await;
     let checks = HealthChecks::new(health.clone(), stop.clone());
-    let proxy =
-        Proxy { config, listers, pending, metrics, health, checks, backend, tracker: Tracker::default(), facts };
+    let (tracker, unwritten) = (Tracker::default(), Unwritten::default());
+    let proxy = Proxy { config, listers, pending, metrics, health, checks, backend, tracker, unwritten, facts };
     proxy.run(started.services, stop).await;
     Ok(())
 }
@@ -239,6 +239,7 @@ struct Proxy {
     checks: HealthChecks,
     backend: Backend,
     tracker: Tracker,
+    unwritten: Unwritten,
     facts: NodeFacts,
 }
 
@@ -251,13 +252,14 @@ impl Proxy {
             let keys = self.pending.take();
             dirty.extend(keys.services);
             full |= self.look_around(&mut dirty);
-            let written = self.sync(std::mem::take(&mut dirty), &keys.triggers, full).await;
+            let written = self.sync(std::mem::take(&mut dirty), keys.triggers, full).await;
             full = !written;
             let last = Instant::now();
             let pause = if written { next_check.saturating_duration_since(Instant::now()) } else { RETRY };
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.pending.changed.notified() => tokio::time::sleep_until((last + gather).into()).await,() = tokio::time::sleep(pause) => {
+                () = self.pending.changed.notified() => tokio::time::sleep_until((last + gather).into()).await,
+                () = tokio::time::sleep(pause) => {
                     // Somebody may have flushed our rules.
                     self.backend.check().await;
                     next_check = Instant::now() + self.config.sync_period;
@@ -285,7 +287,7 @@ impl Proxy {
     }
 
     /// Writes the rules of these Services. Whether that succeeded.
-    async fn sync(&mut self, dirty: BTreeSet<ObjectKey>, triggers: &[SystemTime], full: bool) -> bool {
+    async fn sync(&mut self, dirty: BTreeSet<ObjectKey>, triggers: Vec<SystemTime>, full: bool) -> bool {
         let started = Instant::now();
         let Listers { services, slices, .. } = &self.listers;
         let place = &self.facts.place;
@@ -295,13 +297,17 @@ impl Proxy {
         for change in &changes {
             self.metrics.count_no_local(change.old, change.new);
         }
-        match self.backend.sync(&changed, &self.tracker).await {
+        let written = self.backend.sync(&changes, &self.tracker).await;
+        // The back end knows what it failed to write; the rest of what a change takes is done when its rules are there.
+        self.unwritten.add(changed, triggers);
+        match written {
             Ok(commands) => {
-                let forgotten = conntrack::forget_stale(&changes).await;
-                self.metrics.forgotten(forgotten);
+                let unwritten = std::mem::take(&mut self.unwritten);
+                let stale = conntrack::forget_stale(&self.tracker.changes(unwritten.changed())).await;
+                stale.into_iter().for_each(|(family, flows)| self.metrics.forgotten(family, flows));
                 self.health.updated();
                 self.metrics.synced(full, started.elapsed());
-                triggers.iter().for_each(|since| self.metrics.programmed(*since));
+                unwritten.triggers.iter().for_each(|since| self.metrics.programmed(*since));
                 tracing::debug!(commands, took = ?started.elapsed(), "rules are up to date");
                 true
             }

@@ -169,10 +169,8 @@ impl ProxyMetrics {
         });
     }
 
-    pub(crate) fn forgotten(&self, flows: u64) {
-        each(|family| {
-            self.conntrack_deleted.get_or_create(family).inc_by(flows);
-        });
+    pub(crate) fn forgotten(&self, family: IpFamily, flows: u64) {
+        self.conntrack_deleted.get_or_create(&OfFamily { ip_family: family.name() }).inc_by(flows);
     }
 
     /// A change of endpoints that was asked for at `since` is in the rules now.
@@ -202,4 +200,21 @@ impl ProxyMetrics {
 fn now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use component_base::metrics::Metrics;
+
+    #[test]
+    fn forgotten_flows_count_for_their_family() {
+        let metrics = Metrics::new();
+        let proxy = metrics.register(ProxyMetrics::register);
+        proxy.forgotten(IpFamily::V6, 3);
+        let text = metrics.text();
+        let counted: Vec<&str> =
+            text.lines().filter(|line| line.starts_with("kubeproxy_conntrack_reconciler_deleted_entries")).collect();
+        assert_eq!(counted, ["kubeproxy_conntrack_reconciler_deleted_entries_total{ip_family=\"IPv6\"} 3"]);
+    }
 }

@@ -1,8 +1,9 @@
 //! What the proxy keeps in mind: the rules of every Service, what changed, and the back end that writes it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use client::ObjectKey;
 use client::informer::Lister;
@@ -46,6 +47,28 @@ pub(crate) struct Changed {
     pub old: Option<ServiceRules>,
 }
 
+/// What the kernel does not have yet.
+#[derive(Default)]
+pub(crate) struct Unwritten {
+    changed: BTreeMap<ObjectKey, Changed>,
+    /// When the endpoints that changed were asked to.
+    pub triggers: Vec<SystemTime>,
+}
+
+impl Unwritten {
+    /// What was last written of a Service stays the old, however often it changes before it is written again.
+    pub(crate) fn add(&mut self, changed: Vec<Changed>, triggers: Vec<SystemTime>) {
+        for changed in changed {
+            self.changed.entry(changed.key.clone()).or_insert(changed);
+        }
+        self.triggers.extend(triggers);
+    }
+
+    pub(crate) fn changed(&self) -> impl Iterator<Item = &Changed> {
+        self.changed.values()
+    }
+}
+
 impl Tracker {
     /// Takes in what became of these Services. Gives those whose rules changed.
     pub(crate) fn update(
@@ -78,14 +101,14 @@ impl Tracker {
         changed
     }
 
-    pub(crate) fn changes<'a>(&'a self, changed: &'a [Changed]) -> Vec<Change<'a>> {
+    pub(crate) fn changes<'a>(&'a self, changed: impl IntoIterator<Item = &'a Changed>) -> Vec<Change<'a>> {
         let change = |c: &'a Changed| Change {
             id: c.id,
             key: c.key.as_str(),
             old: c.old.as_ref(),
             new: self.services.get(&c.key).map(|(_, rules)| rules),
         };
-        changed.iter().map(change).collect()
+        changed.into_iter().map(change).collect()
     }
 
     /// Every Service as one that comes anew, in the order in which they came.
@@ -198,12 +221,11 @@ impl Backend {
     }
 
     /// Writes what changed since the last time. Gives the number of commands that took.
-    pub(crate) async fn sync(&mut self, changed: &[Changed], tracker: &Tracker) -> Result<usize, Failed> {
-        let changes = tracker.changes(changed);
+    pub(crate) async fn sync(&mut self, changes: &[Change<'_>], tracker: &Tracker) -> Result<usize, Failed> {
         match self {
-            Backend::Nftables(nftables) => nftables.sync(&changes, || tracker.all()).await,
-            Backend::Iptables(iptables) => iptables.sync(&changes).await,
-            Backend::Ipvs(ipvs) => ipvs.sync(&changes).await,
+            Backend::Nftables(nftables) => nftables.sync(changes, || tracker.all()).await,
+            Backend::Iptables(iptables) => iptables.sync(changes).await,
+            Backend::Ipvs(ipvs) => ipvs.sync(changes).await,
         }
     }
 
@@ -237,5 +259,21 @@ mod tests {
         let gone = tracker.update([key()], |_| None);
         assert!(gone.len() == 1 && tracker.changes(&gone)[0].new.is_none());
         assert!(tracker.all().is_empty());
+    }
+    #[test]
+    fn what_was_not_written_is_seen_from_what_was_written_last() {
+        let rules = |ip: &str| fixture::rules(json!({"clusterIP": ip, "ports": [{"port": 80}]}), &json!([]));
+        let key = || ObjectKey::new("prod", "web");
+        let mut tracker = Tracker::default();
+        tracker.update([key()], |_| rules("10.96.0.9"));
+        let mut unwritten = Unwritten::default();
+        // Two writes fail; between them the Service goes and comes again.
+        unwritten.add(tracker.update([key()], |_| None), vec![SystemTime::UNIX_EPOCH]);
+        unwritten.add(tracker.update([key()], |_| rules("10.96.0.10")), vec![SystemTime::UNIX_EPOCH]);
+        let changes = tracker.changes(unwritten.changed());
+        let of = |rules: Option<&ServiceRules>| rules.map(|r| r.ports[0].frontends[0].address.unwrap().to_string());
+        let seen: Vec<_> = changes.iter().map(|c| (of(c.old), of(c.new))).collect();
+        assert_eq!(seen, [(Some("10.96.0.9".to_owned()), Some("10.96.0.10".to_owned()))]);
+        assert_eq!(unwritten.triggers.len(), 2);
     }
 }
