@@ -27,6 +27,7 @@ use prometheus_client::registry::Registry;
 use crate::attributes::{RequestInfo, UserInfo};
 use crate::body::{Body, RequestBody};
 use crate::config::AuditConfig;
+use crate::proxy::PassedOn;
 use crate::request_info::is_long_running;
 use policy::{Level, Policy, Stage};
 
@@ -187,18 +188,19 @@ impl Record {
 
     /// The answer is there; when it has been sent, that is written down too.
     pub(crate) async fn answered(self: Arc<Self>, response: Response<Body>) -> Response<Body> {
-        let (parts, answer) = response.into_parts();
+        let (mut parts, answer) = response.into_parts();
         let mut outcome = event::Outcome { code: parts.status, response: body::Capture::default() };
         if self.long_running {
             self.write(Stage::ResponseStarted, Some(&outcome)).await;
         }
         let is_error = parts.status.is_client_error() || parts.status.is_server_error();
-        let wanted = is_error
-            || (self.level == Level::RequestResponse && !self.long_running)
-            || self.info.verb.starts_with("delete");
+        let wanted = parts.extensions.remove::<PassedOn>().is_none()
+            && (is_error
+                || (self.level == Level::RequestResponse && !self.long_running)
+                || self.info.verb.starts_with("delete"));
         let content_type = parts.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
         content_type.unwrap_or_default().clone_into(&mut outcome.response.content_type);
-        outcome.response.gzip = parts.headers.contains_key(header::CONTENT_ENCODING);
+        outcome.response.gzip = parts.headers.get(header::CONTENT_ENCODING).is_some_and(|coding| coding == "gzip");
         let answer = match answer {
             Body::Stream(stream) => {
                 return Response::from_parts(parts, Body::stream(body::sent(self, stream, outcome, wanted)));
@@ -253,4 +255,67 @@ pub(crate) fn about(object: &Value) {
             }
         }
     });
+}
+
+#[cfg(test)]
+pub(crate) mod fixture {
+    use super::*;
+
+    /// Keeps what it takes.
+    #[derive(Default)]
+    pub(crate) struct Kept(Mutex<Vec<Bytes>>);
+
+    #[async_trait::async_trait]
+    impl Backend for Kept {
+        async fn take(&self, event: &Bytes) {
+            self.0.lock().push(event.clone());
+        }
+    }
+
+    impl Kept {
+        pub(crate) fn events(&self) -> Vec<serde_json::Value> {
+            self.0.lock().iter().map(|event| serde_json::from_slice(event).unwrap()).collect()
+        }
+    }
+
+    /// What is gathered of a `DELETE` of which everything is written down, and where it is.
+    pub(crate) fn record() -> (Arc<Record>, Arc<Kept>) {
+        let kept = Arc::new(Kept::default());
+        let policy = r#"{"apiVersion":"audit.k8s.io/v1","kind":"Policy","rules":[{"level":"RequestResponse"}]}"#;
+        let audit = Arc::new(Audit {
+            policy: Policy::parse(policy).unwrap(),
+            backends: vec![Arc::clone(&kept) as Arc<dyn Backend>],
+            events: Counter::default(),
+            levels: Family::default(),
+        });
+        let (parts, ()) = http::Request::delete("/api/v1/nodes/n/proxy/x").body(()).unwrap().into_parts();
+        let info =
+            RequestInfo { verb: "delete".to_owned(), path: parts.uri.path().to_owned(), ..RequestInfo::default() };
+        let record = audit.begin(&parts, &Arc::new(info), &Arc::default(), None, "id").unwrap();
+        (record, kept)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn of_another_servers_answer_only_the_code_is_told() {
+        for (passed_on, message) in [(false, serde_json::json!("no")), (true, serde_json::Value::Null)] {
+            let (record, kept) = fixture::record();
+            let mut response = Response::new(Body::from(r#"{"kind":"Status","message":"no"}"#.to_owned()));
+            *response.status_mut() = StatusCode::NOT_FOUND;
+            if passed_on {
+                response.extensions_mut().insert(PassedOn);
+            }
+            record.answered(response).await;
+            let event = &kept.events()[0];
+            assert_eq!(
+                (&event["responseStatus"]["code"], &event["responseStatus"]["message"]),
+                (&404.into(), &message)
+            );
+            assert_eq!(event["responseObject"]["message"], message);
+        }
+    }
 }

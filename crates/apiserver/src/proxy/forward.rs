@@ -6,7 +6,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
-use super::{Destination, connect, split_path};
+use super::{Destination, PassedOn, connect, split_path};
 use crate::body::{Body, RequestBody};
 use crate::handlers::Call;
 use crate::registry::status;
@@ -61,6 +61,7 @@ pub(crate) async fn forward(call: &mut Call, to: &Destination, body: RequestBody
     }
     let (mut parts, body) = answer.into_parts();
     strip(&mut parts.headers);
+    parts.extensions.insert(PassedOn);
     Ok(Response::from_parts(parts, Body::stream(body)))
 }
 

@@ -32,6 +32,10 @@ pub(crate) struct Destination {
     pub path_and_query: String,
 }
 
+/// In the extensions of an answer: its body is another server's, of which nothing is known here.
+#[derive(Clone, Copy)]
+pub(crate) struct PassedOn;
+
 /// Answers the subresources that are passed on.
 ///
 /// # Errors

@@ -10,7 +10,9 @@ use http::header::{self, HeaderMap};
 use http::{HeaderValue, Method, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Limited};
 
-use super::{Destination, ProxyName, check_proxyable, connect, forward, log_options, nodes, push_parameter, rest_of};
+use super::{
+    Destination, PassedOn, ProxyName, check_proxyable, connect, forward, log_options, nodes, push_parameter, rest_of,
+};
 use crate::attributes::{Attributes, RequestInfo};
 use crate::authz;
 use crate::body::{Body, RequestBody, request_body};
@@ -44,7 +46,9 @@ pub(super) async fn log(call: &mut Call, target: &Target) -> Result<Response<Bod
     if !answer.status().is_success() {
         return Err(kubelet_error(call, answer).await);
     }
-    Ok(plain_text(Body::stream(answer.into_body())))
+    let mut log = plain_text(Body::stream(answer.into_body()));
+    log.extensions_mut().insert(PassedOn);
+    Ok(log)
 }
 
 fn plain_text(body: Body) -> Response<Body> {

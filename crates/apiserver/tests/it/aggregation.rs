@@ -66,7 +66,13 @@ async fn a_group_can_be_answered_for_by_another_server() {
         format!("--proxy-client-key-file={}", files("proxy.key")),
     );
     let own = tempfile::tempdir().unwrap();
-    let config = config(own.path(), &[&cert, &key, "--authorization-mode=AlwaysAllow"]);
+    let (policy, log) = (own.path().join("policy.yaml"), own.path().join("audit.log"));
+    let rules =
+        json!([{ "level": "RequestResponse", "resources": [{ "group": "wardle.example.com" }] }, { "level": "None" }]);
+    let everything = json!({ "apiVersion": "audit.k8s.io/v1", "kind": "Policy", "rules": rules });
+    std::fs::write(&policy, everything.to_string()).unwrap();
+    let audit = [format!("--audit-policy-file={}", policy.display()), format!("--audit-log-path={}", log.display())];
+    let config = config(own.path(), &[&cert, &key, "--authorization-mode=AlwaysAllow", &audit[0], &audit[1]]);
     let server = Server::start_with(own, config).await;
 
     let port = outside.address.port();
@@ -94,6 +100,10 @@ async fn a_group_can_be_answered_for_by_another_server() {
         (answer.code.as_u16(), answer.json()["asked"].as_str()),
         (200, Some(format!("{flunders}?limit=1").as_str()))
     );
+    // What it answers is its own to write down.
+    let complete = || crate::audit::events(&log).into_iter().find(|e| e["responseStatus"]["code"] == 200);
+    until("the answer is written down", || async { complete().is_some() }).await;
+    assert_eq!(complete().unwrap()["responseObject"], Value::Null);
     let seen = outside.seen().into_iter().find(|seen| seen.path.contains("/flunders")).unwrap();
     assert_eq!(seen.header("x-remote-user"), "alice");
     let groups: Vec<&str> = seen.headers.get_all("x-remote-group").iter().map(|v| v.to_str().unwrap()).collect();

@@ -16,7 +16,7 @@ const POLICY: &str = r#"{"apiVersion":"audit.k8s.io/v1","kind":"Policy","omitMan
     {"level":"None"}]}"#;
 
 /// The events of a file, as far as it has been written.
-fn events(path: &Path) -> Vec<Value> {
+pub(crate) fn events(path: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
