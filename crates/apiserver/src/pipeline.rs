@@ -61,18 +61,17 @@ pub(crate) async fn serve(server: ApiServer, request: Request<RequestBody>, orig
     let accept = parts.headers.get(http::header::ACCEPT).and_then(|v| v.to_str().ok()).map(str::to_owned);
     let audit_id = audit_id_of(&parts);
 
-    let recorded = Recorded { id: audit_id.clone(), record: OnceLock::new() };
+    let mut recorded = Recorded { id: audit_id.clone(), record: OnceLock::new() };
     let running = steps(server.clone(), parts, body, query, Arc::clone(&info), origin, &recorded);
-    let mut response = match AssertUnwindSafe(running).catch_unwind().await {
+    let ran = AssertUnwindSafe(running).catch_unwind().await;
+    let mut response = match ran {
         Ok(answered) => {
             let response = answered.unwrap_or_else(|status| error_response(&status, accept.as_deref()));
             recorded.answered(response).await
         }
         Err(_) => {
             tracing::error!(path = info.path, verb = info.verb, "a request panicked");
-            if let Some(record) = recorded.record.get() {
-                record.panicked().await;
-            }
+            recorded.panicked().await;
             let message = "This request caused apiserver to panic. Look in the logs for details.";
             error_response(&Status::internal(message), accept.as_deref())
         }
@@ -85,7 +84,17 @@ pub(crate) async fn serve(server: ApiServer, request: Request<RequestBody>, orig
 /// What is written down of a request, once somebody is known to have made it.
 struct Recorded {
     id: HeaderValue,
+    /// Empty too when all has been written down.
     record: OnceLock<Arc<Record>>,
+}
+
+impl Drop for Recorded {
+    fn drop(&mut self) {
+        // The client went away before its answer; what it asked for may have been done all the same.
+        if let Some(record) = self.record.take() {
+            record.closed_early();
+        }
+    }
 }
 
 impl Recorded {
@@ -101,10 +110,17 @@ impl Recorded {
         audit.begin(parts, info, user, remote, self.id.to_str().unwrap_or_default())
     }
 
-    async fn answered(&self, response: Response<Body>) -> Response<Body> {
-        match self.record.get() {
-            Some(record) => Arc::clone(record).answered(response).await,
-            None => response,
+    async fn answered(&mut self, response: Response<Body>) -> Response<Body> {
+        let Some(record) = self.record.get() else { return response };
+        let response = Arc::clone(record).answered(response).await;
+        self.record.take();
+        response
+    }
+
+    async fn panicked(&mut self) {
+        if let Some(record) = self.record.get() {
+            record.panicked().await;
+            self.record.take();
         }
     }
 }
@@ -282,4 +298,34 @@ fn audit_id_of(parts: &Parts) -> HeaderValue {
         let id = uuid::Uuid::new_v4().to_string();
         HeaderValue::from_str(&id).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::fixture;
+
+    /// The codes and messages that are written down when a request ends so.
+    async fn written(end: impl AsyncFnOnce(Recorded)) -> Vec<(i64, String)> {
+        let (record, kept) = fixture::record();
+        end(Recorded { id: HeaderValue::from_static("id"), record: OnceLock::from(record) }).await;
+        while kept.events().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        let status = |event: serde_json::Value| event["responseStatus"].clone();
+        let told = kept.events().into_iter().map(status);
+        told.map(|s| (s["code"].as_i64().unwrap(), s["message"].as_str().unwrap_or_default().to_owned())).collect()
+    }
+
+    #[tokio::test]
+    async fn a_request_is_written_down_though_its_client_goes_away() {
+        let went_away = written(async |recorded| drop(recorded)).await;
+        assert_eq!(went_away, [(200, "Connection closed early".to_owned())]);
+        let answered = written(async |mut recorded| {
+            recorded.answered(Response::new(Body::Empty)).await;
+        });
+        assert_eq!(answered.await, [(200, String::new())]);
+        let panicked = written(async |mut recorded| recorded.panicked().await).await;
+        assert_eq!(panicked, [(500, String::new())]);
+    }
 }

@@ -13,7 +13,6 @@ use http_body::{Body as HttpBody, Frame};
 
 use super::Record;
 use super::event::Outcome;
-use super::policy::Stage;
 use crate::body::{BoxError, RequestBody, request_body};
 use crate::encoding;
 
@@ -137,7 +136,7 @@ struct Sent {
 impl Sent {
     fn complete(&mut self) {
         if let Some((record, outcome)) = self.record.take() {
-            tokio::spawn(async move { record.write(Stage::ResponseComplete, Some(&outcome)).await });
+            record.complete(outcome);
         }
     }
 }

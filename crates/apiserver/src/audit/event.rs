@@ -14,6 +14,14 @@ use super::policy::{Level, Stage};
 pub(super) struct Outcome {
     pub code: StatusCode,
     pub response: Capture,
+    /// There was no answer yet when the client went away.
+    pub closed_early: bool,
+}
+
+impl Outcome {
+    pub(super) fn bare(code: StatusCode) -> Self {
+        Outcome { code, response: Capture::default(), closed_early: false }
+    }
 }
 
 /// The event of a stage of a request.
@@ -52,6 +60,10 @@ pub(super) fn of(record: &Record, stage: Stage, outcome: Option<&Outcome>) -> Va
     let Some(outcome) = outcome else { return event };
     let response = outcome.response.decoded();
     event.set(&["responseStatus"], status_of(outcome.code, &response));
+    if outcome.closed_early {
+        event.set(&["responseStatus", "status"], "Success");
+        event.set(&["responseStatus", "message"], "Connection closed early");
+    }
     if record.level == Level::RequestResponse && stage == Stage::ResponseComplete {
         put_object(&mut event, "responseObject", response, record.omit_managed_fields);
     }

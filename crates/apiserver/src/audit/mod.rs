@@ -177,19 +177,29 @@ impl Record {
 
     /// Credentials were there that nobody accepts.
     pub(crate) async fn refused(&self, code: StatusCode) {
-        let outcome = event::Outcome { code, response: body::Capture::default() };
+        let outcome = event::Outcome::bare(code);
         self.write(Stage::ResponseStarted, Some(&outcome)).await;
     }
 
     pub(crate) async fn panicked(&self) {
-        let outcome = event::Outcome { code: StatusCode::INTERNAL_SERVER_ERROR, response: body::Capture::default() };
+        let outcome = event::Outcome::bare(StatusCode::INTERNAL_SERVER_ERROR);
         self.write(Stage::Panic, Some(&outcome)).await;
+    }
+
+    /// Nobody waits for the answer any more. Says the same as upstream, which also calls it a success.
+    pub(crate) fn closed_early(self: Arc<Self>) {
+        let outcome = event::Outcome { closed_early: true, ..event::Outcome::bare(StatusCode::OK) };
+        self.complete(outcome);
+    }
+
+    fn complete(self: Arc<Self>, outcome: event::Outcome) {
+        tokio::spawn(async move { self.write(Stage::ResponseComplete, Some(&outcome)).await });
     }
 
     /// The answer is there; when it has been sent, that is written down too.
     pub(crate) async fn answered(self: Arc<Self>, response: Response<Body>) -> Response<Body> {
         let (mut parts, answer) = response.into_parts();
-        let mut outcome = event::Outcome { code: parts.status, response: body::Capture::default() };
+        let mut outcome = event::Outcome::bare(parts.status);
         if self.long_running {
             self.write(Stage::ResponseStarted, Some(&outcome)).await;
         }
