@@ -39,6 +39,8 @@ const MODES: [&str; 4] = ["Node", "RBAC", "AlwaysAllow", "AlwaysDeny"];
 pub(crate) struct Security {
     pub authenticators: Vec<Arc<dyn Authenticator>>,
     pub anonymous: Arc<AnonymousAccess>,
+    /// What a token must be meant for that names nobody else.
+    pub api_audiences: Vec<String>,
     pub authorizers: Vec<Arc<dyn Authorizer>>,
     pub plugins: Vec<Arc<dyn Plugin>>,
     pub rbac: Arc<Rbac>,
@@ -61,7 +63,7 @@ impl Security {
         let accounts = &config.service_accounts;
         let issuer_url = accounts.issuers.first().cloned().unwrap_or_default();
         let audiences = if config.authentication.api_audiences.is_empty() {
-            vec![issuer_url.clone()]
+            accounts.issuers.first().cloned().into_iter().collect()
         } else {
             config.authentication.api_audiences.clone()
         };
@@ -77,7 +79,7 @@ impl Security {
             Some(path) if !issuer_url.is_empty() => Some(TokenIssuer {
                 signer: Signer::load(path).map_err(|e| Error::Config(e.to_string()))?,
                 issuer: issuer_url.clone(),
-                audiences,
+                audiences: audiences.clone(),
                 max_seconds: i64::try_from(accounts.max_expiration.as_secs()).ok().filter(|s| *s > 0),
                 extend: accounts.extend_expiration,
                 lister: Arc::clone(lister),
@@ -112,6 +114,7 @@ impl Security {
         let security = Security {
             authenticators,
             anonymous,
+            api_audiences: audiences,
             authorizers,
             plugins,
             rbac,

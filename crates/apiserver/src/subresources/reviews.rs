@@ -100,14 +100,15 @@ async fn token_review(call: &Call, review: &mut Value) -> Result<(), Status> {
             }
         }
     }
+    let outcome = for_audiences(outcome, &server.security.api_audiences, &audiences);
     let mut status = Value::object();
     match outcome {
         Outcome::User(authenticated) => {
             status.set(&["authenticated"], true);
             status.set(&["user"], authenticated.user.value());
-            let good = if authenticated.audiences.is_empty() { audiences } else { authenticated.audiences };
-            if !good.is_empty() {
-                status.set(&["audiences"], good.into_iter().map(Value::from).collect::<Vec<_>>());
+            if !authenticated.audiences.is_empty() {
+                let good: Vec<Value> = authenticated.audiences.into_iter().map(Value::from).collect();
+                status.set(&["audiences"], good);
             }
         }
         Outcome::Failed(why) => {
@@ -120,6 +121,22 @@ async fn token_review(call: &Call, review: &mut Value) -> Result<(), Status> {
     }
     review.set(&["status"], status);
     Ok(())
+}
+
+/// The same, told for those that were asked for: a token that is good for none of them is nobody's.
+fn for_audiences(outcome: Outcome, own: &[String], asked: &[String]) -> Outcome {
+    let Outcome::User(mut authenticated) = outcome else { return outcome };
+    if authenticated.audiences.is_empty() {
+        // Who proved it knows nothing of audiences: it is good for this server.
+        own.clone_into(&mut authenticated.audiences);
+    }
+    if !asked.is_empty() {
+        authenticated.audiences.retain(|audience| asked.contains(audience));
+        if authenticated.audiences.is_empty() {
+            return Outcome::Pass;
+        }
+    }
+    Outcome::User(authenticated)
 }
 
 fn subject(spec: &Value) -> UserInfo {
@@ -228,4 +245,31 @@ fn rules(call: &Call, review: &mut Value, user: &UserInfo) -> Result<(), Status>
         review.set(&["status", "evaluationError"], why);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authn::Authenticated;
+
+    #[track_caller]
+    fn check(proved: &[&str], asked: &[&str], want: Option<&[&str]>) {
+        let strings = |list: &[&str]| -> Vec<String> { list.iter().map(ToString::to_string).collect() };
+        let user = Outcome::User(Authenticated { user: UserInfo::default(), audiences: strings(proved) });
+        let told = match for_audiences(user, &strings(&["api"]), &strings(asked)) {
+            Outcome::User(authenticated) => Some(authenticated.audiences),
+            Outcome::Pass | Outcome::Failed(_) => None,
+        };
+        assert_eq!(told, want.map(strings));
+    }
+
+    #[test]
+    fn only_audiences_that_a_token_is_good_for_are_confirmed() {
+        check(&[], &[], Some(&["api"]));
+        check(&[], &["api", "vault"], Some(&["api"]));
+        check(&[], &["vault"], None);
+        check(&["vault"], &["vault"], Some(&["vault"]));
+        check(&["vault"], &["api"], None);
+        check(&["vault"], &[], Some(&["vault"]));
+    }
 }
