@@ -33,6 +33,8 @@ struct Installed {
     /// What this was made of: uid, generation and accepted names.
     identity: String,
     gvrs: Vec<Gvr>,
+    /// One of its versions: through this its objects can be deleted when nobody else is shown them any more.
+    resource: Resource,
     cache: Arc<Cache>,
 }
 
@@ -279,10 +281,12 @@ impl Controller {
         let gvrs: Vec<Gvr> = entries.iter().map(|(def, _)| def.gvr.clone()).collect();
         let stale: Vec<Gvr> =
             before.map(|b| b.gvrs).unwrap_or_default().into_iter().filter(|g| !gvrs.contains(g)).collect();
-        let new = entries.into_iter().map(|(def, custom)| Resource::custom(def, Arc::clone(&cache), custom));
+        let new: Vec<Resource> =
+            entries.into_iter().map(|(def, custom)| Resource::custom(def, Arc::clone(&cache), custom)).collect();
+        let Some(resource) = new.first().cloned() else { return };
         self.server.resources().replace(&stale, new);
         self.server.inner().served_anew();
-        self.installed.insert(definition.name().to_owned(), Installed { identity, gvrs, cache });
+        self.installed.insert(definition.name().to_owned(), Installed { identity, gvrs, resource, cache });
     }
 
     fn uninstall(&mut self, name: &str) {
@@ -301,9 +305,7 @@ impl Controller {
             // After a restart, its objects must be seen before they can be deleted.
             self.install(definition, bytes).await;
         }
-        if let Some(installed) = self.installed.get(definition.name())
-            && let Some(resource) = installed.gvrs.first().and_then(|gvr| self.server.resources().get(gvr))
-        {
+        if let Some(installed) = self.installed.get(definition.name()) {
             let cache = Arc::clone(&installed.cache);
             let objects = cache.list(&Selection::default(), storage::Revision(0)).objects;
             // What no finalizer holds is gone at once: nobody is shown a half of it.
@@ -314,7 +316,7 @@ impl Controller {
             let mut held = false;
             for object in objects {
                 let (namespace, name) = cache.shape.names(&object.key);
-                held |= self.delete(&resource, namespace, name).await;
+                held |= self.delete(&installed.resource, namespace, name).await;
             }
             if held {
                 // Finalizers hold some; nobody tells when they end.

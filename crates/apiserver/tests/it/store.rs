@@ -1,7 +1,7 @@
 //! A store that fails.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use apiserver::StoreConfig;
 use async_trait::async_trait;
@@ -12,13 +12,15 @@ use storage::{Entry, Key, KeyRange, Page, Revision, Storage, StorageError, Ttl, 
 
 use tokio_util::sync::CancellationToken;
 
-use crate::fixture::{Server, config};
+use crate::fixture::{Server, config, until};
 
 const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
-/// A store that can be made to fail, in one of two ways.
+/// A store that can be made to fail, in one of three ways.
 struct Failing {
     good: Embedded,
+    /// So many deletes.
+    deletes: AtomicUsize,
     full: AtomicBool,
     away: AtomicBool,
 }
@@ -54,7 +56,8 @@ impl Storage for Failing {
 
     async fn delete(&self, key: &Key, expect: Revision) -> Result<Revision, StorageError> {
         self.read()?;
-        self.good.delete(key, expect).await
+        let fails = self.deletes.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
+        if fails { Err(StorageError::Timeout) } else { self.good.delete(key, expect).await }
     }
 
     async fn get(&self, key: &Key) -> Result<(Option<Entry>, Revision), StorageError> {
@@ -94,7 +97,12 @@ impl Storage for Failing {
 async fn failing() -> (Server, Arc<Failing>) {
     let dir = tempfile::tempdir().unwrap();
     let good = Embedded::open(&dir.path().join("own"), EmbeddedOptions::default()).unwrap();
-    let store = Arc::new(Failing { good, full: AtomicBool::new(false), away: AtomicBool::new(false) });
+    let store = Arc::new(Failing {
+        good,
+        deletes: AtomicUsize::new(0),
+        full: AtomicBool::new(false),
+        away: AtomicBool::new(false),
+    });
     let mut config = config(dir.path(), &[]);
     config.store = StoreConfig::Given(Arc::clone(&store) as Arc<dyn Storage>);
     (Server::start_with(dir, config).await, store)
@@ -128,6 +136,24 @@ async fn without_its_store_a_server_is_not_healthy_and_recovers() {
     store.away.store(false, Ordering::SeqCst);
     server.create(CONFIG_MAPS, r#"{"metadata":{"name":"b"}}"#).await;
     assert_eq!(server.get("/readyz").await.code, 200);
+}
+
+#[tokio::test]
+async fn a_definition_stays_until_all_its_objects_are_gone() {
+    let (server, store) = failing().await;
+    let definition = r#"{"metadata":{"name":"cups.shop.example.com"},"spec":{"group":"shop.example.com","scope":"Cluster",
+        "names":{"plural":"cups","kind":"Cup"},"versions":[{"name":"v1","served":true,"storage":true,"schema":{"openAPIV3Schema":{"type":"object"}}}]}}"#;
+    let definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    let cups = "/apis/shop.example.com/v1/cups";
+    server.create(definitions, definition).await;
+    until("it is served", || async { server.get(cups).await.code == 200 }).await;
+    server.create(cups, r#"{"apiVersion":"shop.example.com/v1","kind":"Cup","metadata":{"name":"a"}}"#).await;
+    store.deletes.store(1, Ordering::SeqCst);
+    let definition = format!("{definitions}/cups.shop.example.com");
+    server.ask(Method::DELETE, &definition, &[], "").await;
+    until("it is gone", || async { server.get(&definition).await.code == 404 }).await;
+    let kept = store.get(&Key::new("/registry/shop.example.com/cups/a")).await.unwrap().0;
+    assert!(kept.is_none(), "{kept:?}");
 }
 
 #[tokio::test]
