@@ -3,11 +3,13 @@
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
@@ -107,8 +109,11 @@ impl Rotated {
     }
 
     fn write(&mut self, line: &[u8]) -> std::io::Result<()> {
-        if self.size > 0 && self.size + line.len() as u64 > self.max_size {
-            self.rotate()?;
+        if self.size > 0
+            && self.size + line.len() as u64 > self.max_size
+            && let Err(error) = self.rotate()
+        {
+            tracing::error!(%error, "the audit log cannot be put aside");
         }
         self.file.write_all(line)?;
         self.size += line.len() as u64;
@@ -116,7 +121,11 @@ impl Rotated {
     }
 
     fn rotate(&mut self) -> std::io::Result<()> {
-        std::fs::rename(&self.path, backup_of(&self.path, Timestamp::now()))?;
+        match std::fs::rename(&self.path, backup_of(&self.path, Timestamp::now())) {
+            // Somebody else has put it aside.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            renamed => renamed?,
+        }
         self.file = open(&self.path)?;
         self.size = 0;
         self.forget_old()
@@ -124,22 +133,20 @@ impl Rotated {
 
     /// Deletes what was put aside too long ago, or before too many others.
     fn forget_old(&self) -> std::io::Result<()> {
-        let (stem, extension) = parts_of(&self.path);
-        let dir = self.path.parent().unwrap_or(Path::new("."));
-        let mut backups: Vec<(String, PathBuf, SystemTime)> = Vec::new();
+        let dir = self.path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let mut backups: Vec<(Timestamp, PathBuf)> = Vec::new();
         for entry in std::fs::read_dir(dir)? {
-            let entry = entry?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if name.starts_with(&format!("{stem}-")) && name.ends_with(&extension) {
-                backups.push((name, entry.path(), entry.metadata()?.modified()?));
+            let path = entry?.path();
+            if let Some(time) = put_aside_at(&self.path, &path) {
+                backups.push((time, path));
             }
         }
-        // The time is in the name: the newest come first.
-        backups.sort_by(|a, b| b.0.cmp(&a.0));
-        let now = SystemTime::now();
-        for (i, (_, path, modified)) in backups.iter().enumerate() {
+        backups.sort_by_key(|(time, _)| std::cmp::Reverse(*time));
+        let now = Timestamp::now();
+        for (i, (time, path)) in backups.iter().enumerate() {
             let many = self.max_backups > 0 && i >= self.max_backups;
-            let old = !self.max_age.is_zero() && now.duration_since(*modified).is_ok_and(|age| age > self.max_age);
+            let age = Duration::try_from(now.duration_since(*time)).unwrap_or_default();
+            let old = !self.max_age.is_zero() && age > self.max_age;
             if many || old {
                 std::fs::remove_file(path)?;
             }
@@ -167,22 +174,45 @@ fn backup_of(path: &Path, now: Timestamp) -> PathBuf {
     path.with_file_name(format!("{stem}-{time}{extension}"))
 }
 
+/// When a file was put aside; `None`: it is none of the log's.
+fn put_aside_at(path: &Path, file: &Path) -> Option<Timestamp> {
+    let (stem, extension) = parts_of(path);
+    let name = file.file_name()?.to_str()?;
+    let time = name.strip_prefix(&stem)?.strip_prefix('-')?.strip_suffix(&extension)?;
+    let time = DateTime::strptime("%Y-%m-%dT%H-%M-%S.%f", time).ok()?.to_zoned(TimeZone::UTC).ok()?.timestamp();
+    (backup_of(path, time).file_name()? == name).then_some(time)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_file_that_has_grown_is_put_aside() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("audit.log");
+    fn rotated(dir: &Path) -> Rotated {
         let config = AuditLogConfig {
-            path: path.clone(),
+            path: dir.join("audit.log"),
             mode: AuditMode::Blocking,
             max_age: Duration::ZERO,
             max_backups: 2,
             max_size: 1,
         };
-        let mut file = Rotated::open(&config).unwrap();
+        Rotated::open(&config).unwrap()
+    }
+
+    fn names(dir: &Path) -> Vec<String> {
+        let entries = std::fs::read_dir(dir).unwrap();
+        let mut names: Vec<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_file_that_has_grown_is_put_aside_and_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let others = ["audit-2026.log", "audit-of-others.log", "audit-2026-11-27T18-45-48.123.log.gz"];
+        for name in others {
+            std::fs::write(dir.path().join(name), "").unwrap();
+        }
+        let mut file = rotated(dir.path());
         let line = vec![b'x'; 600 << 10];
         for _ in 0..6 {
             file.write(&line).unwrap();
@@ -190,12 +220,27 @@ mod tests {
             let before = Timestamp::now().as_millisecond();
             while Timestamp::now().as_millisecond() == before {}
         }
-        let mut names: Vec<String> =
-            std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-        names.sort();
-        assert_eq!(names.len(), 3, "{names:?}");
-        assert_eq!(names[2], "audit.log");
+        let names = names(dir.path());
+        assert_eq!(names.len(), others.len() + 3, "{names:?}");
+        assert!(others.iter().all(|name| names.iter().any(|n| n == name)), "{names:?}");
+        assert!(names.iter().any(|name| name == "audit.log"), "{names:?}");
         let time = "2026-11-27T18:45:48.123456Z".parse().unwrap();
-        assert_eq!(backup_of(&path, time).file_name().unwrap(), "audit-2026-11-27T18-45-48.123.log");
+        let backup = backup_of(&file.path, time);
+        assert_eq!(backup.file_name().unwrap(), "audit-2026-11-27T18-45-48.123.log");
+        assert_eq!(put_aside_at(&file.path, &backup), Some("2026-11-27T18:45:48.123Z".parse().unwrap()));
+    }
+
+    #[test]
+    fn an_event_is_not_lost_with_what_was_put_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut file = rotated(dir.path());
+        file.write(&vec![b'x'; 1 << 20]).unwrap();
+        std::fs::remove_file(&file.path).unwrap();
+        // A backup that cannot be deleted: it is a directory.
+        for day in 1..=3 {
+            std::fs::create_dir(dir.path().join(format!("audit-2026-11-0{day}T00-00-00.000.log"))).unwrap();
+        }
+        file.write(b"event").unwrap();
+        assert_eq!(std::fs::read(&file.path).unwrap(), b"event");
     }
 }
