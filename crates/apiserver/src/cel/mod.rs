@@ -28,6 +28,7 @@ mod kubernetes;
 mod lists;
 mod macros;
 mod operators;
+mod select;
 pub(crate) mod strings;
 mod time;
 mod types;
@@ -91,6 +92,12 @@ impl Program {
     #[must_use]
     pub(crate) fn uses(&self, name: &str) -> bool {
         self.names.iter().any(|n| n == name)
+    }
+
+    /// Does it select that field of that variable?
+    #[must_use]
+    pub(crate) fn selects(&self, variable: &str, field: &str) -> bool {
+        select::selects(&self.expression, variable, field)
     }
 
     pub(crate) fn expression(&self) -> &Expression {

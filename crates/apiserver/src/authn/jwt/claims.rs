@@ -33,6 +33,11 @@ impl Expression {
         Ok(Expression { source: source.to_owned(), program: Arc::new(program) })
     }
 
+    /// Does it look at that claim?
+    pub(super) fn uses_claim(&self, claim: &str) -> bool {
+        self.program.selects("claims", claim)
+    }
+
     fn evaluate<T>(
         &self,
         name: &'static str,

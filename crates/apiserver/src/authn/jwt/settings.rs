@@ -347,6 +347,7 @@ impl Checker<'_> {
                 issuer.extra.push((extra.key, expression));
             }
         }
+        self.verified_email(&format!("{mappings}.username.expression"), &issuer);
         for (i, rule) in jwt.user_validation_rules.into_iter().enumerate() {
             let at = format!("{at}.userValidationRules[{i}].expression");
             if rule.expression.is_empty() {
@@ -356,6 +357,17 @@ impl Checker<'_> {
             }
         }
         issuer
+    }
+
+    /// A user's name may be an address only where somebody looks whether the issuer has verified it.
+    fn verified_email(&mut self, at: &str, issuer: &Issuer) {
+        let Source::Expression(username) = &issuer.username else { return };
+        let rules = issuer.claim_rules.iter().map(|(rule, _)| rule);
+        let mut looking = rules.chain(issuer.extra.iter().map(|(_, extra)| extra)).chain([username]);
+        if username.uses_claim("email") && !looking.any(|expression| expression.uses_claim("email_verified")) {
+            let why = "claims.email_verified must be used in claimMappings.username.expression or claimMappings.extra[*].valueExpression or claimValidationRules[*].expression when claims.email is used in claimMappings.username.expression";
+            self.add(at, &format!("Invalid value: {:?}: {why}", username.source));
+        }
     }
 
     /// Keys of extra information belong to somebody's domain, and not to Kubernetes'.
@@ -447,6 +459,26 @@ mod tests {
         );
         let unknown = "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\nnope: 1\n";
         assert!(issuers_of(unknown, &[]).unwrap_err().contains("unknown field \"nope\""));
+    }
+
+    #[test]
+    fn an_address_that_nobody_has_verified_names_no_user() {
+        let of = |username: &str, rest: &str| {
+            let text = format!(
+                "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\njwt:\n- issuer: {{url: 'https://x', audiences: [a]}}\n  claimMappings: {{username: {{expression: {username:?}}}}}\n{rest}"
+            );
+            issuers_of(&text, &[]).map(drop)
+        };
+        assert_eq!(of("claims.sub", ""), Ok(()));
+        assert_eq!(
+            of("claims.email", ""),
+            Err("jwt[0].claimMappings.username.expression: Invalid value: \"claims.email\": claims.email_verified must be used in claimMappings.username.expression or claimMappings.extra[*].valueExpression or claimValidationRules[*].expression when claims.email is used in claimMappings.username.expression".to_owned())
+        );
+        assert_eq!(of("claims.email_verified ? claims.email : claims.sub", ""), Ok(()));
+        assert_eq!(
+            of("claims.email", "  claimValidationRules: [{expression: claims.?email_verified.orValue(true)}]\n"),
+            Ok(())
+        );
     }
 
     #[test]
