@@ -10,7 +10,7 @@ pub(crate) struct AnonymousAccess(RwLock<Anonymous>);
 
 impl AnonymousAccess {
     pub(crate) fn new(enabled: bool) -> Self {
-        AnonymousAccess(RwLock::new(Anonymous { enabled, paths: Vec::new() }))
+        AnonymousAccess(RwLock::new(Anonymous::by_flag(enabled)))
     }
 
     pub(crate) fn set(&self, rule: Anonymous) {

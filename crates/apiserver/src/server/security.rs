@@ -12,6 +12,7 @@ use crate::admission::{self, OwnObjects, Plugin, Settings, Tools};
 use crate::authn::Authenticator;
 use crate::authn::anonymous::AnonymousAccess;
 use crate::authn::certificate::ClientCertificates;
+use crate::authn::jwt::settings::Anonymous;
 use crate::authn::jwt::{JwtIssuers, settings};
 use crate::authn::request_header::RequestHeaders;
 use crate::authn::service_account::{ServiceAccountTokens, TokenIssuer};
@@ -176,12 +177,11 @@ fn authenticators(
         if let Some(path) = &authentication.config_file {
             let (issuers, anonymous) = (Arc::clone(&issuers), Arc::clone(anonymous));
             let own = config.service_accounts.issuers.clone();
+            let flag = authentication.anonymous;
             let apply = move |text: &str| {
                 let settings = settings::issuers_of(text, &own)?;
                 issuers.set(settings.issuers);
-                if let Some(rule) = settings.anonymous {
-                    anonymous.set(rule);
-                }
+                anonymous.set(settings.anonymous.unwrap_or_else(|| Anonymous::by_flag(flag)));
                 Ok(())
             };
             reloading.push(first_read(path, "authentication", apply)?);

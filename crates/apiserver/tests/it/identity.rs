@@ -113,10 +113,11 @@ async fn issuers_are_believed_as_the_configuration_says_and_as_it_changes() {
     let dir = tempfile::tempdir().unwrap();
     let issuer = Issuer::start(dir.path()).await;
     let authority = std::fs::read_to_string(dir.path().join("issuer.crt")).unwrap();
-    let configuration = |prefix: &str| {
+    let only_livez = json!({ "enabled": true, "conditions": [{ "path": "/livez" }] });
+    let configuration = |prefix: &str, anonymous: &Value| {
         json!({
             "apiVersion": "apiserver.config.k8s.io/v1", "kind": "AuthenticationConfiguration",
-            "anonymous": { "enabled": true, "conditions": [{ "path": "/livez" }] },
+            "anonymous": anonymous,
             "jwt": [{
                 "issuer": { "url": issuer.outside.url(""), "certificateAuthority": authority, "audiences": ["kubernetes"] },
                 "claimValidationRules": [{ "expression": "claims.tier == 'gold'", "message": "gold only" }],
@@ -129,7 +130,7 @@ async fn issuers_are_believed_as_the_configuration_says_and_as_it_changes() {
         .to_string()
     };
     let file = dir.path().join("authentication.yaml");
-    std::fs::write(&file, configuration("x:")).unwrap();
+    std::fs::write(&file, configuration("x:", &only_livez)).unwrap();
     let flag = format!("--authentication-config={}", file.display());
     let server = Server::start(&[&flag]).await;
     let good = issuer.token(json!({ "sub": "jane", "tier": "gold", "roles": ["a"] }));
@@ -149,17 +150,23 @@ async fn issuers_are_believed_as_the_configuration_says_and_as_it_changes() {
     assert_eq!(server.ask(Method::GET, "/livez", &nobody, "").await.code, 200);
     assert_eq!(server.ask(Method::GET, "/version", &nobody, "").await.code, 401);
 
+    let reloads = async |status: &str| {
+        let name = "apiserver_authentication_config_controller_automatic_reloads_total";
+        server.get("/metrics").await.text().contains(&format!("{name}{{status=\"{status}\"}} 1"))
+    };
     replace(&file, "apiVersion: nothing\n");
-    replace(&file, &configuration("y:"));
+    until("what is no configuration is refused", || reloads("failure")).await;
+    assert_eq!(who(&server, &good).await.unwrap().0, "x:jane");
+    assert_eq!(server.ask(Method::GET, "/version", &nobody, "").await.code, 401);
+
+    // Of those without credentials it says nothing any more: the flag does.
+    replace(&file, &configuration("y:", &Value::Null));
     until("the new configuration is in force", || async {
         who(&server, &good).await.is_ok_and(|(name, _)| name == "y:jane")
     })
     .await;
-    let metrics = server.get("/metrics").await.text();
-    assert!(
-        metrics.contains("apiserver_authentication_config_controller_automatic_reloads_total{status=\"success\"} 1"),
-        "{metrics}"
-    );
+    assert_eq!(server.ask(Method::GET, "/version", &nobody, "").await.code, 200);
+    assert!(reloads("success").await);
 }
 
 #[tokio::test]

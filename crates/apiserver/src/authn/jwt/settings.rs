@@ -36,6 +36,12 @@ pub(crate) struct Anonymous {
     pub paths: Vec<String>,
 }
 
+impl Anonymous {
+    pub(crate) fn by_flag(enabled: bool) -> Self {
+        Anonymous { enabled, paths: Vec::new() }
+    }
+}
+
 /// An issuer of tokens, and what they say.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Issuer {
