@@ -108,6 +108,12 @@ impl Rules {
         if wrong.is_empty() { Ok(Rules(rules)) } else { Err(wrong.join("\n")) }
     }
 
+    /// Everything is kept one way.
+    #[cfg(test)]
+    pub(super) fn all(way: Way) -> Self {
+        Rules(vec![Rule { resources: vec!["*.*".to_owned()], ways: vec![way] }])
+    }
+
     /// How a group-resource is kept; the first rule that names it, as itself or with others, decides.
     pub(super) fn of(&self, resource: &str) -> Option<Vec<Way>> {
         let (_, group) = resource.split_once('.').unwrap_or((resource, ""));

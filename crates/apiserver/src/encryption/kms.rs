@@ -16,10 +16,11 @@ use parking_lot::Mutex;
 use prost::Message;
 use rand::RngExt;
 use sha2::Sha256;
+use tonic::Code;
 use tonic::transport::{Channel, Endpoint, Uri};
 
-use super::Provider;
 use super::local::{open_gcm, seal_gcm};
+use super::{Failure, Provider};
 
 /// How often the service is asked whether it is well and which key it uses.
 const ASK_EVERY: Duration = Duration::from_secs(60);
@@ -141,25 +142,27 @@ impl Kms {
         kms
     }
 
-    async fn call<Q, A>(&self, method: &'static str, question: Q) -> Result<A, String>
+    async fn call<Q, A>(&self, method: &'static str, question: Q) -> Result<A, Failure>
     where
         Q: Message + Default + 'static,
         A: Message + Default + 'static,
     {
         let mut client = tonic::client::Grpc::new(self.channel.clone());
         let asked = async {
-            client.ready().await.map_err(|e| e.to_string())?;
+            client.ready().await.map_err(|e| Failure::Unreachable(e.to_string()))?;
             let path = PathAndQuery::from_static(method);
             let codec = tonic_prost::ProstCodec::<Q, A>::default();
             let answer = client.unary(tonic::Request::new(question), path, codec).await;
-            answer.map(tonic::Response::into_inner).map_err(|e| e.to_string())
+            answer.map(tonic::Response::into_inner).map_err(|status| failure_of(&status))
         };
-        tokio::time::timeout(self.timeout, asked).await.map_err(|_| "context deadline exceeded".to_owned())?
+        let late = |_| Failure::Unreachable("context deadline exceeded".to_owned());
+        tokio::time::timeout(self.timeout, asked).await.map_err(late)?
     }
 
     /// Asks the service how it is; with another key of its comes a new seed.
     async fn look(&self) -> Result<String, String> {
-        let status: StatusResponse = self.call("/v2.KeyManagementService/Status", StatusRequest {}).await?;
+        let asked = self.call("/v2.KeyManagementService/Status", StatusRequest {}).await;
+        let status: StatusResponse = asked.map_err(String::from)?;
         if !matches!(status.version.as_str(), "v2" | "v2beta1") {
             return Err(format!("expected KMSv2 API version v2, got {}", status.version));
         }
@@ -190,7 +193,7 @@ impl Kms {
         let encrypted: EncryptResponse = self
             .call("/v2.KeyManagementService/Encrypt", request)
             .await
-            .map_err(|why| format!("failed to encrypt DEK, error: {why}"))?;
+            .map_err(|why| format!("failed to encrypt DEK, error: {}", String::from(why)))?;
         let seed = Seed { plain: plain.to_vec(), encrypted };
         self.remember(seed.encrypted.ciphertext.clone(), seed.plain.clone());
         *self.current.lock() = Some(seed.clone());
@@ -205,7 +208,7 @@ impl Kms {
         known.insert(encrypted, plain);
     }
 
-    async fn seed_of(&self, stored: &Stored) -> Result<Vec<u8>, String> {
+    async fn seed_of(&self, stored: &Stored) -> Result<Vec<u8>, Failure> {
         if let Some(seed) = self.known.lock().get(&stored.seed) {
             return Ok(seed.clone());
         }
@@ -215,10 +218,12 @@ impl Kms {
             key_id: stored.key_id.clone(),
             annotations: stored.annotations.clone(),
         };
-        let answer: DecryptResponse = self
-            .call("/v2.KeyManagementService/Decrypt", request)
-            .await
-            .map_err(|why| format!("failed to decrypt DEK, error: {why}"))?;
+        let told = |why: String| format!("failed to decrypt DEK, error: {why}");
+        let answer: DecryptResponse =
+            self.call("/v2.KeyManagementService/Decrypt", request).await.map_err(|failure| match failure {
+                Failure::Unreachable(why) => Failure::Unreachable(told(why)),
+                Failure::Unreadable(why) => Failure::Unreadable(told(why)),
+            })?;
         self.remember(stored.seed.clone(), answer.plaintext.clone());
         Ok(answer.plaintext)
     }
@@ -239,12 +244,34 @@ async fn watch(kms: Weak<Kms>) {
     }
 }
 
+/// Most services that cannot reach their own keys say so with codes that mean nothing in particular.
+fn failure_of(status: &tonic::Status) -> Failure {
+    match status.code() {
+        Code::InvalidArgument | Code::NotFound | Code::OutOfRange | Code::DataLoss | Code::Unimplemented => {
+            Failure::Unreadable(status.to_string())
+        }
+        _ => Failure::Unreachable(status.to_string()),
+    }
+}
+
 /// The key of one value.
 fn key_of(seed: &[u8], info: &[u8]) -> Result<[u8; 32], String> {
     let made = Hkdf::<Sha256>::from_prk(seed).map_err(|_| format!("invalid seed length {}", seed.len()))?;
     let mut key = [0; 32];
     made.expand(info, &mut key).map_err(|e| e.to_string())?;
     Ok(key)
+}
+
+fn open(seed: &[u8], stored: &Stored, place: &[u8]) -> Result<Vec<u8>, String> {
+    match stored.seed_type {
+        TYPE_KEY => open_gcm(seed, &stored.data, place),
+        TYPE_SEED => {
+            let (info, sealed) =
+                stored.data.split_at_checked(INFO).ok_or("the stored data was shorter than the required size")?;
+            open_gcm(&key_of(seed, info)?, sealed, place)
+        }
+        other => Err(format!("unknown type {other} of an encrypted key")),
+    }
 }
 
 #[async_trait]
@@ -267,18 +294,11 @@ impl Provider for Kms {
         Ok([&self.prefix[..], &stored.encode_to_vec()].concat())
     }
 
-    async fn decrypt(&self, data: &[u8], place: &[u8]) -> Result<Vec<u8>, String> {
-        let stored = Stored::decode(data).map_err(|e| format!("failed to proto decode data: {e}"))?;
+    async fn decrypt(&self, data: &[u8], place: &[u8]) -> Result<Vec<u8>, Failure> {
+        let stored =
+            Stored::decode(data).map_err(|e| Failure::Unreadable(format!("failed to proto decode data: {e}")))?;
         let seed = self.seed_of(&stored).await?;
-        match stored.seed_type {
-            TYPE_KEY => open_gcm(&seed, &stored.data, place),
-            TYPE_SEED => {
-                let (info, sealed) =
-                    stored.data.split_at_checked(INFO).ok_or("the stored data was shorter than the required size")?;
-                open_gcm(&key_of(&seed, info)?, sealed, place)
-            }
-            other => Err(format!("unknown type {other} of an encrypted key")),
-        }
+        open(&seed, &stored, place).map_err(Failure::Unreadable)
     }
 
     async fn is_stale(&self, data: &[u8]) -> bool {

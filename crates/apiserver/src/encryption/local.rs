@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use crypto_secretbox::XSalsa20Poly1305;
 use rand::RngExt;
 
-use super::Provider;
+use super::{Failure, Provider};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cipher {
@@ -98,11 +98,10 @@ impl Provider for Local {
         Ok([&self.prefix[..], name.as_bytes(), b":", &encrypted].concat())
     }
 
-    async fn decrypt(&self, data: &[u8], place: &[u8]) -> Result<Vec<u8>, String> {
-        let (i, rest) = self
-            .key_of(data)
-            .ok_or_else(|| format!("no matching key was found for the provided {} transformer", self.cipher.name()))?;
-        self.cipher.decrypt(&self.keys[i].1, rest, place)
+    async fn decrypt(&self, data: &[u8], place: &[u8]) -> Result<Vec<u8>, Failure> {
+        let no_key = || format!("no matching key was found for the provided {} transformer", self.cipher.name());
+        let (i, rest) = self.key_of(data).ok_or_else(|| Failure::Unreadable(no_key()))?;
+        self.cipher.decrypt(&self.keys[i].1, rest, place).map_err(Failure::Unreadable)
     }
 
     async fn is_stale(&self, data: &[u8]) -> bool {

@@ -12,15 +12,31 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::StreamExt;
-use parking_lot::RwLock;
+use futures::{StreamExt, TryStreamExt};
 use storage::{Entry, Key, KeyRange, Page, Revision, Storage, StorageError, Ttl, WatchEvent, WatchStream};
+use tokio::sync::watch;
 
 use crate::cache::feed::REGISTRY;
 pub(crate) use config::Rules;
 
 /// How every encrypted value begins.
 const ENCRYPTED: &[u8] = b"k8s:enc:";
+
+/// Why a value cannot be decrypted.
+#[derive(Debug, PartialEq, Eq)]
+enum Failure {
+    /// Who keeps the keys gives no answer now.
+    Unreachable(String),
+    /// It will not be read later either.
+    Unreadable(String),
+}
+
+impl From<Failure> for String {
+    fn from(failure: Failure) -> Self {
+        let (Failure::Unreachable(why) | Failure::Unreadable(why)) = failure;
+        why
+    }
+}
 
 /// One way of encrypting.
 #[async_trait]
@@ -32,7 +48,7 @@ trait Provider: Send + Sync {
     async fn encrypt(&self, data: &[u8], place: &[u8]) -> Result<Vec<u8>, String>;
 
     /// What is behind the prefix, as it was.
-    async fn decrypt(&self, data: &[u8], place: &[u8]) -> Result<Vec<u8>, String>;
+    async fn decrypt(&self, data: &[u8], place: &[u8]) -> Result<Vec<u8>, Failure>;
 
     /// It would write a value differently now than it was written (another key).
     async fn is_stale(&self, data: &[u8]) -> bool;
@@ -59,7 +75,7 @@ pub(crate) struct Encrypted {
 
 /// From what the store holds to what it means, and back.
 struct Transforms {
-    rules: RwLock<Arc<Rules>>,
+    rules: watch::Sender<Arc<Rules>>,
     /// Group-resources by where their keys lie.
     resources: HashMap<String, String>,
 }
@@ -67,17 +83,20 @@ struct Transforms {
 impl Encrypted {
     pub(crate) fn new(inner: Arc<dyn Storage>, rules: Rules) -> Self {
         let resources = api::resources().iter().map(|def| (def.storage_prefix.clone(), def.gvr.group_resource()));
-        let transforms = Transforms { rules: RwLock::new(Arc::new(rules)), resources: resources.collect() };
+        let transforms = Transforms { rules: watch::Sender::new(Arc::new(rules)), resources: resources.collect() };
         Encrypted { inner, transforms: Arc::new(transforms) }
     }
 
-    /// From now on by these rules.
+    /// From now on by these rules. Watches end: values may be readable now that were not, and the other way round.
     pub(crate) fn set(&self, rules: Rules) {
-        *self.transforms.rules.write() = Arc::new(rules);
+        self.transforms.rules.send_replace(Arc::new(rules));
     }
 
     /// Would the value of a key be written differently now? Then it is worth writing though nothing else has changed.
     pub(crate) async fn holds_stale(&self, key: &Key) -> bool {
+        if self.transforms.ways(key).is_empty() {
+            return false;
+        }
         match self.inner.get(key).await {
             Ok((Some(entry), _)) => self.transforms.is_stale(key, &entry.value).await,
             _ => false,
@@ -86,7 +105,7 @@ impl Encrypted {
 
     /// Whether all providers work.
     pub(crate) async fn check(&self) -> Result<(), String> {
-        let rules = Arc::clone(&self.transforms.rules.read());
+        let rules = Arc::clone(&self.transforms.rules.borrow());
         for provider in rules.providers() {
             provider.check().await?;
         }
@@ -110,7 +129,7 @@ impl Transforms {
 
     /// How values of a key are kept, best way first; nothing for those that no rule is for.
     fn ways(&self, key: &Key) -> Vec<Way> {
-        let rules = Arc::clone(&self.rules.read());
+        let rules = Arc::clone(&self.rules.borrow());
         self.resource_of(key).and_then(|resource| rules.of(&resource)).unwrap_or_default()
     }
 
@@ -124,7 +143,7 @@ impl Transforms {
         }
     }
 
-    async fn decrypt(&self, key: &Key, value: Bytes) -> Result<Bytes, StorageError> {
+    async fn decrypt(&self, key: &Key, value: Bytes) -> Result<Bytes, Failure> {
         let ways = self.ways(key);
         if ways.is_empty() {
             return Ok(value);
@@ -136,22 +155,25 @@ impl Transforms {
                 Way::Plain => {}
                 Way::Provided(provider) => {
                     if let Some(data) = value.strip_prefix(provider.prefix()) {
-                        let decrypted = provider.decrypt(data, key.as_str().as_bytes()).await;
-                        return decrypted.map(Bytes::from).map_err(|reason| transform(key, reason));
+                        return provider.decrypt(data, key.as_str().as_bytes()).await.map(Bytes::from);
                     }
                 }
             }
         }
-        Err(transform(key, "no matching prefix found".to_owned()))
+        Err(Failure::Unreadable("no matching prefix found".to_owned()))
     }
 
-    /// What cannot be read stays as it is: readers will find that it is no object.
-    async fn decrypt_or_keep(&self, mut entry: Entry) -> Entry {
+    /// What can never be read stays as it is: readers will find that it is no object.
+    ///
+    /// # Errors
+    /// When it may be readable later.
+    async fn decrypt_or_keep(&self, mut entry: Entry) -> Result<Entry, StorageError> {
         match self.decrypt(&entry.key, entry.value.clone()).await {
             Ok(value) => entry.value = value,
-            Err(error) => tracing::error!(%error, "a value cannot be decrypted"),
+            Err(Failure::Unreachable(why)) => return Err(transform(&entry.key, why)),
+            Err(Failure::Unreadable(why)) => tracing::error!(key = %entry.key.0, why, "a value cannot be decrypted"),
         }
-        entry
+        Ok(entry)
     }
 
     async fn is_stale(&self, key: &Key, value: &[u8]) -> bool {
@@ -165,21 +187,26 @@ impl Transforms {
         }
     }
 
-    async fn decrypt_change(&self, change: WatchEvent) -> WatchEvent {
-        match change {
+    async fn decrypt_change(&self, change: WatchEvent) -> Result<WatchEvent, StorageError> {
+        Ok(match change {
             WatchEvent::Progress(revision) => WatchEvent::Progress(revision),
             WatchEvent::Put { entry, previous } => {
-                let entry = self.decrypt_or_keep(entry).await;
+                let entry = self.decrypt_or_keep(entry).await?;
                 let previous = match previous {
-                    Some(previous) => Some(self.decrypt_or_keep(previous).await),
+                    Some(previous) => Some(self.decrypt_past(previous).await),
                     None => None,
                 };
                 WatchEvent::Put { entry, previous }
             }
             WatchEvent::Delete { previous, revision } => {
-                WatchEvent::Delete { previous: self.decrypt_or_keep(previous).await, revision }
+                WatchEvent::Delete { previous: self.decrypt_past(previous).await, revision }
             }
-        }
+        })
+    }
+
+    /// For what is no more, nobody waits.
+    async fn decrypt_past(&self, entry: Entry) -> Entry {
+        self.decrypt_or_keep(entry.clone()).await.unwrap_or(entry)
     }
 }
 
@@ -204,7 +231,7 @@ impl Storage for Encrypted {
         let value = self.transforms.encrypt(key, value).await?;
         match self.inner.update(key, value, expect, ttl).await {
             Err(StorageError::Conflict { key, current }) => {
-                let current = Box::new(self.transforms.decrypt_or_keep(*current).await);
+                let current = Box::new(self.transforms.decrypt_or_keep(*current).await?);
                 Err(StorageError::Conflict { key, current })
             }
             done => done,
@@ -214,7 +241,7 @@ impl Storage for Encrypted {
     async fn delete(&self, key: &Key, expect: Revision) -> Result<Revision, StorageError> {
         match self.inner.delete(key, expect).await {
             Err(StorageError::Conflict { key, current }) => {
-                let current = Box::new(self.transforms.decrypt_or_keep(*current).await);
+                let current = Box::new(self.transforms.decrypt_or_keep(*current).await?);
                 Err(StorageError::Conflict { key, current })
             }
             done => done,
@@ -224,7 +251,7 @@ impl Storage for Encrypted {
     async fn get(&self, key: &Key) -> Result<(Option<Entry>, Revision), StorageError> {
         let (entry, revision) = self.inner.get(key).await?;
         let Some(mut entry) = entry else { return Ok((None, revision)) };
-        entry.value = self.transforms.decrypt(key, entry.value).await?;
+        entry.value = self.transforms.decrypt(key, entry.value).await.map_err(|why| transform(key, why.into()))?;
         Ok((Some(entry), revision))
     }
 
@@ -232,23 +259,23 @@ impl Storage for Encrypted {
         let mut page = self.inner.range(range, limit, at).await?;
         let mut entries = Vec::with_capacity(page.entries.len());
         for entry in page.entries {
-            entries.push(self.transforms.decrypt_or_keep(entry).await);
+            entries.push(self.transforms.decrypt_or_keep(entry).await?);
         }
         page.entries = entries;
         Ok(page)
     }
 
     async fn watch(&self, range: &KeyRange, after: Revision) -> Result<WatchStream, StorageError> {
+        let mut rules = self.transforms.rules.subscribe();
         let changes = self.inner.watch(range, after).await?;
         let transforms = Arc::clone(&self.transforms);
-        let decrypted = changes.then(move |change| {
+        let decrypted = changes.and_then(move |change| {
             let transforms = Arc::clone(&transforms);
-            async move {
-                match change {
-                    Ok(change) => Ok(transforms.decrypt_change(change).await),
-                    Err(error) => Err(error),
-                }
-            }
+            async move { transforms.decrypt_change(change).await }
+        });
+        let decrypted = decrypted.take_until(async move {
+            // An error means that the sender is gone, and with it the store.
+            let _ = rules.changed().await;
         });
         Ok(decrypted.boxed())
     }
@@ -272,12 +299,74 @@ impl Storage for Encrypted {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use storage::embedded::{Embedded, EmbeddedOptions};
+    use tokio_util::sync::CancellationToken;
+
     use super::*;
+    use crate::cache::feed::Feed;
+    use crate::resources::Resources;
+
+    /// Gives no answer the next few times that it is to decrypt.
+    #[derive(Default)]
+    struct Away(AtomicUsize);
+
+    #[async_trait]
+    impl Provider for Away {
+        fn prefix(&self) -> &[u8] {
+            b"k8s:enc:away:"
+        }
+
+        async fn encrypt(&self, data: &[u8], _: &[u8]) -> Result<Vec<u8>, String> {
+            Ok([self.prefix(), data].concat())
+        }
+
+        async fn decrypt(&self, data: &[u8], _: &[u8]) -> Result<Vec<u8>, Failure> {
+            let away = self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |times| times.checked_sub(1));
+            if away.is_ok() { Err(Failure::Unreachable("away".to_owned())) } else { Ok(data.to_vec()) }
+        }
+
+        async fn is_stale(&self, _: &[u8]) -> bool {
+            false
+        }
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_read_now_is_not_taken_for_deleted() {
+        let dir = tempfile::tempdir().unwrap();
+        let inner = Arc::new(Embedded::open(dir.path(), EmbeddedOptions::default()).unwrap());
+        let provider = Arc::new(Away::default());
+        let way = Way::Provided(Arc::clone(&provider) as Arc<dyn Provider>);
+        let store = Arc::new(Encrypted::new(inner, Rules::all(way)));
+        let caches = Resources::builtin().caches();
+        let secrets = caches.into_iter().find(|cache| cache.shape.prefix == "/registry/secrets/").unwrap();
+        let key = secrets.shape.key("ns", "a");
+        let value = |data: &str| {
+            let head = &secrets.shape.head;
+            Bytes::from(format!(r#"{head}"name":"a","namespace":"ns"}},"data":{{"a":"{data}"}}}}"#))
+        };
+        let created = store.create(&key, value("MQ=="), None).await.unwrap();
+        let feed = Arc::new(Feed::new(Arc::clone(&store) as Arc<dyn Storage>, [Arc::clone(&secrets)]));
+        provider.0.store(2, Ordering::SeqCst);
+        let stop = CancellationToken::new();
+        let (running, stopped) = (Arc::clone(&feed), stop.clone());
+        let running = tokio::spawn(async move { running.run(stopped).await });
+        feed.reach_sync().await;
+        assert_eq!(secrets.get(&key).map(|object| object.revision), Some(created));
+
+        provider.0.store(1, Ordering::SeqCst);
+        let updated = store.update(&key, value("Mg=="), created, None).await.unwrap();
+        feed.reach(updated).await.unwrap();
+        assert_eq!(secrets.get(&key).map(|object| object.revision), Some(updated));
+        stop.cancel();
+        running.await.unwrap();
+    }
 
     #[test]
     fn keys_are_of_resources() {
         let resources = api::resources().iter().map(|def| (def.storage_prefix.clone(), def.gvr.group_resource()));
-        let transforms = Transforms { rules: RwLock::default(), resources: resources.collect() };
+        let transforms = Transforms { rules: watch::Sender::default(), resources: resources.collect() };
         let of = |key: &str| transforms.resource_of(&Key::new(key));
         assert_eq!(of("/registry/secrets/ns/a").as_deref(), Some("secrets"));
         assert_eq!(of("/registry/deployments/ns/a").as_deref(), Some("deployments.apps"));

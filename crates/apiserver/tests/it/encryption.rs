@@ -86,14 +86,16 @@ async fn secrets_are_kept_encrypted_and_keys_can_be_changed() {
 
     // Another provider, another key: both are read, all is written with the first.
     let both = json!([{ "aesgcm": { "keys": [k2] } }, { "secretbox": { "keys": [k1] } }]);
-    std::fs::write(&file, configuration(both)).unwrap();
+    std::fs::write(&file, configuration(both.clone())).unwrap();
     let server = start(dir, &file, true).await;
     assert_eq!(names(server.get(SECRETS).await.json()), ["boxed", "plain"]);
     assert!(put(&server, "boxed").await);
-    let last = configuration(json!([{ "aesgcm": { "keys": [k2] } }]));
-    let new = file.with_extension("new");
-    std::fs::write(&new, last).unwrap();
-    std::fs::rename(&new, &file).unwrap();
+    let replace = |providers: Value| {
+        let new = file.with_extension("new");
+        std::fs::write(&new, configuration(providers)).unwrap();
+        std::fs::rename(&new, &file).unwrap();
+    };
+    replace(json!([{ "aesgcm": { "keys": [k2] } }]));
     until("the first key is gone", || async {
         server.get(&format!("{SECRETS}/plain?resourceVersion=")).await.code == 500
     })
@@ -104,6 +106,9 @@ async fn secrets_are_kept_encrypted_and_keys_can_be_changed() {
         "Internal error occurred: unable to transform key \"/registry/secrets/default/plain\": no matching prefix found"
     );
     assert_eq!(server.get(&format!("{SECRETS}/boxed")).await.code, 200);
+    until("what cannot be read is left out", || async { names(server.get(SECRETS).await.json()) == ["boxed"] }).await;
+    replace(both);
+    until("it can be read again", || async { names(server.get(SECRETS).await.json()) == ["boxed", "plain"] }).await;
 }
 
 #[tokio::test]
