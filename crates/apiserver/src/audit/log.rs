@@ -11,9 +11,9 @@ use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
 
 use super::Backend;
+use super::queue::Queue;
 use crate::config::{AuditLogConfig, AuditMode};
 
 /// How many events may wait to be written in the mode `batch`.
@@ -22,7 +22,7 @@ const WAITING: usize = 10_000;
 pub(super) enum Log {
     /// Written before the request goes on.
     Direct(Mutex<Target>),
-    Queued(mpsc::Sender<Bytes>),
+    Queued(Queue),
 }
 
 pub(super) enum Target {
@@ -54,14 +54,14 @@ impl Log {
         if config.mode != AuditMode::Batch {
             return Ok(Log::Direct(Mutex::new(target)));
         }
-        let (sender, mut events) = mpsc::channel::<Bytes>(WAITING);
+        let (queue, mut waiting) = Queue::new(WAITING);
         // A thread of its own: disks may take their time.
         std::thread::spawn(move || {
-            while let Some(event) = events.blocking_recv() {
+            while let Some(event) = waiting.events.blocking_recv() {
                 target.write(&event);
             }
         });
-        Ok(Log::Queued(sender))
+        Ok(Log::Queued(queue))
     }
 }
 
@@ -70,11 +70,14 @@ impl Backend for Log {
     async fn take(&self, event: &Bytes) {
         match self {
             Log::Direct(target) => target.lock().write(event),
-            Log::Queued(sender) => {
-                if sender.try_send(event.clone()).is_err() {
-                    tracing::error!("an audit event was dropped: the log does not keep up");
-                }
-            }
+            Log::Queued(queue) => queue.push(event),
+        }
+    }
+
+    async fn close(&self) {
+        match self {
+            Log::Direct(_) => {}
+            Log::Queued(queue) => queue.close().await,
         }
     }
 }

@@ -7,10 +7,12 @@ mod body;
 mod event;
 mod log;
 mod policy;
+mod queue;
 mod webhook;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use apimachinery::Value;
 use bytes::Bytes;
@@ -23,6 +25,7 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
+use tokio_util::task::TaskTracker;
 
 use crate::attributes::{RequestInfo, UserInfo};
 use crate::body::{Body, RequestBody};
@@ -30,6 +33,9 @@ use crate::config::AuditConfig;
 use crate::proxy::PassedOn;
 use crate::request_info::is_long_running;
 use policy::{Level, Policy, Stage};
+
+/// How long a server that ends waits for what is queued.
+const CLOSE: Duration = Duration::from_secs(10);
 
 tokio::task_local! {
     /// What is gathered of the request that is being answered.
@@ -40,6 +46,9 @@ tokio::task_local! {
 #[async_trait::async_trait]
 trait Backend: Send + Sync {
     async fn take(&self, event: &Bytes);
+
+    /// Takes no more; returns when nothing waits any more.
+    async fn close(&self) {}
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -53,6 +62,8 @@ pub(crate) struct Audit {
     backends: Vec<Arc<dyn Backend>>,
     events: Counter,
     levels: Family<LevelLabels, Counter>,
+    /// What is written down of requests that have ended.
+    writing: TaskTracker,
 }
 
 /// What is gathered of one request.
@@ -101,7 +112,27 @@ impl Audit {
         if backends.is_empty() {
             return Ok(None);
         }
-        Ok(Some(Arc::new(Audit { policy, backends, events: Counter::default(), levels: Family::default() })))
+        Ok(Some(Arc::new(Audit {
+            policy,
+            backends,
+            events: Counter::default(),
+            levels: Family::default(),
+            writing: TaskTracker::new(),
+        })))
+    }
+
+    /// Returns when everything is where it belongs, or takes too long. For the end of a server.
+    pub(crate) async fn close(&self) {
+        let closed = async {
+            self.writing.close();
+            self.writing.wait().await;
+            for backend in &self.backends {
+                backend.close().await;
+            }
+        };
+        if tokio::time::timeout(CLOSE, closed).await.is_err() {
+            tracing::error!("audit events were dropped: their backend takes too long at the end");
+        }
     }
 
     pub(crate) fn register(&self, registry: &mut Registry) {
@@ -193,7 +224,8 @@ impl Record {
     }
 
     fn complete(self: Arc<Self>, outcome: event::Outcome) {
-        tokio::spawn(async move { self.write(Stage::ResponseComplete, Some(&outcome)).await });
+        let writing = self.audit.writing.clone();
+        writing.spawn(async move { self.write(Stage::ResponseComplete, Some(&outcome)).await });
     }
 
     /// The answer is there; when it has been sent, that is written down too.
@@ -297,6 +329,7 @@ pub(crate) mod fixture {
             backends: vec![Arc::clone(&kept) as Arc<dyn Backend>],
             events: Counter::default(),
             levels: Family::default(),
+            writing: TaskTracker::new(),
         });
         let (parts, ()) = http::Request::delete("/api/v1/nodes/n/proxy/x").body(()).unwrap().into_parts();
         let info =

@@ -1,14 +1,13 @@
 //! Events sent to a server outside, in lists.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::Backend;
+use super::queue::{Queue, Waiting};
 use crate::config::{AuditMode, AuditWebhookConfig};
 use crate::outbound::kubeconfig::Remote;
 
@@ -20,7 +19,7 @@ const FACTOR: f64 = 1.5;
 pub(super) enum Webhook {
     /// Sent before the request goes on.
     Direct(Sender),
-    Queued(mpsc::Sender<Bytes>),
+    Queued(Queue),
 }
 
 pub(super) struct Sender {
@@ -36,9 +35,9 @@ impl Webhook {
         if config.mode != AuditMode::Batch {
             return Ok(Webhook::Direct(sender));
         }
-        let (queue, events) = mpsc::channel(config.buffer_size.max(1));
+        let (queue, waiting) = Queue::new(config.buffer_size.max(1));
         let (max, wait) = (config.max_batch_size.max(1), config.max_batch_wait);
-        tokio::spawn(async move { gather(Arc::new(sender), events, max, wait).await });
+        tokio::spawn(async move { gather(&sender, waiting, max, wait).await });
         Ok(Webhook::Queued(queue))
     }
 }
@@ -48,22 +47,25 @@ impl Backend for Webhook {
     async fn take(&self, event: &Bytes) {
         match self {
             Webhook::Direct(sender) => sender.send(std::slice::from_ref(event)).await,
-            Webhook::Queued(queue) => {
-                if queue.try_send(event.clone()).is_err() {
-                    tracing::error!("an audit event was dropped: the webhook does not keep up");
-                }
-            }
+            Webhook::Queued(queue) => queue.push(event),
+        }
+    }
+
+    async fn close(&self) {
+        match self {
+            Webhook::Direct(_) => {}
+            Webhook::Queued(queue) => queue.close().await,
         }
     }
 }
 
 /// Sends what has come together: so many events, or what came within a while of the first.
-async fn gather(sender: Arc<Sender>, mut events: mpsc::Receiver<Bytes>, max: usize, wait: Duration) {
-    while let Some(first) = events.recv().await {
+async fn gather(sender: &Sender, mut waiting: Waiting, max: usize, wait: Duration) {
+    while let Some(first) = waiting.events.recv().await {
         let mut batch = vec![first];
         let end = Instant::now() + wait;
         while batch.len() < max {
-            match tokio::time::timeout_at(end, events.recv()).await {
+            match tokio::time::timeout_at(end, waiting.events.recv()).await {
                 Ok(Some(event)) => batch.push(event),
                 Ok(None) | Err(_) => break,
             }

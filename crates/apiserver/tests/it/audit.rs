@@ -121,3 +121,25 @@ async fn events_can_be_sent_away() {
     assert_eq!(outside.seen()[0].json()["kind"], "EventList");
     assert_eq!(sent()[1]["stage"], "ResponseComplete");
 }
+
+#[tokio::test]
+async fn events_that_wait_are_written_before_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let outside = Outside::start(dir.path(), "collector", &[], None, |_| (200, "{}".to_owned())).await;
+    let (policy, log) = (dir.path().join("policy.yaml"), dir.path().join("audit.log"));
+    std::fs::write(&policy, POLICY).unwrap();
+    let config = crate::identity::kubeconfig(dir.path(), &outside, "/events");
+    let flags = [
+        format!("--audit-policy-file={}", policy.display()),
+        format!("--audit-log-path={}", log.display()),
+        "--audit-log-mode=batch".to_owned(),
+        format!("--audit-webhook-config-file={config}"),
+        "--audit-webhook-batch-max-wait=1h".to_owned(),
+    ];
+    let server = Server::start(&flags.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    server.get("/api/v1/namespaces/default/secrets").await;
+    server.end().await;
+    assert_eq!(events(&log).len(), 2);
+    let lists: Vec<Value> = outside.seen().iter().map(crate::outside::Seen::json).collect();
+    assert_eq!(lists.iter().map(|list| list["items"].as_array().map_or(0, Vec::len)).sum::<usize>(), 2, "{lists:?}");
+}
