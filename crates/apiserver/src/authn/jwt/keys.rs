@@ -1,11 +1,13 @@
 //! The keys of an issuer: found through its discovery document, fetched again when a token names one that is not known.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use apimachinery::Value;
 use http::HeaderMap;
 use jsonwebtoken::jwk::{Jwk, JwkSet};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use parking_lot::RwLock;
 use tokio::sync::Mutex;
 
 use super::settings::Issuer;
@@ -21,13 +23,9 @@ pub(super) struct Keys {
     discovery: String,
     authority: Option<String>,
     algorithms: Vec<Algorithm>,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    keys: Vec<Jwk>,
-    asked: Option<Instant>,
+    known: RwLock<Arc<Vec<Jwk>>>,
+    /// One at a time asks the issuer. When that was last.
+    asked: Mutex<Option<Instant>>,
 }
 
 impl Keys {
@@ -38,7 +36,8 @@ impl Keys {
             discovery: issuer.discovery_url.clone().unwrap_or_else(usual),
             authority: issuer.certificate_authority.clone(),
             algorithms: issuer.algorithms.clone(),
-            state: Mutex::default(),
+            known: RwLock::default(),
+            asked: Mutex::default(),
         }
     }
 
@@ -51,15 +50,24 @@ impl Keys {
         if !self.algorithms.contains(&header.alg) {
             return Err(format!("id token signed with unsupported algorithm, got {:?}", header.alg));
         }
-        let mut state = self.state.lock().await;
-        if let Some(claims) = verified(&state.keys, token, header.kid.as_deref(), header.alg) {
+        let known = || {
+            let keys = Arc::clone(&self.known.read());
+            verified(&keys, token, header.kid.as_deref(), header.alg)
+        };
+        if let Some(claims) = known() {
             return Ok(claims);
         }
-        if state.asked.is_none_or(|asked| asked.elapsed() >= PAUSE) {
-            state.asked = Some(Instant::now());
-            state.keys = self.fetch().await.map_err(|why| format!("verify token: fetching keys {why}"))?;
+        let mut asked = self.asked.lock().await;
+        // Others that waited for this may have asked after the same key.
+        if let Some(claims) = known() {
+            return Ok(claims);
         }
-        verified(&state.keys, token, header.kid.as_deref(), header.alg)
+        if asked.is_none_or(|asked| asked.elapsed() >= PAUSE) {
+            let fetched = self.fetch().await;
+            *asked = Some(Instant::now());
+            *self.known.write() = Arc::new(fetched.map_err(|why| format!("verify token: fetching keys {why}"))?);
+        }
+        known()
             .ok_or_else(|| "verify token: failed to verify signature: failed to verify id token signature".to_owned())
     }
 
@@ -102,4 +110,37 @@ fn verified(keys: &[Jwk], token: &str, id: Option<&str>, algorithm: Algorithm) -
         let key = DecodingKey::from_jwk(key).ok()?;
         jsonwebtoken::decode::<Value>(token, &key, &validation).ok().map(|data| data.claims)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use jsonwebtoken::{EncodingKey, Header};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn known_keys_are_used_while_others_are_asked_for() {
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let issuer = Issuer {
+            url: format!("https://{}", silent.local_addr().unwrap()),
+            algorithms: vec![Algorithm::HS256],
+            ..Issuer::default()
+        };
+        let keys = Arc::new(Keys::new(&issuer));
+        let secret = EncodingKey::from_secret(b"secret");
+        let jwk = Jwk { ..Jwk::from_encoding_key(&secret, Algorithm::HS256).unwrap() };
+        *keys.known.write() = Arc::new(vec![jwk]);
+        let token = |key: &EncodingKey| {
+            jsonwebtoken::encode(&Header::new(Algorithm::HS256), &Value::from([("sub", "jane".into())]), key).unwrap()
+        };
+        let (good, bad) = (token(&secret), token(&EncodingKey::from_secret(b"other")));
+        let asking = Arc::clone(&keys);
+        let asking = tokio::spawn(async move { asking.verify(&bad).await });
+        let (_connection, _) = silent.accept().await.unwrap();
+        let claims = keys.verify(&good).now_or_never().expect("it waits for nobody").unwrap();
+        assert_eq!(claims.str_at(&["sub"]), "jane");
+        asking.abort();
+    }
 }
