@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use apimachinery::Value;
+use apimachinery::selector::{FieldSelector, LabelSelector, Operator};
 use async_trait::async_trait;
+use compact_str::CompactString;
 
 use super::{Authorizer, Decision, Verdict};
 use crate::attributes::Attributes;
@@ -131,11 +133,11 @@ fn spec_of(attributes: &Attributes) -> Value {
         ] {
             put(&["resourceAttributes", field], text);
         }
-        for (field, selector) in
-            [("fieldSelector", &request.field_selector), ("labelSelector", &request.label_selector)]
-        {
-            if let Some(selector) = selector.as_deref().filter(|s| !s.is_empty()) {
-                put(&["resourceAttributes", field, "rawSelector"], selector);
+        let fields = request.field_selector.as_deref().map(field_requirements).unwrap_or_default();
+        let labels = request.label_selector.as_deref().map(label_requirements).unwrap_or_default();
+        for (field, requirements) in [("fieldSelector", fields), ("labelSelector", labels)] {
+            if !requirements.is_empty() {
+                spec.set(&["resourceAttributes", field, "requirements"], requirements);
             }
         }
     } else {
@@ -149,6 +151,36 @@ fn spec_of(attributes: &Attributes) -> Value {
         spec.set(&["extra", key], list(values));
     }
     spec
+}
+
+/// What a selector demands. A demand that cannot be told is left out: what is asked for is then the wider right.
+fn field_requirements(selector: &str) -> Vec<Value> {
+    let terms = FieldSelector::parse(selector).unwrap_or_default().terms.into_iter();
+    terms.map(|term| requirement(&term.field, if term.equal { "In" } else { "NotIn" }, [term.value])).collect()
+}
+
+fn label_requirements(selector: &str) -> Vec<Value> {
+    let demands = LabelSelector::parse(selector).unwrap_or_default().requirements.into_iter();
+    let told = demands.filter_map(|demand| {
+        let operator = match demand.operator {
+            Operator::In => "In",
+            Operator::NotIn => "NotIn",
+            Operator::Exists => "Exists",
+            Operator::DoesNotExist => "DoesNotExist",
+            Operator::GreaterThan | Operator::LessThan => return None,
+        };
+        Some(requirement(&demand.key, operator, demand.values))
+    });
+    told.collect()
+}
+
+fn requirement(key: &str, operator: &str, values: impl IntoIterator<Item = CompactString>) -> Value {
+    let mut requirement = Value::from([("key", key.into()), ("operator", operator.into())]);
+    let values: Vec<Value> = values.into_iter().map(Value::from).collect();
+    if !values.is_empty() {
+        requirement.set(&["values"], values);
+    }
+    requirement
 }
 
 /// An older version calls the groups by another name.
@@ -199,10 +231,26 @@ mod tests {
         assert_eq!(
             spec,
             json(
-                r#"{"user":"jane","groups":["dev"],"resourceAttributes":{"verb":"list","namespace":"default","group":"apps","version":"v1","resource":"deployments","labelSelector":{"rawSelector":"a=b"}}}"#
+                r#"{"user":"jane","groups":["dev"],"resourceAttributes":{"verb":"list","namespace":"default","group":"apps","version":"v1","resource":"deployments","labelSelector":{"requirements":[{"key":"a","operator":"In","values":["b"]}]}}}"#
             )
         );
         assert_eq!(in_version(spec, "v1beta1")["group"], json(r#"["dev"]"#));
+    }
+
+    #[test]
+    fn selectors_are_told_as_what_they_demand() {
+        let labels = |selector: &str| apimachinery::field::shown(&Value::from(label_requirements(selector)));
+        let fields = |selector: &str| apimachinery::field::shown(&Value::from(field_requirements(selector)));
+        assert_eq!(
+            labels("a notin (c,b),!d,e,f>1"),
+            r#"[{"key":"a","operator":"NotIn","values":["b","c"]},{"key":"d","operator":"DoesNotExist"},{"key":"e","operator":"Exists"}]"#
+        );
+        assert_eq!((labels("a in ("), labels("f<1")), ("[]".to_owned(), "[]".to_owned()));
+        assert_eq!(
+            fields("spec.nodeName=n,status.phase!=Failed"),
+            r#"[{"key":"spec.nodeName","operator":"In","values":["n"]},{"key":"status.phase","operator":"NotIn","values":["Failed"]}]"#
+        );
+        assert_eq!(fields("nothing"), "[]");
     }
 
     #[test]
