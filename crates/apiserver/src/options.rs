@@ -427,8 +427,7 @@ impl Flags {
             .encryption_provider_config
             .map(|file| EncryptionConfig { file, reload: self.encryption_provider_config_automatic_reload });
         let issuers = self.service_account_issuer;
-        let api_audiences =
-            if self.api_audiences.is_empty() { issuers.iter().take(1).cloned().collect() } else { self.api_audiences };
+        let api_audiences = if self.api_audiences.is_empty() { issuers.clone() } else { self.api_audiences };
         Ok(Config {
             store,
             serving: Some(ServingConfig {

@@ -63,11 +63,7 @@ impl Security {
         let keys = Arc::new(verifying_keys(config)?);
         let accounts = &config.service_accounts;
         let issuer_url = accounts.issuers.first().cloned().unwrap_or_default();
-        let audiences = if config.authentication.api_audiences.is_empty() {
-            accounts.issuers.first().cloned().into_iter().collect()
-        } else {
-            config.authentication.api_audiences.clone()
-        };
+        let audiences = config.authentication.api_audiences.clone();
         let tokens = (!keys.is_empty() && !issuer_url.is_empty()).then(|| {
             Arc::new(ServiceAccountTokens {
                 issuers: accounts.issuers.clone(),

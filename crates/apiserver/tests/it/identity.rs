@@ -210,12 +210,15 @@ async fn a_server_can_be_asked_about_tokens() {
     .await;
     let config = kubeconfig(dir.path(), &outside, "/review");
     let file = format!("--authentication-token-webhook-config-file={config}");
-    let server = Server::start(&[&file, "--authentication-token-webhook-version=v1"]).await;
+    let issuers = ["--service-account-issuer=https://new.example", "--service-account-issuer=https://old.example"];
+    let server = Server::start(&[&file, "--authentication-token-webhook-version=v1", issuers[0], issuers[1]]).await;
     assert_eq!(who(&server, "Bearer good").await, Ok(("jane".to_owned(), json!(["a", "system:authenticated"]))));
     assert_eq!(who(&server, "Bearer good").await.unwrap().0, "jane");
     assert_eq!(who(&server, "Bearer bad").await, Err(401));
     let asked: Vec<Value> = outside.seen().iter().map(|seen| seen.json()["spec"]["token"].clone()).collect();
     assert_eq!(asked, [json!("good"), json!("bad")], "answers are remembered");
+    let audiences = json!(["https://new.example", "https://old.example"]);
+    assert_eq!(outside.seen()[0].json()["spec"]["audiences"], audiences, "those of the server's own tokens");
 }
 
 #[tokio::test]
