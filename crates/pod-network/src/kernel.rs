@@ -4,16 +4,24 @@ use std::net::IpAddr;
 use std::process::Command;
 use std::time::Duration;
 
+use client::events::{Dialect, Recorder};
+use futures::StreamExt;
+use kube::runtime::watcher;
 use serde_json::json;
 use testing::netns::{Namespaces, ip};
+use testing::wait::holds_within;
+use tokio_util::sync::CancellationToken;
 
 use crate::nft::{Table, Writer};
 use crate::plan::{Backend, NodeNetwork, Nodes, plan};
 use crate::policy::tests::table;
-use crate::{routes, tunnel};
+use crate::{Config, Error, Network, routes, tunnel};
 
 /// A new link may lose the first packet, which is sent again after a second.
 const PATIENCE: Duration = Duration::from_millis(1500);
+
+/// For what happens at once, on a machine that has much else to do.
+const PLENTY: Duration = Duration::from_secs(60);
 
 /// Does a caller get through to a server there?
 fn reaches(net: &Namespaces, from: &str, to: &str) -> bool {
@@ -183,4 +191,66 @@ fn policies_do_not_keep_pods_of_one_bridge_from_finding_each_other() {
         assert!(reaches(&net, "db", &format!("{address}:8001")), "{address}");
         assert_eq!(reaches(&net, "db", &format!("{address}:9000")), !is_asked, "{address}");
     }
+}
+
+#[test]
+fn what_somebody_removes_comes_back_and_an_end_of_policies_is_an_error() {
+    let (net, nodes) = two_nodes();
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config {
+        node_name: "a".into(),
+        cni_conf_dir: dir.path().into(),
+        ipam_dir: dir.path().into(),
+        cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
+        bridge: "cni0".into(),
+        mtu: None,
+        backend: Backend::HostGateway,
+    };
+    let node = |(name, network): (&String, &NodeNetwork)| {
+        let addresses: Vec<_> =
+            network.addresses.iter().map(|ip| json!({"type": "InternalIP", "address": ip})).collect();
+        let node = json!({"metadata": {"name": name}, "spec": {"podCIDRs": network.pod_cidrs}, "status": {"addresses": addresses}});
+        Ok(watcher::Event::InitApply(serde_json::from_value(node).unwrap()))
+    };
+    let events: Vec<_> = nodes.iter().map(node).chain([Ok(watcher::Event::InitDone)]).collect();
+    let end_of_policies = CancellationToken::new();
+    let keep = async {
+        let stop = CancellationToken::new();
+        // Nobody answers there, and nobody has to.
+        let client = kube::Client::try_from(kube::Config::new("http://127.0.0.1:1".parse().unwrap())).unwrap();
+        let recorder = Recorder::start(client, Dialect::Core, "pod-network", "a", stop.clone());
+        let (connection, netlink, _) = rtnetlink::new_connection().unwrap();
+        tokio::spawn(connection);
+        let ended = end_of_policies.clone();
+        let policies = tokio::spawn(async move {
+            ended.cancelled().await;
+            panic!("as a mistake would");
+        });
+        let events = futures::stream::iter(events).chain(futures::stream::pending());
+        let looks = (Duration::from_millis(50), Duration::from_millis(50));
+        Network::new(config, netlink, recorder).keep(events, policies, looks, stop).await
+    };
+    std::thread::scope(|scope| {
+        let kept = scope.spawn(|| net.block_on("a", keep));
+        // Also when an assertion fails.
+        let guard = end_of_policies.clone().drop_guard();
+        let nft = |words: &str| {
+            let done = Command::new("ip").args(["netns", "exec", &net.ns("a"), "nft"]).args(words.split(' ')).output();
+            String::from_utf8_lossy(&done.unwrap().stdout).into_owned()
+        };
+        let is_whole = || {
+            let rules = nft("list ruleset");
+            rules.contains("ip saddr 10.244.0.0/24") && net.ip("a", "route").contains("10.244.1.0/24 via 192.0.2.2")
+        };
+        for damage in ["nothing", "rules", "routes"] {
+            match damage {
+                "rules" => drop(nft("flush ruleset")),
+                "routes" => drop(net.ip("a", "route del 10.244.1.0/24")),
+                _ => {}
+            }
+            assert!(holds_within(PLENTY, is_whole), "{damage} removed");
+        }
+        drop(guard);
+        assert!(matches!(kept.join().unwrap(), Err(Error::Policies(_))));
+    });
 }

@@ -2,20 +2,19 @@
 //! the way to a pod. Between pods and nodes, addresses stay as they are.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::net::IpAddr;
 
-use crate::nft;
-use crate::plan::NodeNetwork;
 use ipnet::IpNet;
 
-/// A table of our own, so that nobody else's rules are touched.
-const TABLE: &str = "inet kelson-pod-network";
+use crate::nft::{Chain, Table};
+use crate::plan::NodeNetwork;
 
-/// The rules as one transaction for `nft -f`, which replaces those of before.
-pub(crate) fn ruleset(own: &str, nodes: &BTreeMap<String, NodeNetwork>, cluster_cidrs: &[IpNet]) -> String {
-    let mut text = format!("add table {TABLE}\nflush table {TABLE}\ntable {TABLE} {{\n  chain postrouting {{\n");
-    text.push_str("    type nat hook postrouting priority srcnat; policy accept;\n");
+/// A table of our own, so that nobody else's rules are touched.
+pub(crate) const TABLE: &str = "inet kelson-pod-network";
+
+/// What the table is to hold; a node without pods needs none.
+pub(crate) fn table(own: &str, nodes: &BTreeMap<String, NodeNetwork>, cluster_cidrs: &[IpNet]) -> Table {
+    let mut rules = Vec::new();
     for pods in nodes.get(own).into_iter().flat_map(|node| &node.pod_cidrs) {
         let is_v4 = pods.addr().is_ipv4();
         let family = if is_v4 { "ip" } else { "ip6" };
@@ -24,19 +23,13 @@ pub(crate) fn ruleset(own: &str, nodes: &BTreeMap<String, NodeNetwork>, cluster_
         let nodes = nodes.values().flat_map(|node| &node.addresses).filter(|ip: &&IpAddr| ip.is_ipv4() == is_v4);
         let mut known: Vec<String> = inside.chain(nodes.map(ToString::to_string)).collect();
         known.push(if is_v4 { "224.0.0.0/4" } else { "ff00::/8" }.to_owned());
-        text.push_str(&format!(
-            "    {family} saddr {} {family} daddr != {{ {} }} masquerade\n",
-            pods.trunc(),
-            known.join(", ")
-        ));
+        rules.push(format!("{family} saddr {} {family} daddr != {{ {} }} masquerade", pods.trunc(), known.join(", ")));
     }
-    text.push_str("  }\n}\n");
-    text
-}
-
-/// Writes the rules.
-pub(crate) async fn write(ruleset: &str) -> io::Result<()> {
-    nft::run(&["-f", "-"], ruleset).await.map(drop)
+    if rules.is_empty() {
+        return Table::default();
+    }
+    let chain = Chain { hook: "type nat hook postrouting priority srcnat ;".to_owned(), rules };
+    Table { chains: [("postrouting".to_owned(), chain)].into(), ..Table::default() }
 }
 
 #[cfg(test)]
@@ -55,18 +48,14 @@ mod tests {
             ("b".to_owned(), node(&["10.244.1.0/24"], &["192.0.2.2", "2001:db8::2"])),
         ]);
         let cluster = ["10.244.0.0/16", "fd00::/48"].map(|cidr| cidr.parse().unwrap());
-        let rules: Vec<String> = ruleset("a", &nodes, &cluster)
-            .lines()
-            .filter(|line| line.ends_with("masquerade"))
-            .map(|line| line.trim().to_owned())
-            .collect();
+        let rules = &table("a", &nodes, &cluster).chains["postrouting"].rules;
         assert_eq!(
-            rules,
+            *rules,
             [
                 "ip saddr 10.244.0.0/24 ip daddr != { 10.244.0.0/16, 192.0.2.1, 192.0.2.2, 224.0.0.0/4 } masquerade",
                 "ip6 saddr fd00::/64 ip6 daddr != { fd00::/48, 2001:db8::2, ff00::/8 } masquerade",
             ]
         );
-        assert!(!ruleset("c", &nodes, &cluster).contains("masquerade"), "a node without pods has no rules");
+        assert_eq!(table("c", &nodes, &cluster), Table::default(), "a node without pods has no rules");
     }
 }

@@ -17,9 +17,11 @@ use k8s_openapi::api::core::v1::{Namespace, Pod};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::nft::{Table, Writer};
+use crate::{LOOKS, RETRY};
 #[cfg(test)]
 pub(crate) use render::TABLE;
 
@@ -27,10 +29,6 @@ use model::{Direction, Labels, PodFacts, Protocol, World, namespace_labels};
 
 /// Changes that come close together are written together.
 const GATHER: Duration = Duration::from_millis(20);
-/// How long until a failed write is tried again.
-const RETRY: Duration = Duration::from_secs(2);
-/// How often it is looked whether somebody removed the rules.
-const LOOKS: Duration = Duration::from_secs(30);
 
 /// Cluster DNS runs beside the pods; to policies it is the pod that they expect.
 const DNS_NAMESPACE: &str = "kube-system";
@@ -47,11 +45,12 @@ struct Peers {
     pods: SharedInformer<Pod>,
     namespaces: SharedInformer<Namespace>,
     dns: SharedInformer<EndpointSlice>,
+    _watched: DropGuard,
 }
 
 /// Enforces the policies until `stop`.
 pub(crate) async fn run(node: String, client: kube::Client, stop: CancellationToken) {
-    let informers = SharedInformerFactory::new(client, stop.clone());
+    let informers = SharedInformerFactory::new(client.clone(), stop.clone());
     let changed = Arc::new(Notify::new());
     let mut sources = Sources { policies: informers.informer(), peers: None };
     let notify = Arc::clone(&changed);
@@ -60,21 +59,25 @@ pub(crate) async fn run(node: String, client: kube::Client, stop: CancellationTo
         return;
     }
     let mut writer = Writer::new(render::TABLE);
-    let mut pause = LOOKS;
+    let mut next_look = Instant::now() + LOOKS;
     loop {
-        if sources.peers.is_none() && !sources.policies.lister().is_empty() {
-            sources.peers = Some(Peers::watch(&informers, &changed));
+        if sources.policies.lister().is_empty() {
+            sources.peers = None;
+        } else if sources.peers.is_none() {
+            let watched = stop.child_token();
+            let informers = SharedInformerFactory::new(client.clone(), watched.clone());
+            sources.peers = Some(Peers::watch(&informers, watched.drop_guard(), &changed));
             if stop.run_until_cancelled(informers.synced()).await != Some(true) {
                 return;
             }
         }
-        match writer.write(sources.table(&node)).await {
-            Ok(()) => pause = LOOKS,
+        let pause = match writer.write(sources.table(&node)).await {
+            Ok(()) => next_look.saturating_duration_since(Instant::now()),
             Err(error) => {
                 tracing::error!(%error, "network policies could not be written");
-                pause = RETRY.min(pause);
+                RETRY
             }
-        }
+        };
         tokio::select! {
             () = stop.cancelled() => return,
             () = changed.notified() => tokio::time::sleep(GATHER).await,
@@ -82,13 +85,14 @@ pub(crate) async fn run(node: String, client: kube::Client, stop: CancellationTo
                 if !writer.is_whole().await {
                     tracing::warn!("the rules of network policies were changed by somebody else and are restored");
                 }
+                next_look = Instant::now() + LOOKS;
             }
         }
     }
 }
 
 impl Peers {
-    fn watch(informers: &SharedInformerFactory, changed: &Arc<Notify>) -> Self {
+    fn watch(informers: &SharedInformerFactory, watched: DropGuard, changed: &Arc<Notify>) -> Self {
         let pods = informers.informer::<Pod>();
         let namespaces = informers.informer::<Namespace>();
         let dns = informers.namespaced::<EndpointSlice>(DNS_NAMESPACE, Selection::labels(DNS_SERVICE));
@@ -111,7 +115,7 @@ impl Peers {
         });
         let notify = Arc::clone(changed);
         dns.on_event(move |_| notify.notify_one());
-        Peers { pods, namespaces, dns }
+        Peers { pods, namespaces, dns, _watched: watched }
     }
 }
 
