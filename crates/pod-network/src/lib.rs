@@ -171,7 +171,7 @@ impl Network {
                 all_written = false;
             }
         }
-        let rules = masquerade::table(&config.node_name, nodes, &config.cluster_cidrs);
+        let rules = masquerade::table(&config.node_name, nodes, &config.cluster_cidrs, config.backend);
         if let Err(error) = self.masquerade.write(rules).await {
             tracing::error!(%error, "cannot write the rules for packets that leave the cluster");
             all_written = false;
