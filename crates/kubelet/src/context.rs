@@ -178,3 +178,47 @@ impl Context {
         }
     }
 }
+
+#[cfg(test)]
+impl Context {
+    /// A node without an apiserver, whose container runtime does not answer.
+    pub(crate) fn alone(root: &std::path::Path) -> Self {
+        let runtime = Runtime::connect("unix:///nowhere").unwrap();
+        Context {
+            node_name: "n1".to_owned(),
+            host_ips: Vec::new(),
+            root: root.to_owned(),
+            log_root: root.join("logs"),
+            log_links: None,
+            cluster_domain: String::new(),
+            cluster_dns: Vec::new(),
+            resolv_conf: String::new(),
+            cgroup_root: None,
+            node_memory: 0,
+            swap: Swap::default(),
+            allocatable: Amounts::new(),
+            max_pods: 10,
+            pod_pids_limit: 0,
+            seccomp_default: false,
+            unsafe_sysctls: Vec::new(),
+            pressures: Pressures::default(),
+            pressures_changed: Notify::new(),
+            probe_counts: Arc::default(),
+            dooms: Dooms::default(),
+            devices: Arc::new(Devices::new(root)),
+            cpus: Cpus::new(crate::cpus::CpuPolicy::default(), root),
+            drivers: Drivers::default(),
+            volumes_in_use: VolumesInUse::default(),
+            admitted: Admitted::default(),
+            node_informer: None,
+            client: None,
+            images: Images::new(runtime.clone(), 1, crate::credential_provider::Providers::default()),
+            runtime,
+            events: Recorder::collecting(8).0,
+            tokens: Tokens::default(),
+            statuses: Statuses::default(),
+            service_informer: None,
+            runtime_classes: None,
+        }
+    }
+}

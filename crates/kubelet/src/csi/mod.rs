@@ -1,9 +1,10 @@
 //! Storage drivers of this node (CSI): who they are, what the API knows of them, and their volumes.
 //!
 //! Nothing is remembered of volumes but what lies beside their mounts, under upstream's names, so that a restarted kubelet,
-//! or another one, can take them down.
+//! or another one, can take them down. It is written before anything is asked for, and goes after everything is undone.
 
 mod request;
+mod turns;
 mod volume;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,6 +26,7 @@ use crate::plugins::csi::node_client::NodeClient;
 use crate::plugins::csi::node_service_capability::{Type, rpc};
 use crate::plugins::csi::{NodeGetCapabilitiesRequest, NodeGetInfoRequest, NodeGetInfoResponse};
 use crate::plugins::registry::Plugin;
+use turns::Turns;
 pub(crate) use volume::{Failure, devices_in_use, set_up, set_up_inline, tear_down};
 
 /// Upstream's limit for a call to a driver.
@@ -38,6 +40,7 @@ pub(crate) struct Drivers {
     by_name: Mutex<BTreeMap<String, Driver>>,
     /// Uids of pods with a volume of a driver that asks for `requiresRepublish`.
     republished: Mutex<BTreeSet<String>>,
+    turns: Turns,
 }
 
 #[derive(Clone)]

@@ -53,6 +53,13 @@ struct Data {
     volume_lifecycle_mode: String,
 }
 
+impl Data {
+    /// A volume that lives and dies with its pod is neither attached nor staged.
+    fn is_attachable(&self) -> bool {
+        self.volume_lifecycle_mode != "Ephemeral"
+    }
+}
+
 fn io(what: &str) -> impl Fn(std::io::Error) -> Failure {
     move |error| Failure(format!("{what}: {error}"))
 }
@@ -100,15 +107,23 @@ pub(crate) async fn set_up(
     let nothing = PersistentVolumeSpec::default();
     let spec = volume.spec.as_ref().unwrap_or(&nothing);
     let Some(csi) = &spec.csi else { return Err(Failure("it is no volume of a CSI driver".to_owned())) };
-    context.volumes_in_use.begin(&device_name(&csi.driver, &csi.volume_handle));
     let mut driver = context.drivers.get(&csi.driver)?;
     let known = driver_spec(context, &csi.driver).await?;
     let dir = volume_dir(context, pod, name);
     let target = dir.join("mount");
+    let attachment = request::attachment_name(&csi.volume_handle, &csi.driver, &context.node_name);
+    let data = Data {
+        driver_name: csi.driver.clone(),
+        volume_handle: csi.volume_handle.clone(),
+        spec_vol_id: name.to_owned(),
+        node_name: context.node_name.clone(),
+        attachment_id: attachment.clone(),
+        volume_lifecycle_mode: "Persistent".to_owned(),
+    };
+    begin(context, &dir, &data).await?;
     if is_done(context, pod, known.as_ref(), &target) {
         return Ok(target);
     }
-    let attachment = request::attachment_name(&csi.volume_handle, &csi.driver, &context.node_name);
     let must_attach = known.as_ref().and_then(|d| d.attach_required) != Some(false);
     let published = if must_attach { attached(context, csi, &attachment).await? } else { HashMap::new() };
     let by_driver = driver.can.contains(&Can::VolumeMountGroup);
@@ -120,14 +135,7 @@ pub(crate) async fn set_up(
         group: fs_group.filter(|_| by_driver),
     };
     let capability = request::capability(&how, &driver.can);
-    let data = Data {
-        driver_name: csi.driver.clone(),
-        volume_handle: csi.volume_handle.clone(),
-        spec_vol_id: name.to_owned(),
-        node_name: context.node_name.clone(),
-        attachment_id: attachment,
-        volume_lifecycle_mode: "Persistent".to_owned(),
-    };
+    let turn = context.drivers.turns.take(&device_of(&data)).await;
     let staged = stage(context, &mut driver, csi, &published, &capability, &data).await?;
     let secrets = match &csi.node_publish_secret_ref {
         Some(r) => {
@@ -147,7 +155,8 @@ pub(crate) async fn set_up(
         secrets,
         volume_context: attributes,
     };
-    let is_new = publish(&mut driver, &dir, &data, asked).await?;
+    let is_new = publish(&mut driver, &dir, asked).await?;
+    drop(turn);
     expand(context, &mut driver, (spec, claim), &target, staged.as_deref(), capability).await?;
     let policy = known.as_ref().and_then(|d| d.fs_group_policy.as_deref());
     let writable = !read_only && csi.read_only != Some(true);
@@ -205,7 +214,8 @@ pub(crate) async fn set_up_inline(context: &Context, pod: &Pod, name: &str, csi:
         volume_context: attributes,
         ..NodePublishVolumeRequest::default()
     };
-    let is_new = publish(&mut driver, &dir, &data, asked).await?;
+    begin(context, &dir, &data).await?;
+    let is_new = publish(&mut driver, &dir, asked).await?;
     let policy = known.as_ref().and_then(|d| d.fs_group_policy.as_deref());
     if is_new && csi.read_only != Some(true) && !by_driver && request::owns_files(policy, &how) {
         volumes::own(pod, &target).map_err(io("applyFSGroup failed"))?;
@@ -307,11 +317,20 @@ async fn stage(
     Ok(Some(target))
 }
 
-/// Mounts the volume for the pod. True when it was not there before.
-async fn publish(driver: &mut Driver, dir: &Path, data: &Data, asked: NodePublishVolumeRequest) -> Result<bool> {
+/// Notes that the pod has the volume, before anything is asked of its driver.
+async fn begin(context: &Context, dir: &Path, data: &Data) -> Result<()> {
+    let _turn = context.drivers.turns.take(&device_of(data)).await;
     std::fs::create_dir_all(dir).map_err(io("failed to create the volume's directory"))?;
-    let is_new = !dir.join("mount").exists();
     write_data(dir, data)?;
+    if data.is_attachable() {
+        context.volumes_in_use.begin(&device_of(data));
+    }
+    Ok(())
+}
+
+/// Mounts the volume for the pod. True when it was not there before.
+async fn publish(driver: &mut Driver, dir: &Path, asked: NodePublishVolumeRequest) -> Result<bool> {
+    let is_new = !dir.join("mount").exists();
     driver.client.node_publish_volume(within(asked)).await.map_err(rpc)?;
     Ok(is_new)
 }
@@ -365,21 +384,29 @@ pub(crate) async fn tear_down(context: &Context, pod_dir: &Path) -> Result<()> {
     for entry in std::fs::read_dir(&all).into_iter().flatten().filter_map(std::result::Result::ok) {
         let dir = entry.path();
         let Some(data) = read_data(&dir) else { continue };
-        let mut driver = context.drivers.get(&data.driver_name)?;
-        let asked =
-            NodeUnpublishVolumeRequest { volume_id: data.volume_handle.clone(), target_path: text(&dir.join("mount")) };
-        driver.client.node_unpublish_volume(within(asked)).await.map_err(rpc)?;
-        // The driver removes the mount point, or leaves it empty. What tells of the volume goes after it.
-        remove_dir(&dir.join("mount"))?;
+        let _turn = context.drivers.turns.take(&device_of(&data)).await;
+        let mount = dir.join("mount");
+        let is_untouched = !mount.exists() && !stage_dir(context, &data.driver_name, &data.volume_handle).exists();
+        let mut driver = match context.drivers.get(&data.driver_name) {
+            Ok(driver) => Some(driver),
+            Err(_) if is_untouched => None, // it was never asked for anything
+            Err(missing) => return Err(missing),
+        };
+        if let Some(driver) = &mut driver {
+            let asked = NodeUnpublishVolumeRequest { volume_id: data.volume_handle.clone(), target_path: text(&mount) };
+            driver.client.node_unpublish_volume(within(asked)).await.map_err(rpc)?;
+        }
+        // The driver removes the mount point, or leaves it empty.
+        remove_dir(&mount)?;
+        if data.is_attachable() && !is_used_elsewhere(context, &data, &dir) {
+            if let Some(driver) = &mut driver {
+                unstage(context, driver, &data).await?;
+            }
+            context.volumes_in_use.end(&device_of(&data));
+        }
+        // What tells of the volume goes after it.
         remove_data(&dir)?;
         remove_dir(&dir)?;
-        if data.volume_lifecycle_mode == "Ephemeral" {
-            continue;
-        }
-        if !is_used(context, &data) {
-            unstage(context, &mut driver, &data).await?;
-            context.volumes_in_use.end(&device_name(&data.driver_name, &data.volume_handle));
-        }
     }
     Ok(())
 }
@@ -417,27 +444,28 @@ fn read_data(dir: &Path) -> Option<Data> {
     serde_json::from_slice(&std::fs::read(dir.join(DATA)).ok()?).ok()
 }
 
-/// The data of all volumes of drivers that pods of this node have.
-fn all_data(context: &Context) -> Vec<Data> {
+/// The volumes of drivers that pods of this node have, each with the directory in which it is mounted.
+fn all_data(context: &Context) -> Vec<(PathBuf, Data)> {
     let below = |dir: PathBuf| std::fs::read_dir(dir).into_iter().flatten().filter_map(std::result::Result::ok);
     below(context.root.join("pods"))
         .flat_map(|pod| below(pod.path().join("volumes").join(PLUGIN)))
-        .filter_map(|volume| read_data(&volume.path()))
+        .filter_map(|volume| Some((volume.path(), read_data(&volume.path())?)))
         .collect()
 }
 
-fn is_used(context: &Context, data: &Data) -> bool {
-    all_data(context).iter().any(|d| d.driver_name == data.driver_name && d.volume_handle == data.volume_handle)
+fn is_used_elsewhere(context: &Context, data: &Data, dir: &Path) -> bool {
+    all_data(context).iter().any(|(at, other)| at != dir && device_of(other) == device_of(data))
 }
 
 /// The volume's name in a Node's status.
-fn device_name(driver: &str, handle: &str) -> String {
-    format!("kubernetes.io/csi/{driver}^{handle}")
+fn device_of(data: &Data) -> String {
+    format!("kubernetes.io/csi/{}^{}", data.driver_name, data.volume_handle)
 }
 
 /// What pods have of volumes that can be attached, as it lies on the disk.
 pub(crate) fn devices_in_use(context: &Context) -> BTreeSet<String> {
-    let attachable = |d: &Data| d.volume_lifecycle_mode != "Ephemeral";
-    let all = all_data(context);
-    all.iter().filter(|d| attachable(d)).map(|d| device_name(&d.driver_name, &d.volume_handle)).collect()
+    all_data(context).iter().filter(|(_, d)| d.is_attachable()).map(|(_, d)| device_of(d)).collect()
 }
+
+#[cfg(test)]
+mod tests;
