@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::error::{ApiError, ignore_not_found};
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::api::storage::v1::{CSINode, CSINodeDriver, CSINodeSpec, VolumeNodeResources};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::Api;
@@ -34,12 +34,12 @@ const CALL: Duration = Duration::from_secs(120);
 /// By driver: the node's name there, as JSON.
 const NODE_IDS: &str = "csi.volume.kubernetes.io/nodeid";
 
-/// The drivers that are registered, and the pods whose volumes they want to be told of again and again.
+/// The drivers that are registered, and the pods whose volumes are looked at again and again.
 #[derive(Default)]
 pub(crate) struct Drivers {
     by_name: Mutex<BTreeMap<String, Driver>>,
-    /// Uids of pods with a volume of a driver that asks for `requiresRepublish`.
-    republished: Mutex<BTreeSet<String>>,
+    /// Uids of pods with a volume whose driver asks for `requiresRepublish`, or that may grow.
+    looked_after: Mutex<BTreeSet<String>>,
     turns: Turns,
 }
 
@@ -56,9 +56,13 @@ impl Drivers {
         self.by_name.lock().get(name).cloned().ok_or_else(missing)
     }
 
-    /// Whether a volume of this pod is to be published again from time to time.
-    pub(crate) fn republishes(&self, pod_uid: &str) -> bool {
-        self.republished.lock().contains(pod_uid)
+    fn look_again(&self, pod: &Pod) {
+        self.looked_after.lock().insert(pod.metadata.uid.clone().unwrap_or_default());
+    }
+
+    /// Whether the volumes of this pod are to be set up again from time to time.
+    pub(crate) fn looks_again(&self, pod_uid: &str) -> bool {
+        self.looked_after.lock().contains(pod_uid)
     }
 
     /// Takes a driver, and tells the API that it is on this node.

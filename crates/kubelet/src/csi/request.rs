@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use k8s_openapi::api::core::v1::{PersistentVolumeSpec, Pod};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, PersistentVolumeSpec, Pod};
 use k8s_openapi::api::storage::v1::CSIDriverSpec;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::plugins::csi::VolumeCapability;
@@ -95,6 +97,22 @@ pub(super) fn context_of(
     context
 }
 
+/// What a claim's status says once its file system has grown: the size, and nothing more of the way there.
+pub(super) fn expanded(claim: &PersistentVolumeClaim, capacity: Option<&BTreeMap<String, Quantity>>) -> Value {
+    const OF_RESIZING: &[&str] = &["Resizing", "FileSystemResizePending", "ControllerResizeError", "NodeResizeError"];
+    let status = claim.status.clone().unwrap_or_default();
+    let mut patch = json!({ "metadata": { "resourceVersion": claim.metadata.resource_version },
+        "status": { "capacity": capacity } });
+    if let Some(mut conditions) = status.conditions {
+        conditions.retain(|c| !OF_RESIZING.contains(&c.type_.as_str()));
+        patch["status"]["conditions"] = json!(conditions);
+    }
+    if status.allocated_resource_statuses.is_some() {
+        patch["status"]["allocatedResourceStatuses"] = json!({ "storage": null });
+    }
+    patch
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -140,5 +158,25 @@ mod tests {
         assert_eq!(context["csi.storage.k8s.io/serviceAccount.name"], "me");
         assert_eq!(context["csi.storage.k8s.io/ephemeral"], "true");
         assert!(context_of(None, &pod, None, false).is_empty());
+    }
+
+    #[test]
+    fn a_claim_that_has_grown_keeps_what_others_say_of_it() {
+        let condition = |kind: &str| json!({ "type": kind, "status": "True" });
+        let claim = |status: Value| -> PersistentVolumeClaim {
+            serde_json::from_value(json!({ "metadata": { "resourceVersion": "7" }, "status": status })).unwrap()
+        };
+        let capacity = BTreeMap::from([("storage".to_owned(), Quantity("2Gi".to_owned()))]);
+        let check = |status: Value, want: Value| {
+            let got = expanded(&claim(status), Some(&capacity));
+            assert_eq!(got, json!({ "metadata": { "resourceVersion": "7" }, "status": want }));
+        };
+        check(json!({}), json!({ "capacity": { "storage": "2Gi" } }));
+        check(
+            json!({ "conditions": [condition("FileSystemResizePending"), condition("example.com/Seen")],
+                "allocatedResourceStatuses": { "storage": "NodeResizePending" } }),
+            json!({ "capacity": { "storage": "2Gi" }, "conditions": [condition("example.com/Seen")],
+                "allocatedResourceStatuses": { "storage": null } }),
+        );
     }
 }

@@ -1,13 +1,13 @@
 //! A driver's volume on its way to a pod and back: attached, staged once for the node, published for each pod.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use client::error::ignore_not_found;
 use k8s_openapi::api::core::v1::{
     CSIPersistentVolumeSource, CSIVolumeSource, PersistentVolume, PersistentVolumeClaim, PersistentVolumeSpec, Pod,
-    Secret,
+    Secret, SecretReference,
 };
 use k8s_openapi::api::storage::v1::{CSIDriver, CSIDriverSpec, VolumeAttachment};
 use kube::Api;
@@ -51,6 +51,9 @@ struct Data {
     attachment_id: String,
     /// `Persistent` or `Ephemeral`.
     volume_lifecycle_mode: String,
+    /// The group that the files were given to; upstream does not know this one, and does not mind it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    fs_group: String,
 }
 
 impl Data {
@@ -95,6 +98,24 @@ async fn secret(context: &Context, namespace: &str, name: &str) -> Result<HashMa
     Ok(data.map(|(k, v)| (k, String::from_utf8_lossy(&v.0).into_owned())).collect())
 }
 
+async fn secret_of(context: &Context, named: Option<&SecretReference>) -> Result<HashMap<String, String>> {
+    let Some(named) = named else { return Ok(HashMap::new()) };
+    secret(context, named.namespace.as_deref().unwrap_or_default(), named.name.as_deref().unwrap_or_default()).await
+}
+
+/// A claim's volume on its way to a pod.
+struct Claimed<'a> {
+    pod: &'a Pod,
+    csi: &'a CSIPersistentVolumeSource,
+    data: Data,
+    /// Where all that belongs to the volume lies for the pod.
+    dir: PathBuf,
+    /// Where it is mounted for the node, if its driver does that.
+    staging: Option<PathBuf>,
+    capability: VolumeCapability,
+    read_only: bool,
+}
+
 /// Brings a claim's volume to the pod. Gives where it is.
 pub(crate) async fn set_up(
     context: &Context,
@@ -109,59 +130,44 @@ pub(crate) async fn set_up(
     let Some(csi) = &spec.csi else { return Err(Failure("it is no volume of a CSI driver".to_owned())) };
     let mut driver = context.drivers.get(&csi.driver)?;
     let known = driver_spec(context, &csi.driver).await?;
-    let dir = volume_dir(context, pod, name);
-    let target = dir.join("mount");
-    let attachment = request::attachment_name(&csi.volume_handle, &csi.driver, &context.node_name);
-    let data = Data {
-        driver_name: csi.driver.clone(),
-        volume_handle: csi.volume_handle.clone(),
-        spec_vol_id: name.to_owned(),
-        node_name: context.node_name.clone(),
-        attachment_id: attachment.clone(),
-        volume_lifecycle_mode: "Persistent".to_owned(),
-    };
-    begin(context, &dir, &data).await?;
-    if is_done(context, pod, known.as_ref(), &target) {
-        return Ok(target);
-    }
-    let must_attach = known.as_ref().and_then(|d| d.attach_required) != Some(false);
-    let published = if must_attach { attached(context, csi, &attachment).await? } else { HashMap::new() };
     let by_driver = driver.can.contains(&Can::VolumeMountGroup);
-    let fs_group = volumes::fs_group_of(pod);
     let how = Use {
         access_mode: request::access_mode(spec),
         fs_type: csi.fs_type.as_deref().unwrap_or_default(),
         mount_options: spec.mount_options.clone().unwrap_or_default(),
-        group: fs_group.filter(|_| by_driver),
+        group: volumes::fs_group_of(pod).filter(|_| by_driver),
     };
-    let capability = request::capability(&how, &driver.can);
-    let turn = context.drivers.turns.take(&device_of(&data)).await;
-    let staged = stage(context, &mut driver, csi, &published, &capability, &data).await?;
-    let secrets = match &csi.node_publish_secret_ref {
-        Some(r) => {
-            secret(context, r.namespace.as_deref().unwrap_or_default(), r.name.as_deref().unwrap_or_default()).await?
-        }
-        None => HashMap::new(),
+    let staging = stage_dir(context, &csi.driver, &csi.volume_handle).join("globalmount");
+    let claimed = Claimed {
+        pod,
+        csi,
+        data: Data {
+            driver_name: csi.driver.clone(),
+            volume_handle: csi.volume_handle.clone(),
+            spec_vol_id: name.to_owned(),
+            node_name: context.node_name.clone(),
+            attachment_id: request::attachment_name(&csi.volume_handle, &csi.driver, &context.node_name),
+            volume_lifecycle_mode: "Persistent".to_owned(),
+            fs_group: String::new(),
+        },
+        dir: volume_dir(context, pod, name),
+        staging: driver.can.contains(&Can::StageUnstageVolume).then_some(staging),
+        capability: request::capability(&how, &driver.can),
+        read_only: read_only || csi.read_only == Some(true),
     };
-    let mut attributes = request::context_of(csi.volume_attributes.as_ref(), pod, known.as_ref(), false);
-    attributes.extend(tokens(context, pod, known.as_ref()).await?);
-    let asked = NodePublishVolumeRequest {
-        volume_id: csi.volume_handle.clone(),
-        publish_context: published,
-        staging_target_path: staged.as_deref().map(text).unwrap_or_default(),
-        target_path: text(&target),
-        volume_capability: Some(capability.clone()),
-        readonly: read_only || csi.read_only == Some(true),
-        secrets,
-        volume_context: attributes,
-    };
-    let is_new = publish(&mut driver, &dir, asked).await?;
-    drop(turn);
-    expand(context, &mut driver, (spec, claim), &target, staged.as_deref(), capability).await?;
+    begin(context, &claimed.dir, &claimed.data).await?;
+    if driver.can.contains(&Can::ExpandVolume) {
+        context.drivers.look_again(pod);
+    }
+    let target = claimed.dir.join("mount");
+    if !is_published(context, pod, known.as_ref(), &target) {
+        claimed.mount(context, &mut driver, known.as_ref()).await?;
+    }
+    // An earlier try may have come as far as this; and what is mounted may be asked to grow.
+    claimed.expand(context, &mut driver, spec, claim).await?;
     let policy = known.as_ref().and_then(|d| d.fs_group_policy.as_deref());
-    let writable = !read_only && csi.read_only != Some(true);
-    if is_new && writable && !by_driver && request::owns_files(policy, &how) {
-        volumes::own(pod, &target).map_err(io("applyFSGroup failed"))?;
+    if !claimed.read_only && !by_driver && request::owns_files(policy, &how) {
+        own(pod, &claimed.dir)?;
     }
     Ok(target)
 }
@@ -179,58 +185,66 @@ pub(crate) async fn set_up_inline(context: &Context, pod: &Pod, name: &str, csi:
     }
     let dir = volume_dir(context, pod, name);
     let target = dir.join("mount");
-    if is_done(context, pod, known.as_ref(), &target) {
-        return Ok(target);
-    }
     let by_driver = driver.can.contains(&Can::VolumeMountGroup);
-    let fs_group = volumes::fs_group_of(pod);
     let how = Use {
         access_mode: "ReadWriteOnce",
         fs_type: csi.fs_type.as_deref().unwrap_or_default(),
         mount_options: Vec::new(),
-        group: fs_group.filter(|_| by_driver),
+        group: volumes::fs_group_of(pod).filter(|_| by_driver),
     };
-    let handle = request::inline_handle(pod.metadata.uid.as_deref().unwrap_or_default(), name);
-    let data = Data {
-        driver_name: csi.driver.clone(),
-        volume_handle: handle.clone(),
-        spec_vol_id: name.to_owned(),
-        node_name: context.node_name.clone(),
-        attachment_id: String::new(),
-        volume_lifecycle_mode: "Ephemeral".to_owned(),
-    };
-    let secrets = match &csi.node_publish_secret_ref {
-        Some(r) => secret(context, pod.metadata.namespace.as_deref().unwrap_or_default(), &r.name).await?,
-        None => HashMap::new(),
-    };
-    let mut attributes = request::context_of(csi.volume_attributes.as_ref(), pod, known.as_ref(), true);
-    attributes.extend(tokens(context, pod, known.as_ref()).await?);
-    let asked = NodePublishVolumeRequest {
-        volume_id: handle,
-        target_path: text(&target),
-        volume_capability: Some(request::capability(&how, &driver.can)),
-        readonly: csi.read_only == Some(true),
-        secrets,
-        volume_context: attributes,
-        ..NodePublishVolumeRequest::default()
-    };
-    begin(context, &dir, &data).await?;
-    let is_new = publish(&mut driver, &dir, asked).await?;
+    if !is_published(context, pod, known.as_ref(), &target) {
+        let handle = request::inline_handle(pod.metadata.uid.as_deref().unwrap_or_default(), name);
+        let data = Data {
+            driver_name: csi.driver.clone(),
+            volume_handle: handle.clone(),
+            spec_vol_id: name.to_owned(),
+            node_name: context.node_name.clone(),
+            volume_lifecycle_mode: "Ephemeral".to_owned(),
+            ..Data::default()
+        };
+        let secrets = match &csi.node_publish_secret_ref {
+            Some(r) => secret(context, pod.metadata.namespace.as_deref().unwrap_or_default(), &r.name).await?,
+            None => HashMap::new(),
+        };
+        let mut attributes = request::context_of(csi.volume_attributes.as_ref(), pod, known.as_ref(), true);
+        attributes.extend(tokens(context, pod, known.as_ref()).await?);
+        let asked = NodePublishVolumeRequest {
+            volume_id: handle,
+            target_path: text(&target),
+            volume_capability: Some(request::capability(&how, &driver.can)),
+            readonly: csi.read_only == Some(true),
+            secrets,
+            volume_context: attributes,
+            ..NodePublishVolumeRequest::default()
+        };
+        begin(context, &dir, &data).await?;
+        driver.client.node_publish_volume(within(asked)).await.map_err(rpc)?;
+    }
     let policy = known.as_ref().and_then(|d| d.fs_group_policy.as_deref());
-    if is_new && csi.read_only != Some(true) && !by_driver && request::owns_files(policy, &how) {
-        volumes::own(pod, &target).map_err(io("applyFSGroup failed"))?;
+    if csi.read_only != Some(true) && !by_driver && request::owns_files(policy, &how) {
+        own(pod, &dir)?;
     }
     Ok(target)
 }
 
-/// Whether nothing is left to do for a volume: it is mounted, and its driver does not ask to be told again.
-fn is_done(context: &Context, pod: &Pod, driver: Option<&CSIDriverSpec>, target: &Path) -> bool {
+/// Whether the volume is mounted for the pod, and its driver does not ask to be told again.
+fn is_published(context: &Context, pod: &Pod, driver: Option<&CSIDriverSpec>, target: &Path) -> bool {
     if driver.and_then(|d| d.requires_republish) == Some(true) {
-        let uid = pod.metadata.uid.clone().unwrap_or_default();
-        context.drivers.republished.lock().insert(uid);
+        context.drivers.look_again(pod);
         return false;
     }
     volumes::is_mounted(target)
+}
+
+/// Gives the files of a mounted volume to the pod's group, once.
+fn own(pod: &Pod, dir: &Path) -> Result<()> {
+    let (Some(group), Some(data)) = (volumes::fs_group_of(pod), read_data(dir)) else { return Ok(()) };
+    let fs_group = group.to_string();
+    if data.fs_group == fs_group {
+        return Ok(());
+    }
+    volumes::own(pod, &dir.join("mount")).map_err(io("applyFSGroup failed"))?;
+    write_data(dir, &Data { fs_group, ..data })
 }
 
 /// The pod's tokens for the audiences that the driver asks for, as drivers take them: one attribute in JSON.
@@ -283,102 +297,108 @@ async fn attached(context: &Context, csi: &CSIPersistentVolumeSource, name: &str
     }
 }
 
-/// Mounts the volume for the node, where the driver has that step. It may be told again: drivers take that as done.
-async fn stage(
-    context: &Context,
-    driver: &mut Driver,
-    csi: &CSIPersistentVolumeSource,
-    published: &HashMap<String, String>,
-    capability: &VolumeCapability,
-    data: &Data,
-) -> Result<Option<PathBuf>> {
-    if !driver.can.contains(&Can::StageUnstageVolume) {
-        return Ok(None);
+impl Claimed<'_> {
+    /// Mounts the volume for the node and for the pod, once it is attached.
+    async fn mount(&self, context: &Context, driver: &mut Driver, known: Option<&CSIDriverSpec>) -> Result<()> {
+        let must_attach = known.and_then(|d| d.attach_required) != Some(false);
+        let published = match must_attach {
+            true => attached(context, self.csi, &self.data.attachment_id).await?,
+            false => HashMap::new(),
+        };
+        let _turn = context.drivers.turns.take(&device_of(&self.data)).await;
+        self.stage(context, driver, &published).await?;
+        let mut attributes = request::context_of(self.csi.volume_attributes.as_ref(), self.pod, known, false);
+        attributes.extend(tokens(context, self.pod, known).await?);
+        let asked = NodePublishVolumeRequest {
+            volume_id: self.csi.volume_handle.clone(),
+            publish_context: published,
+            staging_target_path: self.staging.as_deref().map(text).unwrap_or_default(),
+            target_path: text(&self.dir.join("mount")),
+            volume_capability: Some(self.capability.clone()),
+            readonly: self.read_only,
+            secrets: secret_of(context, self.csi.node_publish_secret_ref.as_ref()).await?,
+            volume_context: attributes,
+        };
+        driver.client.node_publish_volume(within(asked)).await.map_err(rpc)?;
+        Ok(())
     }
-    let dir = stage_dir(context, &csi.driver, &csi.volume_handle);
-    let target = dir.join("globalmount");
-    std::fs::create_dir_all(&target).map_err(io("failed to create the staging directory"))?;
-    write_data(&dir, data)?;
-    let secrets = match &csi.node_stage_secret_ref {
-        Some(r) => {
-            secret(context, r.namespace.as_deref().unwrap_or_default(), r.name.as_deref().unwrap_or_default()).await?
+
+    /// Mounts the volume for the node, where the driver has that step. It may be told again: drivers take that as done.
+    async fn stage(&self, context: &Context, driver: &mut Driver, published: &HashMap<String, String>) -> Result<()> {
+        let Some(target) = &self.staging else { return Ok(()) };
+        std::fs::create_dir_all(target).map_err(io("failed to create the staging directory"))?;
+        write_data(&stage_dir(context, &self.csi.driver, &self.csi.volume_handle), &self.data)?;
+        let asked = NodeStageVolumeRequest {
+            volume_id: self.csi.volume_handle.clone(),
+            publish_context: published.clone(),
+            staging_target_path: text(target),
+            volume_capability: Some(self.capability.clone()),
+            secrets: secret_of(context, self.csi.node_stage_secret_ref.as_ref()).await?,
+            volume_context: self.csi.volume_attributes.clone().unwrap_or_default().into_iter().collect(),
+        };
+        driver.client.node_stage_volume(within(asked)).await.map_err(rpc)?;
+        Ok(())
+    }
+
+    /// Lets the file system grow to the size that the volume has got, and tells the claim.
+    async fn expand(
+        &self,
+        context: &Context,
+        driver: &mut Driver,
+        spec: &PersistentVolumeSpec,
+        claim: &PersistentVolumeClaim,
+    ) -> Result<()> {
+        let size = |list: Option<&BTreeMap<String, _>>| list?.get("storage").and_then(crate::cgroups::whole);
+        let has = size(spec.capacity.as_ref()).unwrap_or_default();
+        let told = size(claim.status.as_ref().and_then(|s| s.capacity.as_ref())).unwrap_or(has);
+        if !driver.can.contains(&Can::ExpandVolume) || has <= told {
+            return Ok(());
         }
-        None => HashMap::new(),
-    };
-    let asked = NodeStageVolumeRequest {
-        volume_id: csi.volume_handle.clone(),
-        publish_context: published.clone(),
-        staging_target_path: text(&target),
-        volume_capability: Some(capability.clone()),
-        secrets,
-        volume_context: csi.volume_attributes.clone().unwrap_or_default().into_iter().collect(),
-    };
-    driver.client.node_stage_volume(within(asked)).await.map_err(rpc)?;
-    Ok(Some(target))
+        let asked = NodeExpandVolumeRequest {
+            volume_id: self.csi.volume_handle.clone(),
+            volume_path: text(&self.dir.join("mount")),
+            capacity_range: Some(CapacityRange { required_bytes: has, limit_bytes: 0 }),
+            staging_target_path: self.staging.as_deref().map(text).unwrap_or_default(),
+            volume_capability: Some(self.capability.clone()),
+            secrets: HashMap::new(),
+        };
+        driver.client.node_expand_volume(within(asked)).await.map_err(rpc)?;
+        let Some(client) = &context.client else { return Ok(()) };
+        let claims: Api<PersistentVolumeClaim> =
+            Api::namespaced(client.clone(), claim.metadata.namespace.as_deref().unwrap_or_default());
+        let name = claim.metadata.name.as_deref().unwrap_or_default();
+        let patch = Patch::Merge(request::expanded(claim, spec.capacity.as_ref()));
+        let told = claims.patch_status(name, &PatchParams::default(), &patch).await;
+        told.map(drop).map_err(|e| Failure(format!("the claim could not be told its new size: {e}")))
+    }
 }
 
 /// Notes that the pod has the volume, before anything is asked of its driver.
 async fn begin(context: &Context, dir: &Path, data: &Data) -> Result<()> {
     let _turn = context.drivers.turns.take(&device_of(data)).await;
     std::fs::create_dir_all(dir).map_err(io("failed to create the volume's directory"))?;
-    write_data(dir, data)?;
+    if read_data(dir).is_none() {
+        write_data(dir, data)?;
+    }
     if data.is_attachable() {
         context.volumes_in_use.begin(&device_of(data));
     }
     Ok(())
 }
 
-/// Mounts the volume for the pod. True when it was not there before.
-async fn publish(driver: &mut Driver, dir: &Path, asked: NodePublishVolumeRequest) -> Result<bool> {
-    let is_new = !dir.join("mount").exists();
-    driver.client.node_publish_volume(within(asked)).await.map_err(rpc)?;
-    Ok(is_new)
-}
-
+/// Whole or not at all: a volume of which nothing is known stays for ever.
 fn write_data(dir: &Path, data: &Data) -> Result<()> {
     let text = serde_json::to_vec(data).map_err(|e| Failure(e.to_string()))?;
-    std::fs::write(dir.join(DATA), text).map_err(io("failed to write down the volume's data"))
-}
-
-/// Lets the file system grow to the size that the volume has got, and tells the claim.
-async fn expand(
-    context: &Context,
-    driver: &mut Driver,
-    (spec, claim): (&PersistentVolumeSpec, &PersistentVolumeClaim),
-    target: &Path,
-    staged: Option<&Path>,
-    capability: VolumeCapability,
-) -> Result<()> {
-    let size =
-        |list: Option<&std::collections::BTreeMap<String, _>>| list?.get("storage").and_then(crate::cgroups::whole);
-    let has = size(spec.capacity.as_ref()).unwrap_or_default();
-    let told = size(claim.status.as_ref().and_then(|s| s.capacity.as_ref())).unwrap_or(has);
-    if !driver.can.contains(&Can::ExpandVolume) || has <= told {
-        return Ok(());
-    }
-    let Some(csi) = &spec.csi else { return Ok(()) };
-    let asked = NodeExpandVolumeRequest {
-        volume_id: csi.volume_handle.clone(),
-        volume_path: text(target),
-        capacity_range: Some(CapacityRange { required_bytes: has, limit_bytes: 0 }),
-        staging_target_path: staged.map(text).unwrap_or_default(),
-        volume_capability: Some(capability),
-        secrets: HashMap::new(),
-    };
-    driver.client.node_expand_volume(within(asked)).await.map_err(rpc)?;
-    let Some(client) = &context.client else { return Ok(()) };
-    let claims: Api<PersistentVolumeClaim> =
-        Api::namespaced(client.clone(), claim.metadata.namespace.as_deref().unwrap_or_default());
-    let patch = json!({ "status": { "capacity": spec.capacity, "conditions": [] } });
-    let name = claim.metadata.name.as_deref().unwrap_or_default();
-    let told = claims.patch_status(name, &PatchParams::default(), &Patch::Merge(patch)).await;
-    told.map(drop).map_err(|e| Failure(format!("the claim could not be told its new size: {e}")))
+    // Beside the directory, under a name that no volume can have.
+    let fresh = dir.with_file_name(format!("{}~", dir.file_name().unwrap_or_default().to_string_lossy()));
+    let written = std::fs::write(&fresh, text).and_then(|()| std::fs::rename(&fresh, dir.join(DATA)));
+    written.map_err(io("failed to write down the volume's data"))
 }
 
 /// Takes down what drivers have mounted for a pod, and for the node where no other pod needs it.
 pub(crate) async fn tear_down(context: &Context, pod_dir: &Path) -> Result<()> {
     if let Some(uid) = pod_dir.file_name() {
-        context.drivers.republished.lock().remove(&*uid.to_string_lossy());
+        context.drivers.looked_after.lock().remove(&*uid.to_string_lossy());
     }
     let all = pod_dir.join("volumes").join(PLUGIN);
     for entry in std::fs::read_dir(&all).into_iter().flatten().filter_map(std::result::Result::ok) {

@@ -204,7 +204,7 @@ impl Worker {
     /// Whether volumes of the pod have to be looked at again while it runs.
     pub(super) fn has_changing_volumes(&self, pod: &Pod) -> bool {
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-        materials::has_changing_volumes(pod) || self.context.drivers.republishes(uid)
+        materials::has_changing_volumes(pod) || self.context.drivers.looks_again(uid)
     }
 
     pub(super) async fn refresh_volumes(&mut self, pod: &Arc<Pod>, look: &Look) -> Result<(), Failed> {

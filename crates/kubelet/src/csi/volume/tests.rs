@@ -1,6 +1,8 @@
 //! Volumes on a driver that keeps books instead of mounting anything.
 
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use tokio::net::UnixListener;
@@ -27,6 +29,7 @@ struct Books {
     calls: watch::Sender<Vec<&'static str>>,
     /// Calls of this name never end.
     hangs_at: Arc<Mutex<Option<&'static str>>>,
+    grows: Arc<AtomicBool>,
 }
 
 impl Books {
@@ -77,6 +80,9 @@ impl Node for Books {
 
     async fn node_expand_volume(&self, _: Request<NodeExpandVolumeRequest>) -> Answer<NodeExpandVolumeResponse> {
         self.note("expand").await;
+        if !self.grows.load(Ordering::Relaxed) {
+            return Err(Status::internal("it cannot grow now"));
+        }
         Ok(Response::new(Default::default()))
     }
 
@@ -97,29 +103,31 @@ struct Machine {
     _dir: tempfile::TempDir,
     context: Context,
     books: Books,
+    /// The size that the claim was told.
+    told: &'static str,
 }
 
 impl Machine {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let context = Context::alone(&dir.path().join("root"));
-        let books = Books { calls: watch::Sender::default(), hangs_at: Arc::default() };
+        let books = Books { calls: watch::Sender::default(), hangs_at: Arc::default(), grows: Arc::default() };
         let socket = dir.path().join("csi.sock");
         let listener = UnixListener::bind(&socket).unwrap();
         let server = tonic::transport::Server::builder().add_service(NodeServer::new(books.clone()));
         tokio::spawn(server.serve_with_incoming(UnixListenerStream::new(listener)));
         let client = NodeClient::new(crate::plugins::connect(&socket));
-        let driver = Driver { client, can: vec![Can::StageUnstageVolume] };
+        let driver = Driver { client, can: vec![Can::StageUnstageVolume, Can::ExpandVolume] };
         context.drivers.by_name.lock().insert(DRIVER.to_owned(), driver);
-        Machine { _dir: dir, context, books }
+        Machine { _dir: dir, context, books, told: "1Gi" }
     }
 
     async fn set_up(&self, pod: &Pod) -> std::result::Result<PathBuf, String> {
         let volume = serde_json::from_value(json!({ "metadata": { "name": "disk" }, "spec": {
             "capacity": { "storage": "1Gi" }, "accessModes": ["ReadWriteOnce"],
             "csi": { "driver": DRIVER, "volumeHandle": "disk-1", "fsType": "ext4" } } }));
-        let claim = PersistentVolumeClaim::default();
-        set_up(&self.context, pod, &volume.unwrap(), &claim, false).await.map_err(|e| e.to_string())
+        let claim = serde_json::from_value(json!({ "status": { "capacity": { "storage": self.told } } }));
+        set_up(&self.context, pod, &volume.unwrap(), &claim.unwrap(), false).await.map_err(|e| e.to_string())
     }
 
     async fn tear_down(&self, pod: &Pod) -> std::result::Result<(), String> {
@@ -200,4 +208,25 @@ async fn a_volume_whose_driver_never_came_to_it_goes_without_the_driver() {
     machine.tear_down(&pod("a")).await.unwrap();
     assert!(!dir.exists());
     assert!(machine.context.volumes_in_use.all().is_empty());
+}
+
+#[tokio::test]
+async fn what_a_first_try_did_not_reach_the_next_one_does() {
+    let mut machine = Machine::new();
+    machine.told = "512Mi";
+    let mut pod = pod("a");
+    let group = nix::unistd::getgid().as_raw();
+    let context = serde_json::from_value(json!({ "fsGroup": group }));
+    pod.spec.as_mut().unwrap().security_context = Some(context.unwrap());
+    let refused = machine.set_up(&pod).await.unwrap_err();
+    assert_eq!(refused, "rpc error: code = Internal desc = it cannot grow now");
+    machine.books.grows.store(true, Ordering::Relaxed);
+    let path = machine.set_up(&pod).await.unwrap();
+    let mode_of = || std::fs::metadata(&path).unwrap().mode() & 0o2070;
+    assert_eq!(mode_of(), 0o2070, "the group has the volume");
+    assert!(machine.context.drivers.looks_again("a"), "it may grow again");
+    // What a container does with the modes afterwards is its own affair.
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
+    machine.set_up(&pod).await.unwrap();
+    assert_eq!(mode_of(), 0);
 }

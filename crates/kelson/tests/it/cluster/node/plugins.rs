@@ -288,18 +288,21 @@ impl Node for Disks {
 
     async fn node_expand_volume(
         &self,
-        _: Request<NodeExpandVolumeRequest>,
+        request: Request<NodeExpandVolumeRequest>,
     ) -> Result<Response<NodeExpandVolumeResponse>, Status> {
-        Err(Status::unimplemented("volumes do not grow"))
+        let asked = request.into_inner();
+        let bytes = asked.capacity_range.map(|range| range.required_bytes).unwrap_or_default();
+        self.note(format!("grow {} to {bytes}", asked.volume_id));
+        Ok(Response::new(NodeExpandVolumeResponse { capacity_bytes: bytes }))
     }
 
     async fn node_get_capabilities(
         &self,
         _: Request<NodeGetCapabilitiesRequest>,
     ) -> Result<Response<NodeGetCapabilitiesResponse>, Status> {
-        let stages =
-            NodeServiceCapability { r#type: Some(Type::Rpc(Rpc { r#type: rpc::Type::StageUnstageVolume as i32 })) };
-        Ok(Response::new(NodeGetCapabilitiesResponse { capabilities: vec![stages] }))
+        let can = [rpc::Type::StageUnstageVolume, rpc::Type::ExpandVolume];
+        let capabilities = can.map(|can| NodeServiceCapability { r#type: Some(Type::Rpc(Rpc { r#type: can as i32 })) });
+        Ok(Response::new(NodeGetCapabilitiesResponse { capabilities: capabilities.into() }))
     }
 
     async fn node_get_info(&self, _: Request<NodeGetInfoRequest>) -> Result<Response<NodeGetInfoResponse>, Status> {
@@ -399,6 +402,14 @@ fn storage_driver(host: &Host, walk: &mut Walk, runtime: &tokio::runtime::Runtim
     walk.equals("CSI: the volume belongs to the fsGroup", &mode, "drwxrwsr-x 2000\n");
     let in_use = field(host, &format!("node/{}", host.name), ".status.volumesInUse");
     walk.contains("CSI: the Node tells which volumes it has", &in_use, "kubernetes.io/csi/disks.example.com^disk-1");
+
+    let larger = json!({ "spec": { "capacity": { "storage": "2Gi" } } }).to_string();
+    host.kubectl_ok(&["patch", "pv", "disk", "--type=merge", "-p", &larger], "");
+    host.kubectl_ok(&["annotate", "pod", "first", "seen=larger", "--overwrite"], "");
+    let told = last_within(LONG, || field(host, "pvc/disk", ".status.capacity.storage"), |size| size == "2Gi");
+    walk.equals("CSI: a claim is told that its volume has grown", &told, "2Gi");
+    let grown = disks.said();
+    walk.contains("CSI: and its file system has, below a pod that runs", &grown, "grow disk-1 to 2147483648");
 
     apply(host, &[uses("second")]);
     walk.equals("CSI: another pod of the node shares the volume", &phase(host, "second", &["Running"]), "Running");
