@@ -23,6 +23,9 @@ pub(super) async fn set_up(setup: &Setup<'_>, claim: &str, volume: &str, read_on
     let pv = volumes.get(&name).await.map_err(|e| format!("failed to fetch PV {name:?} from API server: {e}"))?;
     let nothing = PersistentVolumeSpec::default();
     let spec = pv.spec.as_ref().unwrap_or(&nothing);
+    if let Some(why) = refusal(spec) {
+        return Err(why.to_owned());
+    }
     let is_exclusive = spec.access_modes.iter().flatten().any(|mode| mode == "ReadWriteOncePod");
     if is_exclusive && others_use(setup, namespace, claim) {
         let text = "volume uses the ReadWriteOncePod access mode and is already in use by another pod";
@@ -50,6 +53,13 @@ pub(super) async fn set_up(setup: &Setup<'_>, claim: &str, volume: &str, read_on
         return mount_nfs(setup, &nfs.server, &nfs.path, read_only, &spec.mount_options, volume).await;
     }
     Err(format!("no volume plugin of this node takes volume {name:?}"))
+}
+
+/// Why no volume of this kind is brought to a pod here.
+fn refusal(spec: &PersistentVolumeSpec) -> Option<&'static str> {
+    // As a file system it would be formatted, and whoever wants the device would lose what is on it.
+    let is_block = spec.volume_mode.as_deref() == Some("Block");
+    is_block.then_some("block volumes are not supported on this node")
 }
 
 /// Whether another pod that has not ended uses the claim here.
@@ -94,4 +104,20 @@ pub(super) async fn mount_nfs(
     }
     let shown = String::from_utf8_lossy(&done.stderr).trim().to_owned();
     Err(format!("mount failed: {}\nOutput: {shown}", done.status))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_is_not_mounted_as_a_file_system() {
+        let check = |mode: Option<&str>, want: Option<&str>| {
+            let spec = PersistentVolumeSpec { volume_mode: mode.map(str::to_owned), ..PersistentVolumeSpec::default() };
+            assert_eq!(refusal(&spec), want, "{mode:?}");
+        };
+        check(None, None);
+        check(Some("Filesystem"), None);
+        check(Some("Block"), Some("block volumes are not supported on this node"));
+    }
 }
