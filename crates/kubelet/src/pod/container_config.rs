@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use k8s_cri::v1 as cri;
 use k8s_openapi::api::core::v1::{
-    AppArmorProfile, Container, Pod, PodSecurityContext, SeccompProfile, SecurityContext,
+    AppArmorProfile, Container, Pod, PodSecurityContext, SeccompProfile, SecurityContext, VolumeMount,
 };
 
 use super::sysctls;
@@ -258,39 +258,8 @@ fn mounts(m: &Made<'_>, termination_path: &str) -> Result<Vec<cri::Mount>, Strin
     let mut mounts = Vec::new();
     for mount in m.container.volume_mounts.iter().flatten() {
         let volume = m.volumes.get(&mount.name).ok_or_else(|| format!("volume \"{}\" is not mounted", mount.name))?;
-        let has_sub_path =
-            [&mount.sub_path, &mount.sub_path_expr].iter().any(|p| p.as_deref().is_some_and(|p| !p.is_empty()));
-        let path = match volume {
-            Source::Image(id) => {
-                mounts.push(cri::Mount {
-                    container_path: mount.mount_path.clone(),
-                    image: Some(cri::ImageSpec { image: id.clone(), ..Default::default() }),
-                    readonly: true,
-                    ..Default::default()
-                });
-                continue;
-            }
-            Source::Path(path) => path,
-        };
-        let host_path = if has_sub_path {
-            m.sub_paths
-                .get(&mount.mount_path)
-                .ok_or_else(|| format!("subPath of {} is not prepared", mount.mount_path))?
-        } else {
-            path
-        };
-        let propagation = match mount.mount_propagation.as_deref() {
-            Some("HostToContainer") => cri::MountPropagation::PropagationHostToContainer,
-            Some("Bidirectional") => cri::MountPropagation::PropagationBidirectional,
-            _ => cri::MountPropagation::PropagationPrivate,
-        };
-        mounts.push(cri::Mount {
-            container_path: mount.mount_path.clone(),
-            host_path: host_path.to_string_lossy().into_owned(),
-            readonly: mount.read_only == Some(true) || is_read_only(m.pod, &mount.name),
-            propagation: propagation as i32,
-            ..Default::default()
-        });
+        let sub_path = m.sub_paths.get(&mount.mount_path);
+        mounts.push(volume_mount(mount, volume, sub_path, is_read_only(m.pod, &mount.name))?);
     }
     mounts.extend(m.devices.mounts.iter().map(|mount| cri::Mount {
         readonly: mount.read_only,
@@ -304,6 +273,45 @@ fn mounts(m: &Made<'_>, termination_path: &str) -> Result<Vec<cri::Mount>, Strin
         mounts.push(plain_mount(termination_path, &m.termination_file));
     }
     Ok(mounts)
+}
+
+/// `sub_path` is where the part of the volume lies that the mount asks for, if it asks for one.
+fn volume_mount(
+    mount: &VolumeMount,
+    volume: &Source,
+    sub_path: Option<&PathBuf>,
+    read_only: bool,
+) -> Result<cri::Mount, String> {
+    let has_sub_path =
+        [&mount.sub_path, &mount.sub_path_expr].iter().any(|p| p.as_deref().is_some_and(|p| !p.is_empty()));
+    let path = match volume {
+        Source::Image(_) if has_sub_path => {
+            // The CRI version spoken here cannot name a part of an image.
+            return Err(format!("subPath of image volume \"{}\" is not supported on this node", mount.name));
+        }
+        Source::Image(id) => {
+            return Ok(cri::Mount {
+                container_path: mount.mount_path.clone(),
+                image: Some(cri::ImageSpec { image: id.clone(), ..Default::default() }),
+                readonly: true,
+                ..Default::default()
+            });
+        }
+        Source::Path(_) if has_sub_path => {
+            sub_path.ok_or_else(|| format!("subPath of {} is not prepared", mount.mount_path))?
+        }
+        Source::Path(path) => path,
+    };
+    let propagation = match mount.mount_propagation.as_deref() {
+        Some("HostToContainer") => cri::MountPropagation::PropagationHostToContainer,
+        Some("Bidirectional") => cri::MountPropagation::PropagationBidirectional,
+        _ => cri::MountPropagation::PropagationPrivate,
+    };
+    Ok(cri::Mount {
+        readonly: mount.read_only == Some(true) || read_only,
+        propagation: propagation as i32,
+        ..plain_mount(&mount.mount_path, path)
+    })
 }
 
 /// Whether the volume itself is for reading only, whatever its mounts say.
@@ -419,4 +427,25 @@ fn aliases(pod: &Pod) -> String {
         text.push_str(&format!("{}\t{names}\n", alias.ip));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mount_is_the_part_of_the_volume_that_it_asks_for() {
+        let check = |volume: Source, sub_path: Option<&str>, want: Result<&str, &str>| {
+            let mount =
+                VolumeMount { name: "v".into(), sub_path: sub_path.map(str::to_owned), ..VolumeMount::default() };
+            let got = volume_mount(&mount, &volume, Some(&"/bound".into()), false);
+            let got = got.map(|m| m.image.map_or(m.host_path, |image| image.image));
+            assert_eq!(got.as_deref().map_err(String::as_str), want, "{volume:?} {sub_path:?}");
+        };
+        let (path, image) = (|| Source::Path("/whole".into()), || Source::Image("sha256:1".into()));
+        check(path(), None, Ok("/whole"));
+        check(path(), Some("a"), Ok("/bound"));
+        check(image(), None, Ok("sha256:1"));
+        check(image(), Some("a"), Err("subPath of image volume \"v\" is not supported on this node"));
+    }
 }
