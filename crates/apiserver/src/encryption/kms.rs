@@ -30,6 +30,10 @@ const ASK_AGAIN: Duration = Duration::from_secs(10);
 const INFO: usize = 32;
 /// How many seeds of the past are remembered.
 const REMEMBERED: usize = 1000;
+/// What lies beside every value may be no larger than this, in bytes.
+const MAX_SEED: usize = 1024;
+const MAX_KEY_ID: usize = 1024;
+const MAX_ANNOTATIONS: usize = 32 * 1024;
 
 /// How a seed is used: as AES-GCM's key itself, as before v1.29, or to make keys of.
 const TYPE_KEY: i32 = 0;
@@ -99,6 +103,9 @@ struct EncryptResponse {
     annotations: BTreeMap<String, Vec<u8>>,
 }
 
+/// A seed as only the service can read it: its encrypted form, the service's key, and what the service wants to be told.
+type Sealed = (Vec<u8>, String, BTreeMap<String, Vec<u8>>);
+
 /// The seed that is written with.
 #[derive(Clone)]
 struct Seed {
@@ -114,8 +121,7 @@ pub(super) struct Kms {
     /// One at a time makes a seed.
     making: tokio::sync::Mutex<()>,
     current: Mutex<Option<Seed>>,
-    /// Seeds by their encrypted form.
-    known: Mutex<HashMap<Vec<u8>, Vec<u8>>>,
+    known: Mutex<HashMap<Sealed, Vec<u8>>>,
     /// What the service last said of itself: its key, or why it is not well. `None`: it was not asked yet.
     health: Mutex<Option<Result<String, String>>>,
 }
@@ -194,13 +200,23 @@ impl Kms {
             .call("/v2.KeyManagementService/Encrypt", request)
             .await
             .map_err(|why| format!("failed to encrypt DEK, error: {}", String::from(why)))?;
+        check_encrypted(&encrypted)?;
+        let known = matches!(&*self.health.lock(), Some(Ok(key)) if *key == encrypted.key_id);
+        if !known {
+            // It may have changed its key just now.
+            let key = self.look().await?;
+            if key != encrypted.key_id {
+                return Err("failed to rotate DEK: the status and the encryption are of different key IDs".to_owned());
+            }
+        }
         let seed = Seed { plain: plain.to_vec(), encrypted };
-        self.remember(seed.encrypted.ciphertext.clone(), seed.plain.clone());
+        let EncryptResponse { ciphertext, key_id, annotations } = seed.encrypted.clone();
+        self.remember((ciphertext, key_id, annotations), seed.plain.clone());
         *self.current.lock() = Some(seed.clone());
         Ok(seed)
     }
 
-    fn remember(&self, encrypted: Vec<u8>, plain: Vec<u8>) {
+    fn remember(&self, encrypted: Sealed, plain: Vec<u8>) {
         let mut known = self.known.lock();
         if known.len() >= REMEMBERED {
             known.clear();
@@ -209,22 +225,19 @@ impl Kms {
     }
 
     async fn seed_of(&self, stored: &Stored) -> Result<Vec<u8>, Failure> {
-        if let Some(seed) = self.known.lock().get(&stored.seed) {
+        let sealed = (stored.seed.clone(), stored.key_id.clone(), stored.annotations.clone());
+        if let Some(seed) = self.known.lock().get(&sealed) {
             return Ok(seed.clone());
         }
-        let request = DecryptRequest {
-            ciphertext: stored.seed.clone(),
-            uid: uuid::Uuid::new_v4().to_string(),
-            key_id: stored.key_id.clone(),
-            annotations: stored.annotations.clone(),
-        };
+        let (ciphertext, key_id, annotations) = sealed.clone();
+        let request = DecryptRequest { ciphertext, uid: uuid::Uuid::new_v4().to_string(), key_id, annotations };
         let told = |why: String| format!("failed to decrypt DEK, error: {why}");
         let answer: DecryptResponse =
             self.call("/v2.KeyManagementService/Decrypt", request).await.map_err(|failure| match failure {
                 Failure::Unreachable(why) => Failure::Unreachable(told(why)),
                 Failure::Unreadable(why) => Failure::Unreadable(told(why)),
             })?;
-        self.remember(stored.seed.clone(), answer.plaintext.clone());
+        self.remember(sealed, answer.plaintext.clone());
         Ok(answer.plaintext)
     }
 }
@@ -241,6 +254,25 @@ async fn watch(kms: Weak<Kms>) {
         *used.health.lock() = Some(health);
         drop(used);
         tokio::time::sleep(pause).await;
+    }
+}
+
+/// Is that fit to lie beside every value?
+fn check_encrypted(answer: &EncryptResponse) -> Result<(), String> {
+    let seed = |why: &str| Err(format!("failed to validate encrypted DEK source: encrypted DEK source is {why}"));
+    let key_id = |why: &str| Err(format!("failed to validate key id: keyID is {why}"));
+    let too_long = |size: usize, max: usize| format!("{size} bytes, which exceeds the max size of {max}");
+    let annotations: usize = answer.annotations.iter().map(|(key, value)| key.len() + value.len()).sum();
+    match (answer.ciphertext.len(), answer.key_id.len()) {
+        (0, _) => seed("empty"),
+        (size, _) if size > MAX_SEED => seed(&too_long(size, MAX_SEED)),
+        (_, 0) => key_id("empty"),
+        (_, size) if size > MAX_KEY_ID => key_id(&too_long(size, MAX_KEY_ID)),
+        _ if annotations > MAX_ANNOTATIONS => Err(format!(
+            "failed to validate annotations: total size of annotations is {}",
+            too_long(annotations, MAX_ANNOTATIONS)
+        )),
+        _ => Ok(()),
     }
 }
 
@@ -318,5 +350,39 @@ impl Provider for Kms {
             )),
             None => Err(format!("the KMS Provider {} was not asked yet", self.name)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(seed: usize, key_id: &str, annotation: usize, want: Result<(), &str>) {
+        let annotations = BTreeMap::from([("a.example".to_owned(), vec![0; annotation])]);
+        let answer = EncryptResponse { ciphertext: vec![1; seed], key_id: key_id.to_owned(), annotations };
+        assert_eq!(check_encrypted(&answer), want.map_err(str::to_owned));
+    }
+
+    #[test]
+    fn what_cannot_be_kept_beside_a_value_is_refused() {
+        check(1024, "k", 100, Ok(()));
+        check(0, "k", 0, Err("failed to validate encrypted DEK source: encrypted DEK source is empty"));
+        let long = "failed to validate encrypted DEK source: encrypted DEK source is 1025 bytes, which exceeds the max size of 1024";
+        check(1025, "k", 0, Err(long));
+        check(1, "", 0, Err("failed to validate key id: keyID is empty"));
+        let much = "failed to validate annotations: total size of annotations is 32777 bytes, which exceeds the max size of 32768";
+        check(1, "k", 32 * 1024, Err(much));
+    }
+
+    #[tokio::test]
+    async fn a_seed_is_known_with_all_that_the_service_is_told() {
+        let nobody = tempfile::tempdir().unwrap().path().join("kms.sock");
+        let kms = Kms::start("k", nobody, Duration::from_secs(5));
+        kms.remember((vec![1], "key-1".to_owned(), BTreeMap::new()), vec![7]);
+        let stored = Stored { seed: vec![1], key_id: "key-1".to_owned(), ..Stored::default() };
+        assert_eq!(kms.seed_of(&stored).await, Ok(vec![7]));
+        let other = Stored { key_id: "key-2".to_owned(), ..stored };
+        assert!(matches!(kms.seed_of(&other).await, Err(Failure::Unreachable(_))));
     }
 }

@@ -140,3 +140,21 @@ async fn a_service_outside_keeps_the_keys() {
         "the service's key is another"
     );
 }
+
+#[tokio::test]
+async fn a_service_that_contradicts_itself_is_not_relied_on() {
+    let files = tempfile::tempdir().unwrap();
+    let kms = Kms::start(files.path());
+    kms.contradict("key-9");
+    let file = files.path().join("encryption.yaml");
+    let endpoint = format!("unix://{}", kms.socket.display());
+    let provider = json!([{ "kms": { "apiVersion": "v2", "name": "vault", "endpoint": endpoint } }]);
+    std::fs::write(&file, configuration(provider)).unwrap();
+    let server = start(tempfile::tempdir().unwrap(), &file, false).await;
+    let refused = server.post(SECRETS, &secret("a")).await;
+    assert_eq!(refused.code, 500);
+    assert!(refused.error().1.ends_with("are of different key IDs"), "{refused:?}");
+    kms.rotate("key-2");
+    server.create(SECRETS, &secret("a")).await;
+    assert_eq!(server.get(SECRETS).await.json()["items"].as_array().map(Vec::len), Some(1));
+}

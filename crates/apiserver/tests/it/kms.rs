@@ -15,7 +15,8 @@ use tokio::net::UnixListener;
 
 pub(crate) struct Kms {
     pub socket: PathBuf,
-    key: Arc<Mutex<String>>,
+    /// What it says is its key, and what it encrypts with.
+    keys: Arc<Mutex<[String; 2]>>,
     calls: Arc<Mutex<Vec<String>>>,
 }
 
@@ -23,9 +24,9 @@ impl Kms {
     pub(crate) fn start(dir: &Path) -> Self {
         let socket = dir.join("kms.sock");
         let listener = UnixListener::bind(&socket).unwrap();
-        let key = Arc::new(Mutex::new("key-1".to_owned()));
+        let keys = Arc::new(Mutex::new(["key-1", "key-1"].map(str::to_owned)));
         let calls = Arc::new(Mutex::new(Vec::new()));
-        let (current, called) = (Arc::clone(&key), Arc::clone(&calls));
+        let (current, called) = (Arc::clone(&keys), Arc::clone(&calls));
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let (current, called) = (Arc::clone(&current), Arc::clone(&called));
@@ -43,12 +44,17 @@ impl Kms {
                 tokio::spawn(builder.serve_connection(TokioIo::new(stream), service));
             }
         });
-        Kms { socket, key, calls }
+        Kms { socket, keys, calls }
     }
 
     /// Uses another key from now on.
     pub(crate) fn rotate(&self, key: &str) {
-        key.clone_into(&mut self.key.lock().unwrap());
+        *self.keys.lock().unwrap() = [key, key].map(str::to_owned);
+    }
+
+    /// Encrypts with another key than it says.
+    pub(crate) fn contradict(&self, key: &str) {
+        key.clone_into(&mut self.keys.lock().unwrap()[1]);
     }
 
     pub(crate) fn calls(&self, method: &str) -> usize {
@@ -56,7 +62,7 @@ impl Kms {
     }
 }
 
-fn answer(method: &str, question: &[u8], key: &str) -> Bytes {
+fn answer(method: &str, question: &[u8], [said, used]: &[String; 2]) -> Bytes {
     // Field 1 of both questions is bytes: its tag, its length (short here), and the bytes.
     let turned = || -> Vec<u8> { question[2..2 + usize::from(question[1])].iter().rev().copied().collect() };
     let mut out = BytesMut::new();
@@ -69,11 +75,11 @@ fn answer(method: &str, question: &[u8], key: &str) -> Bytes {
         "Status" => {
             put(1, b"v2");
             put(2, b"ok");
-            put(3, key.as_bytes());
+            put(3, said.as_bytes());
         }
         "Encrypt" => {
             put(1, &turned());
-            put(2, key.as_bytes());
+            put(2, used.as_bytes());
         }
         _ => put(1, &turned()),
     }
