@@ -14,7 +14,7 @@ use crate::cache::feed::REGISTRY;
 use crate::cache::{Cache, Shape};
 use crate::custom::Custom;
 use crate::custom::conversion::Webhook;
-use crate::encoding;
+use crate::encoding::{self, StoredForm};
 
 /// A resource in one served version.
 #[derive(Clone)]
@@ -45,6 +45,13 @@ impl Resource {
     #[must_use]
     pub(crate) fn webhook(&self) -> Option<&Arc<Webhook>> {
         self.custom.as_ref().and_then(|custom| custom.webhook.as_ref())
+    }
+
+    /// A webhook has to be asked before what is stored like that can be served in this version.
+    #[must_use]
+    pub(crate) fn must_ask(&self, form: StoredForm) -> bool {
+        let served = (self.def.gvr.group.as_str(), self.def.gvr.version.as_str());
+        self.webhook().is_some() && self.stored().shape.version_of(form).split_once('/') != Some(served)
     }
 
     /// The stored objects need conversion before they are served in this version.

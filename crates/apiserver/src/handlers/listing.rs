@@ -50,7 +50,8 @@ pub(super) async fn stream(
             respond::go_type(&resource, "List")
         )));
     }
-    if accepted.encoding != Encoding::Json || accepted.pretty || resource.webhook().is_some() {
+    let must_ask = listing.result.objects.iter().any(|object| resource.must_ask(object.form));
+    if accepted.encoding != Encoding::Json || accepted.pretty || must_ask {
         let stored: Vec<Stored> = listing.result.objects.iter().map(|object| Stored::of(object)).collect();
         let items = registry::values_in_version(&resource, &stored).await?;
         let value = whole(call, accepted, &listing, items)?;

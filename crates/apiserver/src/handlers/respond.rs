@@ -48,7 +48,7 @@ async fn single(call: &Call, accepted: Accepted, resource: &Resource, stored: &S
             if accepted.encoding == Encoding::Json
                 && !accepted.pretty
                 && !resource.converts()
-                && resource.webhook().is_none() =>
+                && !resource.must_ask(stored.form) =>
         {
             let shape = &resource.stored().shape;
             let mut out = BytesMut::with_capacity(stored.body.len() + 48);

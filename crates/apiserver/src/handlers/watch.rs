@@ -167,11 +167,11 @@ impl Watching {
                 Poll::Ready(Some(item)) => match Event::of(&self.watcher, item) {
                     Event::InitialEnd(revision) if self.marks_initial_end => self.framer.bookmark(revision, true),
                     Event::InitialEnd(_) | Event::Nothing => continue,
-                    Event::Object { kind, object, revision } if self.framer.must_ask() => {
+                    Event::Object { kind, object, revision } if self.framer.must_ask(&object) => {
                         self.ask(kind, object, revision);
                         continue;
                     }
-                    Event::Shared { kind, delivery } if self.framer.must_ask() => {
+                    Event::Shared { kind, delivery } if self.framer.must_ask(shown(kind, &delivery)) => {
                         let revision = delivery.change.revision;
                         self.ask(kind, Arc::clone(shown(kind, &delivery)), revision);
                         continue;

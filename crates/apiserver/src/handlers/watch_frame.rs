@@ -127,8 +127,8 @@ impl Framer {
     }
 
     /// A webhook has to be asked before an object can be shown.
-    pub(super) fn must_ask(&self) -> bool {
-        self.resource.webhook().is_some()
+    pub(super) fn must_ask(&self, object: &Object) -> bool {
+        self.resource.must_ask(object.form)
     }
 
     /// The frame of an event whose object a webhook has to convert; of an error, if it does not.

@@ -1,11 +1,13 @@
 //! Whom this server believes when it connects to somebody, and how it proves itself.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use component_base::tls::{AnyServer, provider};
+use parking_lot::Mutex;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -13,6 +15,9 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 /// Where systems keep the authorities that they trust.
 const SYSTEM_ROOTS: &[&str] =
     &["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
+
+/// How many bundles are kept.
+const BUNDLES: usize = 256;
 
 /// The authorities that a server's certificate may come from.
 pub(crate) enum Roots {
@@ -35,6 +40,24 @@ impl Roots {
         }
         STANDARD.decode(bundle).map_or(Roots::Broken, Roots::Pem)
     }
+}
+
+/// TLS to a server that a `caBundle` vouches for. It is kept: to read a bundle takes longer than to ask whom it is for.
+///
+/// # Errors
+/// As [`verified`].
+pub(crate) fn of_bundle(bundle: &str) -> Result<Arc<ClientConfig>, String> {
+    static KEPT: Mutex<BTreeMap<String, Arc<ClientConfig>>> = Mutex::new(BTreeMap::new());
+    if let Some(tls) = KEPT.lock().get(bundle) {
+        return Ok(Arc::clone(tls));
+    }
+    let tls = verified(Roots::of_bundle(bundle), None)?;
+    let mut kept = KEPT.lock();
+    if kept.len() >= BUNDLES {
+        kept.clear();
+    }
+    kept.insert(bundle.to_owned(), Arc::clone(&tls));
+    Ok(tls)
 }
 
 /// TLS to a server that these authorities vouch for.
@@ -96,4 +119,15 @@ fn store_of(pem: &[u8]) -> RootCertStore {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(CertificateDer::pem_slice_iter(pem).flatten());
     roots
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bundle_is_read_once() {
+        assert!(Arc::ptr_eq(&of_bundle("").unwrap(), &of_bundle("").unwrap()));
+        assert!(of_bundle("!").is_err());
+    }
 }

@@ -69,6 +69,9 @@ pub struct Write {
     pub warnings: Vec<String>,
 }
 
+/// How many bytes of objects a webhook is asked to convert at once: its answer must not be too long.
+const CONVERTED_TOGETHER: usize = 1 << 20;
+
 /// An object as it was stored, in the stored version.
 #[derive(Clone, Debug)]
 pub struct Stored {
@@ -117,10 +120,10 @@ async fn served(resource: &Resource, object: &Object) -> Result<Value, Status> {
 /// # Errors
 /// When a webhook has to convert it and does not.
 pub(crate) async fn value_in_version(resource: &Resource, stored: &Stored) -> Result<Value, Status> {
-    match resource.webhook() {
-        None => Ok(value_of(resource, stored)),
-        Some(_) => Ok(values_in_version(resource, std::slice::from_ref(stored)).await?.pop().unwrap_or_default()),
+    if !resource.must_ask(stored.form) {
+        return Ok(value_of(resource, stored));
     }
+    Ok(values_in_version(resource, std::slice::from_ref(stored)).await?.pop().unwrap_or_default())
 }
 
 /// As [`value_in_version`], of many at once.
@@ -132,14 +135,31 @@ pub(crate) async fn values_in_version(resource: &Resource, stored: &[Stored]) ->
         return Ok(stored.iter().map(|stored| value_of(resource, stored)).collect());
     };
     let shape = &resource.stored().shape;
-    let as_stored = stored.iter().map(|stored| {
-        let mut value = stored.decode();
-        value.set(&["apiVersion"], shape.version_of(stored.form));
-        value
-    });
-    let mut values: Vec<Value> = as_stored.collect();
-    conversion::to_served(resource, webhook, &mut values).await?;
+    let mut values = Vec::with_capacity(stored.len());
+    for together in portions(stored, CONVERTED_TOGETHER) {
+        let as_stored = together.iter().map(|stored| {
+            let mut value = stored.decode();
+            value.set(&["apiVersion"], shape.version_of(stored.form));
+            value
+        });
+        let mut converted: Vec<Value> = as_stored.collect();
+        conversion::to_served(resource, webhook, &mut converted).await?;
+        values.append(&mut converted);
+    }
     Ok(values)
+}
+
+/// Cuts objects into portions of about a size; what is larger is a portion of its own.
+fn portions(stored: &[Stored], size: usize) -> impl Iterator<Item = &[Stored]> {
+    let mut taken = 0;
+    stored.chunk_by(move |this, next| {
+        taken += this.body.len();
+        let fits = taken + next.body.len() <= size;
+        if !fits {
+            taken = 0;
+        }
+        fits
+    })
 }
 
 /// A stored object in the version that the resource serves, where no webhook converts.
@@ -207,5 +227,26 @@ impl Registry {
             }
             _ => Ok(Encoded { value: body.clone(), body, form: StoredForm::Json }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(sizes: &[usize], want: &[&[usize]]) {
+        let stored = |size: &usize| Stored { body: vec![0; *size].into(), revision: None, form: StoredForm::Json };
+        let stored: Vec<Stored> = sizes.iter().map(stored).collect();
+        let told: Vec<Vec<usize>> = portions(&stored, 10).map(|p| p.iter().map(|s| s.body.len()).collect()).collect();
+        assert_eq!(told, want);
+    }
+
+    #[test]
+    fn objects_are_cut_into_portions() {
+        check(&[], &[]);
+        check(&[3], &[&[3]]);
+        check(&[3, 3, 4, 1, 9], &[&[3, 3, 4], &[1, 9]]);
+        check(&[11, 1, 20, 20], &[&[11], &[1], &[20], &[20]]);
     }
 }

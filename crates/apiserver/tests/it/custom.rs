@@ -265,6 +265,18 @@ async fn a_webhook_converts_between_versions() {
         (500, "conversion webhook for shop.example.com/v2, Kind=Shop failed: this one is bad".to_owned())
     );
 
+    // Together they are longer than what a webhook may answer.
+    for i in 0..4 {
+        let host = format!("{}:1", "h".repeat(1_000_000));
+        server.create(&path("v1", "shops"), &shop("v1", &format!("large-{i}"), json!({ "address": host }))).await;
+    }
+    let list = server.get(&path("v2", "shops")).await;
+    assert_eq!(list.code, 200, "{}", list.text());
+    assert_eq!(list.json()["items"].as_array().map(Vec::len), Some(5));
+    for i in 0..4 {
+        server.ask(Method::DELETE, &path("v1", &format!("shops/large-{i}")), &[], "").await;
+    }
+
     // What lies in the store in the old version is converted when the storage version changes.
     let name = format!("{DEFINITIONS}/shops.shop.example.com");
     let mut changed = server.get(&name).await.json();
@@ -284,6 +296,11 @@ async fn a_webhook_converts_between_versions() {
     assert_eq!(put(&server, &path("v2", "shops/a"), &current).await.code, 200);
     let calls = outside.seen().len();
     assert_eq!(server.get(&path("v2", "shops/a")).await.json()["spec"], json!({ "host": "h", "port": "2" }));
+    let list = server.get(&path("v2", "shops")).await.json();
+    assert_eq!(list["items"][0]["spec"], json!({ "host": "h", "port": "2" }));
+    let mut watch = server.send(request(Method::GET, &path("v2", "shops?watch=1"), &[], full(""))).await;
+    let event: Value = serde_json::from_slice(&next_frame(&mut watch).await).unwrap();
+    assert_eq!(event["object"]["spec"], json!({ "host": "h", "port": "2" }));
     assert_eq!(outside.seen().len(), calls, "it is stored in v2 now");
 }
 
