@@ -30,7 +30,7 @@ pub(crate) async fn handle(call: Call, body: RequestBody) -> Response<Body> {
         {
             crate::aggregation::proxy::handle(call, &backend, body).await
         }
-        ["openapi", rest @ ..] => call.server.inner().openapi.answer(&call, rest).unwrap_or_else(page_not_found),
+        ["openapi", ..] => crate::openapi::handle(call).await.unwrap_or_else(page_not_found),
         ["api" | "apis", ..] => discovery(&call, &segments),
         [] | [""] => json(&call.server.inner().discovery.root_paths()),
         _ => page_not_found(),

@@ -38,6 +38,8 @@ enum Dialect {
 
 /// The documents that somebody asked for.
 pub(crate) struct OpenApi {
+    /// One answers at a time: making documents takes much memory, and nobody who waits takes a thread.
+    turn: Arc<tokio::sync::Mutex<()>>,
     resources: Arc<Resources>,
     aggregator: Arc<Aggregator>,
     /// With the generation of the resources that it was made of.
@@ -108,9 +110,32 @@ impl Document {
     }
 }
 
+/// Answers a path below `/openapi`; `None` where upstream has nothing either. Making a document takes long: no thread that
+/// serves others does it.
+pub(crate) async fn handle(call: Call) -> Option<Response<Body>> {
+    let turn = Arc::clone(&call.server.inner().openapi.turn).lock_owned().await;
+    let answering = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        let path = call.info.path.trim_matches('/');
+        let segments: Vec<&str> = path.split('/').skip(1).collect();
+        call.server.inner().openapi.answer(&call, &segments)
+    });
+    answering.await.unwrap_or_else(|error| {
+        tracing::error!(%error, "an OpenAPI document cannot be made");
+        Some(bare(StatusCode::INTERNAL_SERVER_ERROR))
+    })
+}
+
 impl OpenApi {
     pub(crate) fn new(resources: Arc<Resources>, aggregator: Arc<Aggregator>) -> Self {
-        OpenApi { resources, aggregator, v2: Mutex::default(), v3: OnceLock::new(), v3_custom: Mutex::default() }
+        OpenApi {
+            turn: Arc::default(),
+            resources,
+            aggregator,
+            v2: Mutex::default(),
+            v3: OnceLock::new(),
+            v3_custom: Mutex::default(),
+        }
     }
 
     fn v2(&self) -> Arc<Document> {
@@ -156,8 +181,7 @@ impl OpenApi {
         Some(document)
     }
 
-    /// Answers a path below `/openapi`; `None` where upstream has nothing either.
-    pub(crate) fn answer(&self, call: &Call, segments: &[&str]) -> Option<Response<Body>> {
+    fn answer(&self, call: &Call, segments: &[&str]) -> Option<Response<Body>> {
         match segments {
             ["v2"] => Some(respond(call, &self.v2())),
             ["v3"] => Some(self.index()),
