@@ -97,7 +97,8 @@ async fn tell(context: &Context, driver: &str, info: Option<&NodeGetInfoResponse
     let node = nodes.get(&context.node_name).await?;
     let csi_nodes: Api<CSINode> = Api::all(client.clone());
     // Others may write at the same time: what was read is what is replaced, or it is read again.
-    for _ in 0..5 {
+    let mut tries = 0;
+    loop {
         let known = ignore_not_found(csi_nodes.get(&context.node_name).await)?;
         let is_new = known.is_none();
         let mut csi_node = known.unwrap_or_else(|| new_csi_node(&context.node_name, &node));
@@ -110,7 +111,7 @@ async fn tell(context: &Context, driver: &str, info: Option<&NodeGetInfoResponse
         };
         match written {
             Ok(_) => break,
-            Err(error) if error.is_conflict() || error.is_already_exists() => {}
+            Err(error) if tries < 5 && (error.is_conflict() || error.is_already_exists()) => tries += 1,
             Err(error) => return Err(error),
         }
     }
@@ -183,7 +184,37 @@ impl crate::plugins::registry::Takes for Taker {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
+    use http::{Method, Response};
+
     use super::*;
+
+    /// An apiserver with a node, where somebody else is always faster to write the CSINode.
+    async fn contended(request: http::Request<kube::client::Body>) -> Result<Response<String>, Infallible> {
+        let answer = |code: u16, body: serde_json::Value| {
+            Ok(Response::builder().status(code).body(body.to_string()).unwrap_or_default())
+        };
+        let failed = |code: u16, reason: &str| {
+            let status = json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason,
+                "message": "", "code": code });
+            answer(code, status)
+        };
+        match (request.method(), request.uri().path()) {
+            (&Method::POST, _) => failed(409, "AlreadyExists"),
+            (_, path) if path.contains("/csinodes/") => failed(404, "NotFound"),
+            _ => answer(200, json!({ "metadata": { "name": "n1" } })),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_driver_that_cannot_be_written_down_is_not_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let client = kube::Client::new(tower::service_fn(contended), "default");
+        let context = Context { client: Some(client), ..Context::alone(dir.path()) };
+        let told = tell(&context, "a.example", Some(&NodeGetInfoResponse::default())).await;
+        assert!(told.is_err_and(|error| error.is_already_exists()));
+    }
 
     #[test]
     fn drivers_come_and_go_beside_each_other() {
