@@ -39,10 +39,18 @@ pub(crate) fn open_file(volume: &Path, path: &str) -> io::Result<std::fs::File> 
     std::fs::File::open(source)
 }
 
-/// Whether a path beneath a directory is a directory.
-pub(crate) fn is_dir(dir: &Path, path: &Path) -> bool {
-    let found = std::fs::File::open(dir).and_then(|root| open_beneath(&root.into(), path));
-    found.and_then(|fd| std::fs::metadata(proc_path(&fd))).is_ok_and(|m| m.is_dir())
+/// What is in a directory beneath another one: names, in order, and whether each is itself a directory. Links are none.
+pub(crate) fn entries(dir: &Path, path: &Path) -> io::Result<Vec<(String, bool)>> {
+    let found = open_beneath(&std::fs::File::open(dir)?.into(), path)?;
+    // Through the descriptor: whatever the names lead to meanwhile, this is what was found beneath.
+    let mut entries = std::fs::read_dir(proc_path(&found))?
+        .map(|entry| {
+            let entry = entry?;
+            Ok((entry.file_name().to_string_lossy().into_owned(), entry.file_type()?.is_dir()))
+        })
+        .collect::<io::Result<Vec<_>>>()?;
+    entries.sort();
+    Ok(entries)
 }
 
 /// Takes away what an earlier run of the container had mounted there; containers that run keep their own.
@@ -143,5 +151,17 @@ mod tests {
         let made = std::fs::metadata(volume.join("inside/made")).unwrap();
         assert!(made.is_dir());
         assert_eq!(made.permissions().mode() & 0o777, 0o777);
+    }
+
+    #[test]
+    fn a_directory_is_listed_without_a_look_at_what_its_links_lead_to() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("pods/web")).unwrap();
+        std::os::unix::fs::symlink("/etc", dir.path().join("pods/out")).unwrap();
+        let listed = |path: &str| entries(dir.path(), Path::new(path)).ok();
+        assert_eq!(listed("."), Some(vec![("pods".to_owned(), true)]));
+        assert_eq!(listed("pods"), Some(vec![("out".to_owned(), false), ("web".to_owned(), true)]));
+        assert_eq!(listed("pods/out"), None);
+        assert_eq!(listed(".."), None);
     }
 }

@@ -1,6 +1,8 @@
 //! `/logs/`: the files below `/var/log`, and the logs of the node's services (KEP-2258).
 
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
 
 use http::{Response, StatusCode};
 use tokio::io::AsyncReadExt;
@@ -10,8 +12,10 @@ use super::{Body, Refused, full, pairs, text, typed};
 use crate::pod::sub_path;
 
 const DIR: &str = "/var/log";
-/// What of a file is served at most.
+/// What of a file or a journal is served at most, in bytes.
 const LIMIT: u64 = 64 << 20;
+/// How long the journal is searched.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What of services' logs is wanted.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -32,10 +36,11 @@ pub(super) async fn serve(path: &[&str], query: &str, may_query: bool) -> Result
         }
         return logs_of_services(&query).await;
     }
-    let path: PathBuf = path.iter().filter(|p| !p.is_empty()).map(|p| super::decode(p)).collect();
+    let path = path.iter().filter(|p| !p.is_empty()).map(|p| super::decode(p));
+    let path: PathBuf = std::iter::once(".".to_owned()).chain(path).collect();
     let missing = || Refused(StatusCode::NOT_FOUND, "404 page not found\n".to_owned());
-    if path.as_os_str().is_empty() || sub_path::is_dir(Path::new(DIR), &path) {
-        return listing(&Path::new(DIR).join(path)).map_err(|_| missing());
+    if let Ok(entries) = sub_path::entries(Path::new(DIR), &path) {
+        return Ok(listing(&entries));
     }
     let name = path.to_str().ok_or_else(missing)?;
     let file = sub_path::open_file(Path::new(DIR), name).map_err(|_| missing())?;
@@ -49,23 +54,16 @@ async fn read(file: std::fs::File) -> Result<String, Refused> {
     Ok(String::from_utf8_lossy(&content).into_owned())
 }
 
-fn listing(dir: &Path) -> std::io::Result<Response<Body>> {
-    let mut names: Vec<String> = std::fs::read_dir(dir)?
-        .filter_map(Result::ok)
-        .map(|entry| {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if entry.path().is_dir() { name + "/" } else { name }
-        })
-        .collect();
-    names.sort();
-    let lines = names.iter().map(|name| {
+fn listing(entries: &[(String, bool)]) -> Response<Body> {
+    let names = entries.iter().map(|(name, is_dir)| if *is_dir { format!("{name}/") } else { name.clone() });
+    let lines = names.map(|name| {
         let shown = name.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&#34;");
         format!("<a href=\"{shown}\">{shown}</a>\n")
     });
     let mut response = Response::new(full(format!("<!doctype html>\n<pre>\n{}</pre>\n", lines.collect::<String>())));
     let html = http::HeaderValue::from_static("text/html; charset=utf-8");
     response.headers_mut().insert(http::header::CONTENT_TYPE, html);
-    Ok(response)
+    response
 }
 
 fn parse(query: &str) -> Result<Query, String> {
@@ -106,11 +104,8 @@ async fn logs_of_services(query: &Query) -> Result<Response<Body>, Refused> {
     let mut command = Command::new("journalctl");
     command.args(["--utc", "--no-pager", "--output=short-precise"]).args(&query.options);
     command.args(query.services.iter().map(|service| format!("--unit={service}")));
-    let journal = command.kill_on_drop(true).output().await;
-    if let Ok(done) = journal
-        && done.status.success()
-    {
-        return Ok(text(String::from_utf8_lossy(&done.stdout).into_owned()));
+    if let Ok(Some(journal)) = tokio::time::timeout(PATIENCE, start_of_output(command, LIMIT)).await {
+        return Ok(text(journal));
     }
     for service in &query.services {
         for name in [format!("{service}.log"), format!("{service}/{service}.log"), service.clone()] {
@@ -121,6 +116,17 @@ async fn logs_of_services(query: &Query) -> Result<Response<Body>, Refused> {
     }
     let why = format!("log not found for {}\n", query.services.join(", "));
     Err(Refused(StatusCode::NOT_FOUND, why))
+}
+
+/// What a program says at most; nothing when it fails. It is killed when it has said enough, or when nobody waits for it.
+async fn start_of_output(mut command: Command, limit: u64) -> Option<String> {
+    let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.kill_on_drop(true).spawn().ok()?;
+    let mut said = Vec::new();
+    let read = child.stdout.take()?.take(limit).read_to_end(&mut said).await.ok()?;
+    let has_more = u64::try_from(read) == Ok(limit);
+    let is_good = has_more || child.wait().await.ok()?.success();
+    is_good.then(|| String::from_utf8_lossy(&said).into_owned())
 }
 
 fn last_lines(content: &str, count: usize) -> String {
@@ -146,5 +152,13 @@ mod tests {
     fn the_last_lines_are_whole() {
         assert_eq!(last_lines("a\nb\nc\n", 2), "b\nc\n");
         assert_eq!(last_lines("a\n", 5), "a\n");
+    }
+
+    #[tokio::test]
+    async fn a_program_that_says_too_much_is_cut_off() {
+        let said = start_of_output(Command::new("yes"), 5).await;
+        assert_eq!(said.as_deref(), Some("y\ny\ny"));
+        assert_eq!(start_of_output(Command::new("false"), 5).await, None);
+        assert_eq!(start_of_output(Command::new("true"), 5).await.as_deref(), Some(""));
     }
 }
