@@ -186,7 +186,7 @@ async fn run_node(config: Config, client: Option<kube::Client>, stop: Cancellati
         context.volumes_in_use.begin(&name);
     }
     let devices = Arc::clone(&context.devices).serve(stop.clone());
-    let taker = Arc::new(csi::Taker(Arc::clone(&context)));
+    let taker = csi::Taker { context: Arc::clone(&context), stop: stop.clone() };
     let plugins = plugins::registry::watch(config.root_dir.join("plugins_registry"), taker, stop.clone());
     let cpus = cpus::keep_apart(Arc::clone(&context), stop.clone());
     let reporter = async {

@@ -17,8 +17,10 @@ pub(crate) fn amounts(list: Option<&BTreeMap<String, Quantity>>) -> Amounts {
 
 /// A resource that no part of Kubernetes itself knows: a device, or something that an administrator counts.
 pub(crate) fn is_extended(name: &str) -> bool {
-    name.split_once('/')
-        .is_some_and(|(domain, _)| !domain.ends_with("kubernetes.io") && !domain.starts_with("requests."))
+    name.split_once('/').is_some_and(|(domain, name)| {
+        let is_whole = !domain.is_empty() && !name.is_empty();
+        is_whole && !domain.ends_with("kubernetes.io") && !domain.starts_with("requests.")
+    })
 }
 
 /// What a list of resources asks for; a limit stands for a request that is not given.

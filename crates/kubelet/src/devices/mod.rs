@@ -24,6 +24,7 @@ use crate::plugins::device_plugin::{
 use crate::pod::plan;
 use crate::resources::Amounts;
 use choose::Need;
+pub(crate) use serve::check;
 
 /// How long a resource whose plugin has gone keeps its place in the Node's capacity.
 const GRACE: Duration = Duration::from_secs(300);

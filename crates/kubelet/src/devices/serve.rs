@@ -14,6 +14,7 @@ use crate::plugins::connect;
 use crate::plugins::device_plugin::device_plugin_client::DevicePluginClient;
 use crate::plugins::device_plugin::registration_server::{Registration, RegistrationServer};
 use crate::plugins::device_plugin::{DevicePluginOptions, Empty, ListAndWatchResponse, RegisterRequest};
+use crate::resources::is_extended;
 
 const VERSION: &str = "v1beta1";
 
@@ -114,7 +115,7 @@ struct Desk {
 impl Registration for Desk {
     async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<Empty>, Status> {
         let asked = request.into_inner();
-        check(&asked).map_err(Status::unknown)?;
+        check_request(&asked).map_err(Status::unknown)?;
         let (devices, stop) = (Arc::clone(&self.devices), self.stop.clone());
         let socket = devices.dir.join(&asked.endpoint);
         tokio::spawn(async move {
@@ -125,21 +126,23 @@ impl Registration for Desk {
     }
 }
 
-/// The plugin's socket lies in the directory of ours, and its resource is one that pods can ask for.
-fn check(asked: &RegisterRequest) -> Result<(), String> {
-    if asked.version != VERSION {
+/// Whether a plugin speaks our version, and its resource is one that pods can ask for.
+pub(crate) fn check(versions: &[String], resource: &str) -> Result<(), String> {
+    if !versions.iter().any(|v| v == VERSION) {
+        let asked = versions.join(", ");
         return Err(format!(
-            "requested API version {:?} is not supported by kubelet. Supported version is {VERSION:?}",
-            asked.version
+            "requested API version {asked:?} is not supported by kubelet. Supported version is {VERSION:?}"
         ));
     }
-    let name = &asked.resource_name;
-    let is_extended = name.split_once('/').is_some_and(|(domain, name)| {
-        !name.is_empty() && !domain.is_empty() && !domain.ends_with("kubernetes.io") && !domain.starts_with("requests.")
-    });
-    if !is_extended {
-        return Err(format!("the ResourceName {name:?} is invalid"));
+    if !is_extended(resource) {
+        return Err(format!("the ResourceName {resource:?} is invalid"));
     }
+    Ok(())
+}
+
+/// One that registers by itself has its socket in the directory of ours.
+fn check_request(asked: &RegisterRequest) -> Result<(), String> {
+    check(std::slice::from_ref(&asked.version), &asked.resource_name)?;
     if asked.endpoint.is_empty() || asked.endpoint.contains('/') {
         return Err(format!("the endpoint {:?} is no name of a socket", asked.endpoint));
     }
@@ -159,11 +162,13 @@ mod tests {
                 resource_name: resource.into(),
                 options: None,
             };
-            assert_eq!(check(&asked).is_ok(), want, "{asked:?}");
+            assert_eq!(check_request(&asked).is_ok(), want, "{asked:?}");
         };
         check("v1beta1", "example.com/gpu", "gpu.sock", true);
         check("v1alpha", "example.com/gpu", "gpu.sock", false);
         check("v1beta1", "cpu", "gpu.sock", false);
+        check("v1beta1", "/gpu", "gpu.sock", false);
+        check("v1beta1", "example.com/", "gpu.sock", false);
         check("v1beta1", "kubernetes.io/gpu", "gpu.sock", false);
         check("v1beta1", "example.com/gpu", "../gpu.sock", false);
     }

@@ -1,11 +1,13 @@
-//! The directory in which plugins put a socket to be found: who comes is asked what it is, who goes is forgotten.
+//! The directory in which plugins put a socket to be found: who comes is asked what it is, who goes is forgotten. A plugin
+//! that has put another socket in the place of its first one has gone and come.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use tokio::io::unix::AsyncFd;
 use tokio_util::sync::CancellationToken;
@@ -37,38 +39,53 @@ const CALL: Duration = Duration::from_secs(10);
 /// A plugin that did not answer, or was not taken, is asked again.
 const RETRY: Duration = Duration::from_secs(5);
 
+/// What tells a socket from another one that had its name; a change of its rights does not count.
+type Stamp = (u64, i64, i64);
+
+struct Found {
+    stamp: Stamp,
+    state: State,
+}
+
+enum State {
+    /// It has yet to say what it is, or the taker what becomes of it.
+    Asked,
+    Taken(Plugin),
+    Refused,
+}
+
 /// Watches `dir` until `stop`.
-pub(crate) async fn watch<T: Takes>(dir: PathBuf, taker: Arc<T>, stop: CancellationToken) {
+pub(crate) async fn watch<T: Takes>(dir: PathBuf, taker: T, stop: CancellationToken) {
     let watching = std::fs::create_dir_all(&dir).and_then(|()| changes_of(&dir));
-    let changes = match watching {
-        Ok(changes) => changes,
-        Err(error) => {
-            tracing::error!(%error, dir = %dir.display(), "plugins cannot be looked for");
-            return;
-        }
-    };
-    let mut known: Vec<Plugin> = Vec::new();
+    match watching {
+        Ok(changes) => drop(stop.run_until_cancelled(follow(&dir, changes, &taker)).await),
+        Err(error) => tracing::error!(%error, dir = %dir.display(), "plugins cannot be looked for"),
+    }
+}
+
+async fn follow<T: Takes>(dir: &Path, changes: Changes, taker: &T) {
+    let mut known: BTreeMap<PathBuf, Found> = BTreeMap::new();
+    // One at a time for each path, and side by side otherwise: a plugin that hangs holds up nobody else.
+    let mut asked = FuturesUnordered::new();
+    let mut retry = tokio::time::interval(RETRY);
     loop {
-        let present = sockets_below(&dir);
-        for plugin in known.extract_if(.., |p| !present.contains(&p.found_at)) {
-            tracing::info!(plugin = plugin.name, kind = plugin.kind, "a plugin has gone");
-            taker.gone(plugin).await;
+        let present = sockets_below(dir);
+        let has_ended = |path: &PathBuf, found: &mut Found| {
+            !matches!(found.state, State::Asked) && present.get(path) != Some(&found.stamp)
+        };
+        let ended: Vec<(PathBuf, Found)> = known.extract_if(.., has_ended).collect();
+        for (_, found) in ended {
+            if let State::Taken(plugin) = found.state {
+                tracing::info!(plugin = plugin.name, kind = plugin.kind, "a plugin has gone");
+                taker.gone(plugin).await;
+            }
         }
-        let mut all_taken = true;
-        for socket in present {
-            if known.iter().any(|p| p.found_at == socket) {
-                continue;
-            }
-            match introduce(&socket, &*taker).await {
-                Ok(plugin) => {
-                    tracing::info!(plugin = plugin.name, kind = plugin.kind, "a plugin has come");
-                    known.push(plugin);
-                }
-                Err(error) => {
-                    tracing::warn!(error, socket = %socket.display(), "a plugin could not be registered");
-                    all_taken = false;
-                }
-            }
+        for (path, stamp) in present {
+            known.entry(path).or_insert_with_key(|path| {
+                let path = path.clone();
+                asked.push(async move { (introduce(&path, taker).await, path) });
+                Found { stamp, state: State::Asked }
+            });
         }
         let changed = async {
             let Ok(mut ready) = changes.ready.readable().await else { return };
@@ -76,13 +93,25 @@ pub(crate) async fn watch<T: Takes>(dir: PathBuf, taker: Arc<T>, stop: Cancellat
             let _ = changes.inotify.read_events();
             ready.clear_ready();
         };
-        let again = async {
-            if all_taken {
-                std::future::pending::<()>().await;
+        tokio::select! {
+            () = changed => {}
+            _ = retry.tick() => known.retain(|_, found| !matches!(found.state, State::Refused)),
+            Some((answer, path)) = asked.next() => {
+                let state = match answer {
+                    Ok(plugin) => {
+                        tracing::info!(plugin = plugin.name, kind = plugin.kind, "a plugin has come");
+                        State::Taken(plugin)
+                    }
+                    Err(error) => {
+                        tracing::warn!(error, socket = %path.display(), "a plugin could not be registered");
+                        State::Refused
+                    }
+                };
+                if let Some(found) = known.get_mut(&path) {
+                    found.state = state;
+                }
             }
-            tokio::time::sleep(RETRY).await;
-        };
-        tokio::select! { () = changed => {}, () = again => {}, () = stop.cancelled() => return }
+        }
     }
 }
 
@@ -104,11 +133,12 @@ fn changes_of(dir: &Path) -> std::io::Result<Changes> {
     Ok(Changes { inotify, ready })
 }
 
-fn sockets_below(dir: &Path) -> BTreeSet<PathBuf> {
-    use std::os::unix::fs::FileTypeExt;
+fn sockets_below(dir: &Path) -> BTreeMap<PathBuf, Stamp> {
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
     let entries = std::fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok);
-    let hidden = |e: &std::fs::DirEntry| e.file_name().to_string_lossy().starts_with('.');
-    entries.filter(|e| !hidden(e) && e.file_type().is_ok_and(|t| t.is_socket())).map(|e| e.path()).collect()
+    let shown = entries.filter(|e| !e.file_name().to_string_lossy().starts_with('.'));
+    let sockets = shown.filter_map(|e| Some((e.path(), e.metadata().ok().filter(|m| m.file_type().is_socket())?)));
+    sockets.map(|(path, m)| (path, (m.ino(), m.mtime(), m.mtime_nsec()))).collect()
 }
 
 /// Asks the plugin what it is and tells it whether it was taken.
@@ -135,5 +165,93 @@ fn plugin_of(info: PluginInfo, socket: &Path) -> Plugin {
         versions: info.supported_versions,
         endpoint,
         found_at: socket.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::net::UnixListener;
+    use tokio::sync::watch::Sender;
+    use tokio_stream::wrappers::UnixListenerStream;
+    use tonic::{Request, Response, Status};
+
+    use super::super::registration::RegistrationStatusResponse;
+    use super::super::registration::registration_server::{Registration, RegistrationServer};
+    use super::*;
+
+    /// A plugin that says its name and nothing else.
+    struct Named(&'static str);
+
+    #[tonic::async_trait]
+    impl Registration for Named {
+        async fn get_info(&self, _: Request<InfoRequest>) -> Result<Response<PluginInfo>, Status> {
+            Ok(Response::new(PluginInfo { name: self.0.to_owned(), ..PluginInfo::default() }))
+        }
+
+        async fn notify_registration_status(
+            &self,
+            _: Request<RegistrationStatus>,
+        ) -> Result<Response<RegistrationStatusResponse>, Status> {
+            Ok(Response::new(RegistrationStatusResponse {}))
+        }
+    }
+
+    /// Puts a plugin's socket into the directory, in the place of any that has its name.
+    fn offer(dir: &Path, name: &'static str) {
+        let fresh = dir.join(".fresh");
+        let listener = UnixListener::bind(&fresh).unwrap();
+        std::fs::rename(fresh, dir.join(format!("{name}.sock"))).unwrap();
+        let server = tonic::transport::Server::builder().add_service(RegistrationServer::new(Named(name)));
+        tokio::spawn(server.serve_with_incoming(UnixListenerStream::new(listener)));
+    }
+
+    /// Notes who came and who went; never done with a plugin whose name is `hangs`.
+    #[derive(Default)]
+    struct Notes(Sender<Vec<String>>);
+
+    impl Takes for Arc<Notes> {
+        async fn came(&self, plugin: Plugin) -> Result<(), String> {
+            self.0.send_modify(|notes| notes.push(format!("{} came", plugin.name)));
+            if plugin.name == "hangs" {
+                std::future::pending::<()>().await;
+            }
+            Ok(())
+        }
+
+        async fn gone(&self, plugin: Plugin) {
+            self.0.send_modify(|notes| notes.push(format!("{} gone", plugin.name)));
+        }
+    }
+
+    async fn until(notes: &Notes, want: &[&str]) {
+        notes.0.subscribe().wait_for(|notes| notes == want).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_plugin_that_starts_again_has_gone_and_come() {
+        let (dir, notes, stop) = (tempfile::tempdir().unwrap(), Arc::<Notes>::default(), CancellationToken::new());
+        let watching = tokio::spawn(watch(dir.path().to_owned(), Arc::clone(&notes), stop.clone()));
+        offer(dir.path(), "a");
+        until(&notes, &["a came"]).await;
+        offer(dir.path(), "a");
+        until(&notes, &["a came", "a gone", "a came"]).await;
+        std::fs::remove_file(dir.path().join("a.sock")).unwrap();
+        until(&notes, &["a came", "a gone", "a came", "a gone"]).await;
+        stop.cancel();
+        watching.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_plugin_that_hangs_holds_up_neither_others_nor_the_end() {
+        let (dir, notes, stop) = (tempfile::tempdir().unwrap(), Arc::<Notes>::default(), CancellationToken::new());
+        let watching = tokio::spawn(watch(dir.path().to_owned(), Arc::clone(&notes), stop.clone()));
+        offer(dir.path(), "hangs");
+        until(&notes, &["hangs came"]).await;
+        offer(dir.path(), "other");
+        until(&notes, &["hangs came", "other came"]).await;
+        stop.cancel();
+        watching.await.unwrap();
     }
 }
