@@ -1,5 +1,6 @@
 //! What kube-proxy is told: flags, the `KubeProxyConfiguration` file, and what both come to.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use serde::Deserialize;
 
 use crate::conntrack::Limits;
 use crate::local::{DetectLocal, NodePortAddresses};
+use crate::model::Family;
 use crate::proxier::Mode;
 
 /// The command line, with upstream's names.
@@ -96,8 +98,8 @@ struct File {
     nftables: Backend,
     iptables: Backend,
     ipvs: Backend,
-    #[serde(rename = "featureGates")]
-    _feature_gates: serde_json::Value,
+    /// None changes what this proxy does.
+    feature_gates: Option<BTreeMap<String, bool>>,
     #[serde(rename = "logging")]
     _logging: serde_json::Value,
     #[serde(rename = "bindAddress")]
@@ -161,18 +163,31 @@ struct Backend {
     min_sync_period: String,
     /// How a virtual server of ipvs mode chooses; empty: in turn.
     scheduler: String,
-    #[serde(rename = "localhostNodePorts")]
-    _localhost_node_ports: serde_json::Value,
+    localhost_node_ports: Option<bool>,
     #[serde(rename = "excludeCIDRs")]
-    _exclude_cidrs: serde_json::Value,
+    exclude_cidrs: Option<Vec<String>>,
     #[serde(rename = "strictARP")]
-    _strict_arp: serde_json::Value,
-    #[serde(rename = "tcpTimeout")]
-    _tcp_timeout: serde_json::Value,
-    #[serde(rename = "tcpFinTimeout")]
-    _tcp_fin_timeout: serde_json::Value,
-    #[serde(rename = "udpTimeout")]
-    _udp_timeout: serde_json::Value,
+    strict_arp: bool,
+    tcp_timeout: String,
+    tcp_fin_timeout: String,
+    udp_timeout: String,
+}
+
+/// How ipvs mode uses virtual servers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VirtualServers {
+    /// How one chooses an endpoint, as `ipvsadm` calls it.
+    pub scheduler: String,
+    /// Whether the node tells the link only of addresses that are on it, not of Services'.
+    pub strict_arp: bool,
+    /// Networks whose virtual servers are somebody else's.
+    pub excluded: Vec<IpNet>,
+}
+
+impl Default for VirtualServers {
+    fn default() -> Self {
+        VirtualServers { scheduler: "rr".to_owned(), strict_arp: false, excluded: Vec::new() }
+    }
 }
 
 /// What kube-proxy runs with.
@@ -181,8 +196,7 @@ pub struct Config {
     pub node_name: String,
     pub kubeconfig: Option<PathBuf>,
     pub mode: Mode,
-    /// How virtual servers of ipvs mode choose.
-    pub ipvs_scheduler: String,
+    pub virtual_servers: VirtualServers,
     pub detect_local: DetectLocal,
     pub node_port_addresses: NodePortAddresses,
     /// Masquerade everything that goes to a cluster IP.
@@ -201,6 +215,8 @@ pub struct Config {
     pub oom_score_adj: Option<i32>,
     /// Limits of connection tracking; `None` leaves them as they are.
     pub conntrack: Option<Limits>,
+    /// Settings that were given and have no effect here, by name.
+    pub ignored: Vec<String>,
     /// What `/configz` shows.
     pub configz: serde_json::Value,
     pub metrics: Metrics,
@@ -214,7 +230,7 @@ impl Config {
             node_name: node_name.to_owned(),
             kubeconfig: None,
             mode: Mode::default(),
-            ipvs_scheduler: "rr".to_owned(),
+            virtual_servers: VirtualServers::default(),
             detect_local: DetectLocal::Nothing,
             node_port_addresses: NodePortAddresses::Primary,
             masquerade_all: false,
@@ -226,6 +242,7 @@ impl Config {
             bind_address_hard_fail: false,
             oom_score_adj: None,
             conntrack: Some(Limits::default()),
+            ignored: Vec::new(),
             configz: serde_json::json!({}),
             metrics: Metrics::new(),
         }
@@ -240,6 +257,10 @@ pub enum FlagError {
     Mode(String),
     #[error("{field}: Invalid value: {value:?}")]
     Invalid { field: &'static str, value: String },
+    #[error(
+        "clusterCIDR: Invalid value: {value:?}: only one CIDR allowed or a valid DualStack CIDR (e.g. 10.100.0.0/16,fde4:8dba:82e1::/48)"
+    )]
+    SeveralNetworks { value: String },
 }
 
 impl Flags {
@@ -262,10 +283,9 @@ impl Flags {
     fn as_file(&self) -> File {
         let text = |address: Option<SocketAddr>| address.map(|a| a.to_string()).unwrap_or_default();
         let time = |time: Option<Duration>| time.map(flags::show_go_duration);
-        let cidrs: Vec<String> = self.cluster_cidr.iter().map(ToString::to_string).collect();
         File {
             mode: self.proxy_mode.clone(),
-            cluster_cidr: cidrs.join(","),
+            cluster_cidr: show(&self.cluster_cidr),
             detect_local_mode: self.detect_local_mode.clone(),
             detect_local: DetectLocalFile {
                 bridge_interface: self.pod_bridge_interface.clone(),
@@ -289,6 +309,10 @@ impl Flags {
             nftables: Backend { masquerade_all: self.masquerade_all, ..Backend::default() },
             iptables: Backend { masquerade_all: self.masquerade_all, ..Backend::default() },
             ipvs: Backend { masquerade_all: self.masquerade_all, ..Backend::default() },
+            feature_gates: self.feature_gates.as_ref().map(|gates| {
+                let names = gates.check(&[]).unwrap_or_default();
+                names.into_iter().map(|name| (name, true)).collect()
+            }),
             ..File::default()
         }
     }
@@ -313,8 +337,12 @@ impl File {
         };
         config.masquerade_all = backend.masquerade_all;
         if !self.ipvs.scheduler.is_empty() {
-            config.ipvs_scheduler.clone_from(&self.ipvs.scheduler);
+            config.virtual_servers.scheduler.clone_from(&self.ipvs.scheduler);
         }
+        config.virtual_servers.strict_arp = self.ipvs.strict_arp;
+        let excluded = self.ipvs.exclude_cidrs.iter().flatten().map(String::as_str);
+        config.virtual_servers.excluded = networks("ipvs.excludeCIDRs", excluded)?;
+        config.ignored = self.ignored(config.mode)?;
         if let Some(bit) = backend.masquerade_bit {
             let invalid = || FlagError::Invalid { field: "masqueradeBit", value: bit.to_string() };
             config.masquerade_bit = Some(bit).filter(|bit| *bit < 32).ok_or_else(invalid)?;
@@ -327,9 +355,34 @@ impl File {
         Ok(config)
     }
 
+    /// What is set and changes nothing.
+    fn ignored(&self, mode: Mode) -> Result<Vec<String>, FlagError> {
+        let gates = self.feature_gates.iter().flat_map(BTreeMap::keys);
+        let mut names: Vec<String> = gates.map(|gate| format!("featureGates.{gate}")).collect();
+        if mode == Mode::Iptables && self.iptables.localhost_node_ports == Some(true) {
+            names.push("iptables.localhostNodePorts".to_owned());
+        }
+        for (name, time) in [
+            ("ipvs.tcpTimeout", &self.ipvs.tcp_timeout),
+            ("ipvs.tcpFinTimeout", &self.ipvs.tcp_fin_timeout),
+            ("ipvs.udpTimeout", &self.ipvs.udp_timeout),
+        ] {
+            if mode == Mode::Ipvs && duration(name, time)?.is_some_and(|time| !time.is_zero()) {
+                names.push(name.to_owned());
+            }
+        }
+        Ok(names)
+    }
+
     fn detect_local(&self) -> Result<DetectLocal, FlagError> {
         let texts = self.cluster_cidr.split(',').chain(self.detect_local.cluster_cidrs.iter().map(String::as_str));
         let cidrs = networks("clusterCIDR", texts)?;
+        for family in Family::BOTH {
+            // iptables cannot say in one rule that a packet is from none of several networks.
+            if cidrs.iter().filter(|cidr| family.has(cidr.addr())).count() > 1 {
+                return Err(FlagError::SeveralNetworks { value: show(&cidrs) });
+            }
+        }
         Ok(match self.detect_local_mode.as_str() {
             "" | "ClusterCIDR" if cidrs.is_empty() => DetectLocal::Nothing,
             "" | "ClusterCIDR" => DetectLocal::ClusterCidr(cidrs),
@@ -407,6 +460,10 @@ fn networks<'a>(field: &'static str, texts: impl Iterator<Item = &'a str>) -> Re
         .filter(|text| !text.is_empty())
         .map(|text| text.parse().map_err(|_| FlagError::Invalid { field, value: text.to_owned() }))
         .collect()
+}
+
+fn show(networks: &[IpNet]) -> String {
+    networks.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
 /// An address with a port, or one alone, which gets the default port.
@@ -502,6 +559,26 @@ mod tests {
     }
 
     #[test]
+    fn what_is_set_without_effect_is_named() {
+        let ignored = |file: &str| complete(file).unwrap().ignored;
+        let gates = "featureGates: {NFTablesProxyMode: true}\n";
+        assert_eq!(ignored(&format!("mode: nftables\n{gates}")), ["featureGates.NFTablesProxyMode"]);
+        let flags = flags::parse::<Flags>("kube-proxy", ["--feature-gates=A=false".to_owned()]).unwrap();
+        assert_eq!(flags.complete("host").unwrap().ignored, ["featureGates.A"]);
+        let local = "iptables: {localhostNodePorts: true}\n";
+        assert_eq!(ignored(&format!("mode: iptables\n{local}")), ["iptables.localhostNodePorts"]);
+        assert!(ignored(local).is_empty(), "of another mode");
+        let ipvs = complete(
+            "mode: ipvs\nipvs: {tcpTimeout: 0s, udpTimeout: 5s, strictARP: true, excludeCIDRs: [192.0.2.0/24], scheduler: lc}\n\
+             clusterCIDR: '10.244.0.0/16,fd00:244::/48'\n",
+        )
+        .unwrap();
+        assert_eq!(ipvs.ignored, ["ipvs.udpTimeout"]);
+        let excluded = vec!["192.0.2.0/24".parse().unwrap()];
+        assert_eq!(ipvs.virtual_servers, VirtualServers { scheduler: "lc".into(), strict_arp: true, excluded });
+    }
+
+    #[test]
     fn mistakes_are_named() {
         assert!(complete("mode: magic\n").unwrap_err().contains("magic"));
         assert!(complete("clusterCIDRS: x\n").unwrap_err().contains("unknown field \"clusterCIDRS\""));
@@ -512,6 +589,8 @@ mod tests {
             ("masqueradeBit", "nftables: {masqueradeBit: 32}"),
             ("syncPeriod", "nftables: {syncPeriod: soon}"),
             ("conntrack.udpTimeout", "conntrack: {udpTimeout: soon}"),
+            ("clusterCIDR", "clusterCIDR: '10.244.0.0/16,10.245.0.0/16'"),
+            ("ipvs.excludeCIDRs", "ipvs: {excludeCIDRs: [there]}"),
         ] {
             assert!(complete(&format!("{line}\n")).unwrap_err().starts_with(field), "{line}");
         }

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use testing::netns::{Namespaces, ip};
 
 use crate::iptables::{Balancer, Iptables};
+use crate::ipvs;
 use crate::local::{LocalTraffic, Surroundings};
 use crate::model::{Family, ServiceRules, fixture};
 use crate::nftables::{self, Mark, Nftables};
@@ -215,4 +216,15 @@ fn what_one_family_refuses_does_not_keep_the_other_from_being_written() {
     proxy.surround(surroundings(), &[change]);
     net.block_on("node", proxy.sync(&[])).unwrap();
     assert_eq!(net.call("client", "10.96.0.9:80"), "10.244.0.1");
+}
+
+#[test]
+fn strict_arp_is_a_setting_of_the_kernel() {
+    let net = Namespaces::new("proxy", &["node"]);
+    let set = net.inside("node", || {
+        ipvs::keep_addresses_to_their_links().unwrap();
+        ["arp_ignore", "arp_announce"]
+            .map(|name| std::fs::read_to_string(format!("/proc/sys/net/ipv4/conf/all/{name}")).unwrap())
+    });
+    assert_eq!(set, ["1\n", "2\n"]);
 }

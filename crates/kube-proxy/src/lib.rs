@@ -30,7 +30,6 @@ mod program;
 mod proxier;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -43,7 +42,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-pub use config::{Config, FlagError, Flags};
+pub use config::{Config, FlagError, Flags, VirtualServers};
 pub use conntrack::Limits;
 use health::Health;
 use health_check::{Check, HealthChecks};
@@ -129,6 +128,9 @@ async fn keep_rules(config: Config, client: kube::Client, stop: CancellationToke
         && let Err(error) = std::fs::write("/proc/self/oom_score_adj", score.to_string())
     {
         tracing::info!(score, %error, "the OOM score stays as it is");
+    }
+    for name in &config.ignored {
+        tracing::warn!("{name} is set and has no effect here");
     }
     let metrics = config.metrics.register(ProxyMetrics::register);
     let health = Health::new(config.sync_period, metrics.clone());
@@ -334,13 +336,8 @@ impl Proxy {
                 checks.entry(check.port).or_insert(Check { namespace, name, local_endpoints: check.local_endpoints });
             }
         }
-        let addresses: Option<Vec<IpAddr>> = match &self.config.node_port_addresses {
-            NodePortAddresses::All => None,
-            NodePortAddresses::Primary => Some(self.facts.addresses.clone()),
-            NodePortAddresses::Within(nets) => {
-                Some(local::addresses_present().into_iter().filter(|ip| nets.iter().any(|n| n.contains(ip))).collect())
-            }
-        };
+        let addresses =
+            local::health_check_ips(&self.config.node_port_addresses, &self.facts, &local::addresses_present());
         self.checks.update(&checks, addresses.as_deref()).await;
     }
 }

@@ -64,14 +64,33 @@ impl NodePortAddresses {
         match self {
             NodePortAddresses::All => None,
             NodePortAddresses::Primary => Some(facts.addresses.iter().filter(own).copied().collect()),
-            // A range that takes all in means all (as upstream reads 0.0.0.0/0 and ::/0).
-            NodePortAddresses::Within(nets) if nets.iter().any(|n| family.has(n.addr()) && n.prefix_len() == 0) => None,
             NodePortAddresses::Within(nets) => {
+                let nets: Vec<&IpNet> = nets.iter().filter(|net| family.has(net.addr())).collect();
+                // A range that takes all in means all, and so does none: it is about the other family (as upstream reads it).
+                if nets.is_empty() || nets.iter().any(|net| net.prefix_len() == 0) {
+                    return None;
+                }
                 let within = |ip: &&IpAddr| nets.iter().any(|net| net.contains(*ip));
                 Some(present.iter().filter(own).filter(within).copied().collect())
             }
         }
     }
+}
+
+/// Where health-check ports are served: where node ports are; `None`: everywhere.
+pub(crate) fn health_check_ips(
+    which: &NodePortAddresses,
+    facts: &NodeFacts,
+    present: &[IpAddr],
+) -> Option<Vec<IpAddr>> {
+    let of_each = Family::BOTH.map(|family| (family, which.of(family, facts, present)));
+    if of_each.iter().all(|(_, ips)| ips.is_none()) {
+        return None;
+    }
+    // A link-local address is none without its link.
+    let is_usable = |ip: &IpAddr| !matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
+    let all = |family: Family| present.iter().copied().filter(|ip| family.has(*ip) && is_usable(ip)).collect();
+    Some(of_each.into_iter().flat_map(|(family, ips)| ips.unwrap_or_else(|| all(family))).collect())
 }
 
 /// What the Node object says.
@@ -171,7 +190,22 @@ mod tests {
         assert_eq!(of(NodePortAddresses::All), None);
         assert_eq!(of(NodePortAddresses::Primary), Some(vec![present[1]]));
         assert_eq!(of(NodePortAddresses::Within(vec!["198.51.100.0/24".parse().unwrap()])), Some(vec![present[2]]));
-        assert_eq!(of(NodePortAddresses::Within(vec!["0.0.0.0/0".parse().unwrap()])), None);
+        let within =
+            |nets: &[&str]| of(NodePortAddresses::Within(nets.iter().map(|net| net.parse().unwrap()).collect()));
+        assert_eq!(within(&["0.0.0.0/0"]), None);
+        assert_eq!(within(&["192.0.2.0/24", "2001:db8::/64"]), Some(vec![present[1]]));
+        assert_eq!(within(&["2001:db8::/64"]), None, "nothing is said of this family");
+    }
+
+    #[test]
+    fn health_checks_are_served_where_node_ports_are() {
+        let present: Vec<IpAddr> =
+            ["192.0.2.1", "198.51.100.1", "2001:db8::1", "fe80::1"].map(|ip| ip.parse().unwrap()).into();
+        let of = |which: &NodePortAddresses| health_check_ips(which, &facts(), &present);
+        assert_eq!(of(&NodePortAddresses::All), None);
+        assert_eq!(of(&NodePortAddresses::Primary), Some(vec![present[0], present[2]]));
+        let one_family = NodePortAddresses::Within(vec!["198.51.100.0/24".parse().unwrap()]);
+        assert_eq!(of(&one_family), Some(vec![present[1], present[2]]));
     }
 
     #[test]

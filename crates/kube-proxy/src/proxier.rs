@@ -206,7 +206,7 @@ impl Backend {
         match config.mode {
             Mode::Nftables => Backend::Nftables(Nftables::new(Mark(mark), surroundings)),
             Mode::Iptables => Backend::Iptables(Iptables::new(mark, surroundings, Balancer::Chains)),
-            Mode::Ipvs => Backend::Ipvs(Box::new(Ipvs::new(mark, surroundings, &config.ipvs_scheduler))),
+            Mode::Ipvs => Backend::Ipvs(Box::new(Ipvs::new(mark, surroundings, config.virtual_servers.clone()))),
         }
     }
 

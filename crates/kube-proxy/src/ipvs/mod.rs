@@ -11,8 +11,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 
+use ipnet::IpNet;
 use serde_json::Value as Json;
 
+use crate::config::VirtualServers;
 use crate::iptables::{Balancer, Iptables};
 use crate::local::{Surroundings, addresses_present};
 use crate::model::{Fate, Protocol, ServiceRules};
@@ -59,7 +61,7 @@ struct State {
 
 pub(crate) struct Ipvs {
     rules: Iptables,
-    scheduler: String,
+    options: VirtualServers,
     /// Of each family that rules are written for.
     surroundings: Vec<Surroundings>,
     services: BTreeMap<String, ServiceRules>,
@@ -67,10 +69,10 @@ pub(crate) struct Ipvs {
 }
 
 impl Ipvs {
-    pub(crate) fn new(mark: u32, surroundings: [Surroundings; 2], scheduler: &str) -> Self {
+    pub(crate) fn new(mark: u32, surroundings: [Surroundings; 2], options: VirtualServers) -> Self {
         let rules = Iptables::new(mark, surroundings.clone(), Balancer::VirtualServers);
         let surroundings = surroundings.into();
-        Ipvs { rules, scheduler: scheduler.to_owned(), surroundings, services: BTreeMap::new(), written: None }
+        Ipvs { rules, options, surroundings, services: BTreeMap::new(), written: None }
     }
 
     /// From now on leaves out a family that the host has no rules for, unless it has none for either.
@@ -88,15 +90,15 @@ impl Ipvs {
             }
         }
         let lines = self.rules.sync(changes).await?;
+        let wanted = state(self.services.values(), &self.surroundings, &addresses_present());
         let written = match self.written.take() {
             Some(written) => written,
             None => {
-                prepare().await?;
-                present().await?
+                prepare(self.options.strict_arp).await?;
+                present(&self.options.excluded, &wanted).await?
             }
         };
-        let wanted = state(self.services.values(), &self.surroundings, &addresses_present());
-        let (before, servers, after) = difference(&written, &wanted, &self.scheduler);
+        let (before, servers, after) = difference(&written, &wanted, &self.options.scheduler);
         for (program, args, script) in [
             ("ip", &["-batch", "-"][..], &before),
             ("ipvsadm", &["--restore"], &servers),
@@ -114,7 +116,7 @@ impl Ipvs {
     pub(crate) async fn check(&mut self) {
         self.rules.check().await;
         if let Some(written) = &self.written
-            && !present().await.is_ok_and(|present| present == *written)
+            && !present(&self.options.excluded, written).await.is_ok_and(|present| present == *written)
         {
             tracing::warn!("virtual servers were changed by somebody else and are restored");
             self.written = None;
@@ -195,20 +197,37 @@ fn difference(old: &State, new: &State, scheduler: &str) -> (String, String, Str
 }
 
 /// Makes the device, and lets connections to virtual servers be tracked, so that their answers can be translated.
-async fn prepare() -> Result<(), Failed> {
+async fn prepare(strict_arp: bool) -> Result<(), Failed> {
     if program::run("ip", &["link", "show", DEVICE], "").await.is_err() {
         program::run("ip", &["link", "add", DEVICE, "type", "dummy"], "").await?;
     }
     if let Err(error) = std::fs::write("/proc/sys/net/ipv4/vs/conntrack", "1") {
         tracing::warn!(%error, "connections to virtual servers are not tracked");
     }
+    if strict_arp && let Err(error) = keep_addresses_to_their_links() {
+        tracing::warn!(%error, "the link is told of Services' addresses");
+    }
     Ok(())
 }
 
-async fn present() -> Result<State, Failed> {
+/// Makes the kernel answer ARP only for addresses of the link that asks, and ask with no others.
+pub(crate) fn keep_addresses_to_their_links() -> std::io::Result<()> {
+    std::fs::write("/proc/sys/net/ipv4/conf/all/arp_ignore", "1")?;
+    std::fs::write("/proc/sys/net/ipv4/conf/all/arp_announce", "2")
+}
+
+/// What the kernel has of ours.
+async fn present(excluded: &[IpNet], ours: &State) -> Result<State, Failed> {
     let servers = program::run("ipvsadm", &["--save", "--numeric"], "").await?;
     let addresses = program::run("ip", &["-json", "addr", "show", "dev", DEVICE], "").await?;
-    Ok(State { servers: read_servers(&servers), addresses: read_addresses(&addresses) })
+    let servers = without_others(read_servers(&servers), excluded, &ours.servers);
+    Ok(State { servers, addresses: read_addresses(&addresses) })
+}
+
+/// Servers in the `excluded` networks are somebody else's, unless they are among `ours`.
+fn without_others(mut servers: Servers, excluded: &[IpNet], ours: &Servers) -> Servers {
+    servers.retain(|at, _| ours.contains_key(at) || !excluded.iter().any(|net| net.contains(&at.at.ip())));
+    servers
 }
 
 /// From what `ipvsadm --save` says, which is what `--restore` takes.

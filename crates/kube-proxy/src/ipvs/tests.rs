@@ -81,6 +81,11 @@ fn what_is_written_is_read_again() {
     let one = sticky(60, &["10.244.0.2", "10.244.0.3"]);
     let (_, servers, _) = difference(&State::default(), &one, "rr");
     assert_eq!(read_servers(&servers), one.servers);
+    // What is somebody else's is not seen, and so stays.
+    let excluded = ["10.96.0.0/12".parse().unwrap()];
+    let left = without_others(one.servers.clone(), &excluded, &Servers::new());
+    assert_eq!(left.keys().map(ToString::to_string).collect::<Vec<_>>(), ["-t 192.0.2.1:30080"]);
+    assert_eq!(without_others(one.servers.clone(), &excluded, &one.servers), one.servers);
     let said = r#"[{"ifname": "kube-ipvs0", "addr_info": [{"local": "10.96.0.9", "scope": "global"},
         {"local": "fe80::1", "scope": "link"}]}]"#;
     assert_eq!(read_addresses(said), one.addresses);
