@@ -9,7 +9,7 @@ use testing::netns::{Namespaces, ip};
 
 use crate::iptables::{Balancer, Iptables};
 use crate::ipvs;
-use crate::local::{LocalTraffic, Surroundings};
+use crate::local::{self, LocalTraffic, Surroundings};
 use crate::model::{Family, ServiceRules, fixture};
 use crate::nftables::{self, Mark, Nftables};
 use crate::proxier::{Change, ServiceId};
@@ -227,4 +227,14 @@ fn strict_arp_is_a_setting_of_the_kernel() {
             .map(|name| std::fs::read_to_string(format!("/proc/sys/net/ipv4/conf/all/{name}")).unwrap())
     });
     assert_eq!(set, ["1\n", "2\n"]);
+}
+
+#[test]
+fn addresses_of_services_are_none_of_the_nodes() {
+    let net = Net::new();
+    net.ip("node", &format!("link add {} type veth peer name other", ipvs::DEVICE));
+    net.ip("node", &format!("addr add 10.96.0.9/32 dev {}", ipvs::DEVICE));
+    let present = net.inside("node", local::addresses_present);
+    let has = |ip: &str| present.contains(&ip.parse().unwrap());
+    assert_eq!([has(NODE), has("10.244.0.1"), has("10.96.0.9")], [true, true, false], "{present:?}");
 }

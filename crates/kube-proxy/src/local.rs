@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
 
+use crate::ipvs;
 use crate::model::{Family, Place};
 
 /// How packets of this node's pods look.
@@ -141,10 +142,11 @@ pub(crate) struct Surroundings {
     pub node_port_ips: Option<Vec<IpAddr>>,
 }
 
-/// The addresses of this host's interfaces.
+/// The addresses of this host's interfaces; those of Services that ipvs mode holds are not the host's.
 pub(crate) fn addresses_present() -> Vec<IpAddr> {
     let interfaces = nix::ifaddrs::getifaddrs().into_iter().flatten();
     let mut all: Vec<IpAddr> = interfaces
+        .filter(|interface| interface.interface_name != ipvs::DEVICE)
         .filter_map(|interface| {
             let address = interface.address?;
             let v4 = address.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));

@@ -22,7 +22,7 @@ use crate::program::{self, Failed};
 use crate::proxier::Change;
 
 /// Holds the Services' addresses; nothing leaves through it.
-const DEVICE: &str = "kube-ipvs0";
+pub(crate) const DEVICE: &str = "kube-ipvs0";
 
 /// Where a virtual server listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
