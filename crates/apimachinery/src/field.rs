@@ -3,11 +3,13 @@
 use std::fmt;
 use std::ops::Deref;
 
+use compact_str::{CompactString, format_compact};
+
 use crate::Value;
 
 /// Where a field is, as users read it: `spec.containers[0].ports[1].name`, `metadata.labels[app]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Path(String);
+pub struct Path(CompactString);
 
 impl Path {
     #[must_use]
@@ -17,23 +19,30 @@ impl Path {
 
     #[must_use]
     pub fn new(path: &str) -> Self {
-        Path(path.to_owned())
+        Path(path.into())
     }
 
     #[must_use]
     pub fn child(&self, name: &str) -> Self {
-        if self.0.is_empty() { Path(name.to_owned()) } else { Path(format!("{}.{name}", self.0)) }
+        // Put together by hand: every field that is looked at has a path, and few of them are ever read.
+        let mut path = CompactString::with_capacity(self.0.len() + 1 + name.len());
+        path.push_str(&self.0);
+        if !path.is_empty() {
+            path.push('.');
+        }
+        path.push_str(name);
+        Path(path)
     }
 
     #[must_use]
     pub fn index(&self, i: usize) -> Self {
-        Path(format!("{}[{i}]", self.0))
+        Path(format_compact!("{}[{i}]", self.0))
     }
 
     /// An entry of a map.
     #[must_use]
     pub fn key(&self, key: &str) -> Self {
-        Path(format!("{}[{key}]", self.0))
+        Path(format_compact!("{}[{key}]", self.0))
     }
 
     #[must_use]

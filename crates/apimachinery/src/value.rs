@@ -3,6 +3,7 @@
 //! Objects at rest are bytes; they become a [`Value`] only on the write path. Short strings and keys (up to 24 bytes, which
 //! all common field names are) are stored inline, so that a tree costs few allocations.
 
+use std::cmp::Ordering;
 use std::ops::Index;
 
 use compact_str::CompactString;
@@ -382,6 +383,26 @@ impl Map {
 
     pub fn values(&self) -> impl ExactSizeIterator<Item = &Value> {
         self.0.iter().map(|(_, v)| v)
+    }
+
+    /// The keys of both maps in their order, with what either has for them.
+    pub(crate) fn beside<'m>(
+        &'m self,
+        other: &'m Map,
+    ) -> impl Iterator<Item = (&'m str, Option<&'m Value>, Option<&'m Value>)> {
+        let (mut left, mut right) = (self.0.iter().peekable(), other.0.iter().peekable());
+        std::iter::from_fn(move || {
+            let order = match (left.peek(), right.peek()) {
+                (None, None) => return None,
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (Some((l, _)), Some((r, _))) => l.cmp(r),
+            };
+            let l = if order.is_gt() { None } else { left.next() };
+            let r = if order.is_lt() { None } else { right.next() };
+            let (name, _) = l.or(r)?;
+            Some((name.as_str(), l.map(|(_, v)| v), r.map(|(_, v)| v)))
+        })
     }
 
     /// Takes entries in any order; of equal keys the last one stays. Returns the keys that came more than once.

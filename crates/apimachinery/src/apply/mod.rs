@@ -167,7 +167,7 @@ pub fn keep_times_if_unchanged(old: &Value, new: &mut Value) {
         entries.sort_by_cached_key(codec::json::encode);
         entries
     };
-    if untimed(before) == untimed(after) && equal_but_for_managers(old, new) {
+    if equal_but_for_managers(old, new) && untimed(before) == untimed(after) {
         new.set(&["metadata", "managedFields"], before.clone());
     }
 }
@@ -244,9 +244,12 @@ fn updated(old: &Value, new: &Value, managers: Managers, manager: &str, ctx: &Co
     let managers = reconciled(managers, old, ctx);
     let id = ManagerId::new(manager, Operation::Update, ctx.api_version, ctx.subresource);
     let (mut managers, comparison, _) = contested(old, new, managers, None, ctx);
-    let taken = comparison.modified.union(&comparison.added).difference_below(ctx.reset).difference(untracked());
+    let taken = comparison.changed.difference(untracked());
     if !taken.is_empty() {
-        let fields = managers.get(&id).map_or_else(|| taken.clone(), |e| e.fields.union(&taken));
+        let fields = match managers.get(&id) {
+            Some(entry) => entry.fields.union(&taken),
+            None => taken,
+        };
         managers.put(Entry { id, version: ctx.api_version.into(), fields, time: Some(ctx.time.into()) });
     }
     managers.drop_empty();
@@ -283,10 +286,10 @@ fn contested(
         };
         // A version that is gone takes its managers along.
         let Some(comparison) = comparison else { return false };
-        let conflict = entry.fields.intersection(&comparison.modified.union(&comparison.added));
-        entry.fields = entry.fields.difference(&comparison.removed);
+        let conflict = entry.fields.intersection(&comparison.changed);
+        entry.fields.subtract(&comparison.removed);
         if !conflict.is_empty() {
-            entry.fields = entry.fields.difference(&conflict);
+            entry.fields.subtract(&conflict);
             contested.0.push((entry.id.clone(), conflict));
         }
         true
@@ -295,13 +298,9 @@ fn contested(
 }
 
 fn excluding(comparison: Comparison, reset: &FieldSet) -> Comparison {
-    if reset.is_empty() {
-        return comparison;
-    }
     Comparison {
         removed: comparison.removed.difference_below(reset),
-        modified: comparison.modified.difference_below(reset),
-        added: comparison.added.difference_below(reset),
+        changed: comparison.changed.difference_below(reset),
     }
 }
 
@@ -311,7 +310,7 @@ struct Contested(Vec<(ManagerId, FieldSet)>);
 
 impl Contested {
     fn difference(&self, allowed: &FieldSet) -> Contested {
-        let rest = self.0.iter().map(|(id, fields)| (id.clone(), fields.difference(allowed)));
+        let rest = self.0.iter().map(|(id, fields)| (id.clone(), fields.clone().difference(allowed)));
         Contested(rest.filter(|(_, fields)| !fields.is_empty()).collect())
     }
 
@@ -358,7 +357,7 @@ fn applied_to(
     };
     let (mut managers, _, contested) = contested(base, &merged, managers, Some(&id), ctx);
     if let Some(entry) = managers.0.iter_mut().find(|e| e.id == id) {
-        entry.fields = entry.fields.difference(untracked());
+        entry.fields.subtract(untracked());
     }
     if !force && !contested.0.is_empty() {
         return Err(contested);
@@ -427,7 +426,7 @@ fn in_other(object: &Value, from: &str, to: &str, ctx: &Context<'_>) -> Option<(
 /// Managers whose fields lie below what has become atomic since.
 fn reconciled(mut managers: Managers, object: &Value, ctx: &Context<'_>) -> Managers {
     for entry in managers.0.iter_mut().filter(|e| e.version == ctx.api_version) {
-        entry.fields = walk::with_atomics(&entry.fields, object, Typed::new(ctx.ty));
+        walk::draw_to_atomics(&mut entry.fields, object, Typed::new(ctx.ty));
     }
     managers
 }
@@ -471,7 +470,7 @@ fn client_side_fields(live: &Value, ctx: &Context<'_>) -> FieldSet {
     }
     let ty = Typed::new(ctx.ty);
     let since = walk::compare(&last, live, ty);
-    walk::field_set(&last, ty).difference(&since.modified).difference(&since.added).difference(&since.removed)
+    walk::field_set(&last, ty).difference(&since.changed).difference(&since.removed)
 }
 
 /// The annotation that client-side apply goes by, for an object that was applied from the server's side.

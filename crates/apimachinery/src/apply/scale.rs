@@ -54,7 +54,7 @@ impl ScaleMapping<'_> {
                     let same = in_version(entry.id.clone(), SCALE_VERSION);
                     match scalers.iter().position(|scaler| scaler.id == same) {
                         Some(still) => drop(scalers.swap_remove(still)),
-                        None => entry.fields = entry.fields.difference(&FieldSet::of_path(&path)),
+                        None => entry.fields.subtract(&FieldSet::of_path(&path)),
                     }
                 }
                 Some(_) => {}

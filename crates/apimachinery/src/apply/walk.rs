@@ -1,7 +1,7 @@
 //! The walks over objects that server-side apply is made of: which fields an object has, how two objects differ, what
 //! their merge is, and what is left when fields are taken out. The semantics are those of structured-merge-diff.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use compact_str::CompactString;
 
@@ -35,9 +35,10 @@ enum Fields<'t> {
 /// How two objects differ.
 #[derive(Debug, Default)]
 pub(super) struct Comparison {
+    /// What only the old one has.
     pub(super) removed: FieldSet,
-    pub(super) modified: FieldSet,
-    pub(super) added: FieldSet,
+    /// What only the new one has, or has otherwise.
+    pub(super) changed: FieldSet,
 }
 
 impl<'t> Typed<'t> {
@@ -139,109 +140,125 @@ fn collect(value: &Value, ty: Typed<'_>, node: &mut Node) {
 // === how two objects differ ===
 
 pub(super) fn compare(old: &Value, new: &Value, ty: Typed<'_>) -> Comparison {
-    let mut comparer = Comparer { path: Vec::with_capacity(16), out: Comparison::default() };
-    comparer.compare(Some(old), Some(new), ty);
-    comparer.out
+    let Difference { removed, changed } = difference(Some(old), Some(new), ty);
+    Comparison { removed: removed.below, changed: changed.below }
 }
 
-struct Comparer {
-    path: Vec<CompactString>,
-    out: Comparison,
+/// How two values at a path differ. Built from below, in the order of the elements: nothing is looked up in it.
+#[derive(Debug, Default)]
+struct Difference {
+    removed: Node,
+    changed: Node,
 }
 
-impl Comparer {
-    fn compare(&mut self, old: Option<&Value>, new: Option<&Value>, ty: Typed<'_>) {
-        if old == new {
-            return;
-        }
-        let null = &Value::Null;
-        let (left, right) = (ty.atom(old.unwrap_or(null)), ty.atom(new.unwrap_or(null)));
-        match (left, right) {
-            (Atom::Map(fields), Atom::Leaf) | (Atom::Leaf, Atom::Map(fields)) => {
-                // Without a schema a value may turn into another kind of value; absent and null ones turn into any.
-                let absent = |value: Option<&Value>| value.is_none_or(Value::is_null);
-                if !absent(old) && !absent(new) {
-                    self.leaf(old, new);
-                }
-                self.map(old, new, fields);
-            }
-            (Atom::Map(fields), _) => self.map(old, new, fields),
-            (Atom::List(list), _) => self.list(old, new, list),
-            (Atom::Leaf, _) => self.leaf(old, new),
-        }
+impl Difference {
+    fn leaf(old: Option<&Value>, new: Option<&Value>) -> Self {
+        let mut out = Difference::default();
+        let side = if new.is_none() && old.is_some() { &mut out.removed } else { &mut out.changed };
+        side.member = true;
+        out
     }
 
-    fn leaf(&mut self, old: Option<&Value>, new: Option<&Value>) {
-        match (old, new) {
-            (None, _) => self.out.added.insert(&self.path),
-            (_, None) => self.out.removed.insert(&self.path),
-            _ => self.out.modified.insert(&self.path),
+    /// Adds what differs below. Elements come in their order.
+    fn push(&mut self, element: impl FnOnce() -> CompactString, below: Difference) {
+        match (below.removed.is_empty(), below.changed.is_empty()) {
+            (true, true) => {}
+            (true, false) => self.changed.below.push(element(), below.changed),
+            (false, true) => self.removed.below.push(element(), below.removed),
+            (false, false) => {
+                let element = element();
+                self.removed.below.push(element.clone(), below.removed);
+                self.changed.below.push(element, below.changed);
+            }
         }
     }
 
     /// Behind a map or a list that has been looked through: it has come or gone itself, too.
-    fn whole(&mut self, old: Option<&Value>, new: Option<&Value>) {
-        if old.is_none() {
-            self.out.added.insert(&self.path);
-        } else if new.is_none() {
-            self.out.removed.insert(&self.path);
-        }
+    fn whole(mut self, old: Option<&Value>, new: Option<&Value>) -> Self {
+        self.changed.member |= old.is_none();
+        self.removed.member |= new.is_none() && old.is_some();
+        self
     }
+}
 
-    fn map(&mut self, old: Option<&Value>, new: Option<&Value>, fields: Fields<'_>) {
-        let (left, right) = (entries(old), entries(new));
-        if left.is_empty() && right.is_empty() {
-            return self.leaf(old, new);
-        }
-        for name in left.keys().chain(right.keys().filter(|name| !left.contains_key(name))) {
-            self.path.push(field(name));
-            self.compare(left.get(name), right.get(name), fields.get(name));
-            self.path.pop();
-        }
-        self.whole(old, new);
+fn difference(old: Option<&Value>, new: Option<&Value>, ty: Typed<'_>) -> Difference {
+    if old == new {
+        return Difference::default();
     }
+    let null = &Value::Null;
+    let (left, right) = (ty.atom(old.unwrap_or(null)), ty.atom(new.unwrap_or(null)));
+    match (left, right) {
+        (Atom::Map(fields), Atom::Leaf) | (Atom::Leaf, Atom::Map(fields)) => {
+            // Without a schema a value may turn into another kind of value; absent and null ones turn into any.
+            let absent = |value: Option<&Value>| value.is_none_or(Value::is_null);
+            let mut out = map_difference(old, new, fields);
+            out.changed.member |= !absent(old) && !absent(new);
+            out
+        }
+        (Atom::Map(fields), _) => map_difference(old, new, fields),
+        (Atom::List(list), _) => list_difference(old, new, list),
+        (Atom::Leaf, _) => Difference::leaf(old, new),
+    }
+}
 
-    fn list(&mut self, old: Option<&Value>, new: Option<&Value>, list: &ListShape) {
-        let (left, right) = (items(old), items(new));
-        if left.is_empty() && right.is_empty() {
-            return self.leaf(old, new);
-        }
-        // Objects from before a rule may have items twice: those are compared as one.
-        let mut by_element: BTreeMap<CompactString, (Vec<&Value>, Vec<&Value>)> = BTreeMap::new();
-        for value in left {
-            by_element.entry(element(list, value)).or_default().0.push(value);
-        }
-        for value in right {
-            by_element.entry(element(list, value)).or_default().1.push(value);
-        }
-        for (element, (old, new)) in by_element {
-            self.path.push(element);
-            match (old.as_slice(), new.as_slice()) {
-                (left @ ([] | [_]), right @ ([] | [_])) => {
-                    self.compare(left.first().copied(), right.first().copied(), item_type(list));
-                }
-                ([_, _, ..], [_, _, ..]) => {
-                    if old != new {
-                        self.out.modified.insert(&self.path);
-                    }
-                }
-                ([_, _, ..], right) => {
-                    if let Some(new) = right.first() {
-                        self.compare(None, Some(new), item_type(list));
-                    }
-                    self.out.removed.insert(&self.path);
-                }
-                (left, _) => {
-                    if let Some(old) = left.first() {
-                        self.compare(Some(old), None, item_type(list));
-                    }
-                    self.out.added.insert(&self.path);
-                }
-            }
-            self.path.pop();
-        }
-        self.whole(old, new);
+fn map_difference(old: Option<&Value>, new: Option<&Value>, fields: Fields<'_>) -> Difference {
+    let (left, right) = (entries(old), entries(new));
+    if left.is_empty() && right.is_empty() {
+        return Difference::leaf(old, new);
     }
+    let mut out = Difference::default();
+    for (name, old, new) in left.beside(right) {
+        out.push(|| field(name), difference(old, new, fields.get(name)));
+    }
+    out.whole(old, new)
+}
+
+/// The items of a list with their elements, in the order of these.
+type Elements<'v> = [(CompactString, &'v Value)];
+
+fn list_difference(old: Option<&Value>, new: Option<&Value>, list: &ListShape) -> Difference {
+    if items(old).is_empty() && items(new).is_empty() {
+        return Difference::leaf(old, new);
+    }
+    let in_order = |value| {
+        let mut elements: Vec<(CompactString, &Value)> = items(value).iter().map(|v| (element(list, v), v)).collect();
+        elements.sort_by(|(a, _), (b, _)| a.cmp(b));
+        elements
+    };
+    let (left, right) = (in_order(old), in_order(new));
+    let (mut left, mut right) = (left.as_slice(), right.as_slice());
+    let mut out = Difference::default();
+    while let Some((element, _)) = [left.first(), right.first()].into_iter().flatten().min_by(|a, b| a.0.cmp(&b.0)) {
+        let (old, new) = (take_equal(&mut left, element), take_equal(&mut right, element));
+        out.push(|| element.clone(), item_difference(old, new, item_type(list)));
+    }
+    out.whole(old, new)
+}
+
+/// Takes the items of an element from the front of a list.
+fn take_equal<'s, 'v>(side: &mut &'s Elements<'v>, element: &str) -> &'s Elements<'v> {
+    let many = side.iter().take_while(|(e, _)| e == element).count();
+    let (taken, rest) = side.split_at(many);
+    *side = rest;
+    taken
+}
+
+/// Objects from before a rule may have items twice: those are compared as one.
+fn item_difference<'v>(old: &Elements<'v>, new: &Elements<'v>, ty: Typed<'_>) -> Difference {
+    let first = |side: &Elements<'v>| side.first().map(|(_, value)| *value);
+    let twice = |side: &Elements<'v>| side.len() > 1;
+    let mut out = match (twice(old), twice(new)) {
+        (false, false) => return difference(first(old), first(new), ty),
+        (true, true) => Difference::default(),
+        (true, false) => difference(None, first(new), ty),
+        (false, true) => difference(first(old), None, ty),
+    };
+    if twice(new) {
+        out.changed.member |= old != new;
+    } else {
+        out.removed.member = true;
+    }
+    out
 }
 
 // === their merge ===
@@ -388,27 +405,21 @@ pub(super) fn with_named(set: &FieldSet, ty: Typed<'_>) -> FieldSet {
     out
 }
 
-/// The set with what lies below atomic lists and maps drawn up to these, which may not have been atomic once.
-pub(super) fn with_atomics(set: &FieldSet, value: &Value, ty: Typed<'_>) -> FieldSet {
-    let mut out = FieldSet::default();
-    for (element, node) in set.iter() {
+/// Draws what lies below atomic lists and maps up to these, which may not have been atomic once.
+pub(super) fn draw_to_atomics(set: &mut FieldSet, value: &Value, ty: Typed<'_>) {
+    for (element, node) in set.iter_mut() {
         let (below, value) = match (ty.atom(value), field_name(element)) {
             (Atom::Map(fields), Some(name)) => (fields.get(name), &value[name]),
             (Atom::List(list), None) => (item_type(list), &Value::Null),
-            _ => {
-                out.put(element.clone(), node.clone());
-                continue;
-            }
+            _ => continue,
         };
         let whole = matches!(below.atom(value), Atom::Leaf) && !matches!(below.ty.shape, Shape::Deduced);
-        let node = if whole && !node.below.is_empty() {
-            Node { member: true, below: FieldSet::default() }
+        if whole && !node.below.is_empty() {
+            *node = Node { member: true, below: FieldSet::default() };
         } else {
-            Node { member: node.member, below: with_atomics(&node.below, value, below) }
-        };
-        out.put(element.clone(), node);
+            draw_to_atomics(&mut node.below, value, below);
+        }
     }
-    out
 }
 
 // === is it an object of that type ===

@@ -47,15 +47,14 @@ fn element(value: &mut Value, ty: &TypeRef) {
 }
 
 fn structure(map: &mut Map, shape: &Struct) {
-    for (name, value) in map.iter_mut() {
-        if let Some(field) = shape.field(name) {
-            if value.is_null() && !field.pointer {
-                *value = field.ty.zero();
-            }
-            normalize(value, &field.ty);
+    map.retain(|name, value| {
+        let Some(field) = shape.field(name) else { return true };
+        if value.is_null() && !field.pointer {
+            *value = field.ty.zero();
         }
-    }
-    map.retain(|name, value| shape.field(name).is_none_or(|field| !field.leaves_out(value)));
+        normalize(value, &field.ty);
+        !field.leaves_out(value)
+    });
     for field in shape.always() {
         if !map.contains_key(&field.name) {
             map.insert(field.name.clone(), field.zero());

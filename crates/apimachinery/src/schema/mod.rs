@@ -7,10 +7,13 @@ mod builtin;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::hash::BuildHasher;
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
 use compact_str::CompactString;
+use hashbrown::HashTable;
+use rustc_hash::FxBuildHasher;
 
 use crate::Value;
 use crate::meta::Gvk;
@@ -83,6 +86,8 @@ pub enum SchemaOr {
 #[derive(Debug, Default)]
 pub struct Struct {
     fields: Vec<Field>,
+    /// Indexes of the fields, to be found by the hash of their names.
+    by_name: HashTable<u16>,
     /// Indexes of the fields that protobuf knows, in the order of their numbers.
     by_number: Vec<u16>,
     /// Indexes of the fields that are written even if they are absent.
@@ -357,6 +362,10 @@ impl Type {
 
 // === impl Struct ===
 
+fn hash(name: &str) -> u64 {
+    FxBuildHasher.hash_one(name)
+}
+
 impl Struct {
     /// From fields in any order.
     #[must_use]
@@ -365,7 +374,11 @@ impl Struct {
         let index = |i: usize| u16::try_from(i).unwrap_or(u16::MAX);
         let mut by_number: Vec<u16> = (0..fields.len()).filter(|i| !fields[*i].numbers.is_empty()).map(index).collect();
         by_number.sort_by(|a, b| fields[usize::from(*a)].numbers.cmp(&fields[usize::from(*b)].numbers));
-        Struct { fields, by_number, ..Struct::default() }
+        let mut by_name = HashTable::with_capacity(fields.len());
+        for (i, field) in fields.iter().enumerate() {
+            by_name.insert_unique(hash(&field.name), index(i), |i| hash(&fields[usize::from(*i)].name));
+        }
+        Struct { fields, by_name, by_number, ..Struct::default() }
     }
 
     /// Once all types are there: which fields are written though absent.
@@ -389,7 +402,7 @@ impl Struct {
     }
 
     pub(crate) fn index_of(&self, name: &str) -> Option<usize> {
-        self.fields.binary_search_by(|f| f.name.as_str().cmp(name)).ok()
+        self.by_name.find(hash(name), |i| self.fields[usize::from(*i)].name == name).map(|i| usize::from(*i))
     }
 
     /// Indexes of the fields that protobuf knows, in the order of their numbers.

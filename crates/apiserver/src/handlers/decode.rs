@@ -92,9 +92,13 @@ pub(crate) fn decode(
     let unreadable = |why: &str| unrecognized(expected, why, bytes);
     let (meta, decoded) = match encoding {
         Encoding::Json => {
-            let meta = json::type_meta(bytes)
-                .map_err(|e| unreadable(&format!("couldn't get version/kind; json parse error: {e}")))?;
-            (meta, json::decode(bytes, &ty, Options::default()))
+            let decoded = json::decode(bytes, &ty, Options::default());
+            let meta = match decoded.as_ref().ok().and_then(|decoded| says_that_it_is(&decoded.value, expected)) {
+                Some(meta) => meta,
+                None => json::type_meta(bytes)
+                    .map_err(|e| unreadable(&format!("couldn't get version/kind; json parse error: {e}")))?,
+            };
+            (meta, decoded)
         }
         Encoding::Yaml => {
             let document = yaml::parse(bytes).map_err(|e| unreadable(&e.to_string()))?;
@@ -134,6 +138,13 @@ pub(crate) fn decode(
     object.set(&["kind"], expected.kind.as_str());
     object.set(&["apiVersion"], expected.group_version().to_string());
     Ok(Decoded { object, warnings })
+}
+
+/// What a decoded object says of its kind, if it is the expected one: then it need not be read once more for that.
+fn says_that_it_is(object: &Value, expected: &Gvk) -> Option<TypeMeta> {
+    let (api_version, kind) = (object.api_version(), object.kind());
+    let is = kind == expected.kind && api_version == expected.group_version().to_string();
+    is.then(|| TypeMeta { api_version: api_version.to_owned(), kind: kind.to_owned() })
 }
 
 fn check_kind(meta: &TypeMeta, expected: &Gvk) -> Result<(), Status> {

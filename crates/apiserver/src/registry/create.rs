@@ -25,24 +25,19 @@ impl Registry {
     /// # Errors
     /// What admission, validation or the store has against it.
     pub async fn create(&self, write: &mut Write, object: Value) -> Result<Stored, Status> {
-        let mut attempt = 1;
-        loop {
-            let mut object = object.clone();
-            let generated = generate_name(&mut object);
-            write.name = object.name().into();
-            match self.create_named(write, object).await {
-                Err(taken) if generated && taken.reason == "AlreadyExists" => {
-                    if attempt == ATTEMPTS {
-                        return Err(taken);
-                    }
-                    attempt += 1;
-                }
+        for _ in 1..ATTEMPTS {
+            let Some(named) = with_generated_name(&object) else { break };
+            match self.create_named(write, named).await {
+                Err(taken) if taken.reason == "AlreadyExists" => {}
                 done => return done,
             }
         }
+        let object = with_generated_name(&object).unwrap_or(object);
+        self.create_named(write, object).await
     }
 
     async fn create_named(&self, write: &mut Write, mut object: Value) -> Result<Stored, Status> {
+        write.name = object.name().into();
         if !write.applies {
             FieldManager::of(write).take_changes(None, &mut object);
         }
@@ -120,19 +115,20 @@ fn name_requester(object: &mut Value, user: &UserInfo) {
     }
 }
 
-/// Chooses a name for an object that only says how its name begins.
-fn generate_name(object: &mut Value) -> bool {
+/// The object under a name that was chosen for it, if it only says how its name begins.
+fn with_generated_name(object: &Value) -> Option<Value> {
     let prefix = object.str_at(&["metadata", "generateName"]);
     if prefix.is_empty() || !object.name().is_empty() {
-        return false;
+        return None;
     }
     let keep = prefix.char_indices().map(|(i, c)| i + c.len_utf8()).take_while(|end| *end <= MAX_GENERATED - SUFFIX);
     let prefix = &prefix[..keep.last().unwrap_or(0)];
     let mut random = rand::rng();
     let suffix: String = (0..SUFFIX).map(|_| char::from(ALPHABET[random.random_range(0..ALPHABET.len())])).collect();
     let name = format!("{prefix}{suffix}");
+    let mut object = object.clone();
     object.set(&["metadata", "name"], name);
-    true
+    Some(object)
 }
 
 #[cfg(test)]
@@ -143,8 +139,8 @@ mod tests {
     fn generated_names_are_cut_to_a_label() {
         let mut object = Value::object();
         object.set(&["metadata", "generateName"], "x".repeat(70));
-        assert!(generate_name(&mut object));
-        assert_eq!(object.name().len(), 63);
-        assert!(!generate_name(&mut object), "a name is not replaced");
+        let named = with_generated_name(&object).unwrap();
+        assert_eq!(named.name().len(), 63);
+        assert_eq!(with_generated_name(&named), None, "a name is not replaced");
     }
 }
