@@ -94,6 +94,12 @@ impl Handler {
         }
         if matches!(kind, RecordType::NS | RecordType::ANY) {
             answer.answers.extend(server().map(|server| record(name, RData::NS(NS(server)))));
+            let addresses = self.records.of(&Subject::NameServer).unwrap_or_default();
+            for (server, data) in server().iter().flat_map(|server| addresses.iter().map(move |data| (server, data))) {
+                if let Data::Address(ip) = data {
+                    answer.additionals.extend(address_record(server, *ip, RecordType::ANY));
+                }
+            }
         }
         if answer.answers.is_empty() { self.negative(ResponseCode::NoError) } else { answer }
     }
@@ -128,7 +134,7 @@ impl Handler {
         answer
     }
 
-    /// A CNAME, and what it leads to when an address was asked for.
+    /// A CNAME, and what it leads to when an address was asked for; the code is that of the last name (RFC 6604).
     async fn follow(&self, name: &Name, target: &str, kind: RecordType, answer: &mut Answer) {
         let (mut from, mut target) = (name.clone(), target.to_owned());
         for _ in 0..MAX_ALIASES {
@@ -139,16 +145,31 @@ impl Handler {
             }
             let labels: Vec<String> = to.iter().map(|l| String::from_utf8_lossy(l).to_ascii_lowercase()).collect();
             let Some(subject) = self.domain.subject(&labels) else {
-                answer.answers.extend(self.forward.ask(to, kind).await.answers);
+                let outside = self.forward.ask(to, kind).await;
+                answer.answers.extend(outside.answers);
+                answer.authorities.extend(outside.authorities);
+                // Where we may ask nobody, the caller may know somebody who does.
+                if outside.code != ResponseCode::Refused {
+                    answer.code = outside.code;
+                }
                 return;
             };
-            let data = self.records.of(&subject).unwrap_or_default();
-            for ip in data.iter().filter_map(|d| if let Data::Address(ip) = d { Some(*ip) } else { None }) {
-                answer.answers.extend(address_record(&to, ip, kind));
-            }
-            match data.into_iter().find_map(|d| if let Data::Alias(next) = d { Some(next) } else { None }) {
-                Some(next) => (from, target) = (to, next),
-                None => return,
+            let Some(data) = self.records.of(&subject) else {
+                answer.code = ResponseCode::NXDomain;
+                answer.authorities.extend(self.start_of_authority());
+                return;
+            };
+            let addresses = data.iter().filter_map(|d| if let Data::Address(ip) = d { Some(*ip) } else { None });
+            let found: Vec<Record> = addresses.filter_map(|ip| address_record(&to, ip, kind)).collect();
+            match data.iter().find_map(|d| if let Data::Alias(next) = d { Some(next) } else { None }) {
+                Some(next) => (from, target) = (to, next.clone()),
+                None => {
+                    if found.is_empty() {
+                        answer.authorities.extend(self.start_of_authority());
+                    }
+                    answer.answers.extend(found);
+                    return;
+                }
             }
         }
     }

@@ -12,6 +12,8 @@ use crate::zone::{Subject, dashed};
 
 pub(crate) const BY_SERVICE: &str = "service";
 pub(crate) const BY_ADDRESS: &str = "address";
+/// The namespace and the name of the Service through which pods ask.
+const DNS_SERVICE: (&str, &str) = ("kube-system", "kube-dns");
 
 /// What a name holds, without types that nobody asked for being left out yet.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -80,6 +82,10 @@ impl Records {
         match subject {
             Subject::Apex | Subject::Inner => Some(Vec::new()),
             Subject::Version => Some(vec![Data::Text("1.1.0".to_owned())]),
+            Subject::NameServer => {
+                let service = self.services.get(&ObjectKey::new(DNS_SERVICE.0, DNS_SERVICE.1));
+                Some(service.iter().flat_map(|service| cluster_ips(service)).map(Data::Address).collect())
+            }
             Subject::Pod { address } => Some(vec![Data::Address(*address)]),
             Subject::Service { name, namespace } => self.service(namespace, name),
             Subject::Endpoint { hostname, name, namespace } => {
@@ -213,9 +219,11 @@ pub(crate) mod tests {
 
     pub(crate) fn records() -> Records {
         let service = |name: &str, spec: serde_json::Value| {
-            serde_json::from_value::<Service>(json!({"metadata": {"name": name, "namespace": "prod"}, "spec": spec}))
-                .unwrap()
+            let (namespace, name) = name.split_once('/').unwrap_or(("prod", name));
+            let service = json!({"metadata": {"name": name, "namespace": namespace}, "spec": spec});
+            serde_json::from_value::<Service>(service).unwrap()
         };
+        let alias = |name: &str, to: &str| service(name, json!({"type": "ExternalName", "externalName": to}));
         let services = SharedInformer::fixed([
             service(
                 "web",
@@ -225,7 +233,12 @@ pub(crate) mod tests {
             service("db", json!({"clusterIP": "None", "ports": [{"name": "sql", "port": 5432}]})),
             service("empty", json!({"clusterIP": "None"})),
             service("many", json!({"clusterIP": "None"})),
-            service("out", json!({"type": "ExternalName", "externalName": "db.example.com"})),
+            alias("out", "db.example.com"),
+            alias("gone", "no.example.com"),
+            alias("broken", "broken.example.com"),
+            alias("lost", "none.prod.svc.cluster.local"),
+            alias("four", "db.prod.svc.cluster.local"),
+            service("kube-system/kube-dns", json!({"clusterIP": "10.96.0.10", "clusterIPs": ["10.96.0.10"]})),
         ]);
         services.add_index(BY_ADDRESS, service_addresses);
         let slice: EndpointSlice = serde_json::from_value(json!({

@@ -17,8 +17,12 @@ struct Running {
 }
 
 async fn start() -> Running {
+    start_with(&[]).await
+}
+
+async fn start_with(upstreams: &[SocketAddr]) -> Running {
     let domain = zone::Domain::parse("cluster.local").unwrap();
-    let forward = forward::Forwarder::new(&[], &[]).unwrap();
+    let forward = forward::Forwarder::new(upstreams, &[]).unwrap();
     let metrics = Metrics::new();
     let measured = metrics.register(|registry| metrics::DnsMetrics::register(registry, "cluster.local."));
     let handler = handler::Handler::new(domain, records::tests::records(), forward, measured);
@@ -114,15 +118,22 @@ async fn every_kind_of_record_is_answered() {
         ("dns-version.cluster.local.", RecordType::TXT, all(&["1.1.0"])),
         ("out.prod.svc.cluster.local.", RecordType::CNAME, all(&["db.example.com."])),
         ("cluster.local.", RecordType::NS, all(&["ns.dns.cluster.local."])),
+        ("ns.dns.cluster.local.", RecordType::A, all(&["10.96.0.10"])),
+        ("out.prod.svc.cluster.local.", RecordType::A, all(&["db.example.com."])),
     ] {
         assert_eq!(server.ask(name, kind).await, (ResponseCode::NoError, want), "{name}");
     }
     let soa = server.over_udp(&question("cluster.local.", RecordType::SOA, None)).await;
     assert!(matches!(soa.answers[0].data, RData::SOA(_)) && soa.metadata.authoritative);
+    let servers = server.over_udp(&question("cluster.local.", RecordType::NS, None)).await;
+    assert_eq!(servers.additionals[0].data.to_string(), "10.96.0.10", "where the server is");
     // There is no such name; there is, but without such a record.
-    for (name, code) in
-        [("no.prod.svc.cluster.local.", ResponseCode::NXDomain), ("db.prod.svc.cluster.local.", ResponseCode::NoError)]
-    {
+    for (name, code) in [
+        ("no.prod.svc.cluster.local.", ResponseCode::NXDomain),
+        ("db.prod.svc.cluster.local.", ResponseCode::NoError),
+        ("ns.dns.cluster.local.", ResponseCode::NoError),
+        ("dns.cluster.local.", ResponseCode::NoError),
+    ] {
         let said = server.over_udp(&question(name, RecordType::AAAA, None)).await;
         assert_eq!((said.metadata.response_code, said.answers.len()), (code, 0), "{name}");
         assert!(matches!(said.authorities[0].data, RData::SOA(_)), "how long that holds");
@@ -135,5 +146,26 @@ async fn every_kind_of_record_is_answered() {
         "coredns_dns_responses_total{zone=\".\",rcode=\"REFUSED\"} 1",
     ] {
         assert!(text.contains(line), "{line} in {text}");
+    }
+}
+
+#[tokio::test]
+async fn an_alias_is_as_good_as_the_name_that_it_leads_to() {
+    let (outside, _guard) = forward::tests::upstream([192, 0, 2, 1].into());
+    let server = start_with(&[outside]).await;
+    for (name, kind, code, want) in [
+        ("out", RecordType::A, ResponseCode::NoError, &["db.example.com.", "192.0.2.1"][..]),
+        ("gone", RecordType::A, ResponseCode::NXDomain, &["no.example.com."]),
+        ("broken", RecordType::A, ResponseCode::ServFail, &["broken.example.com."]),
+        ("lost", RecordType::A, ResponseCode::NXDomain, &["none.prod.svc.cluster.local."]),
+        ("lost", RecordType::CNAME, ResponseCode::NoError, &["none.prod.svc.cluster.local."]),
+        ("four", RecordType::AAAA, ResponseCode::NoError, &["db.prod.svc.cluster.local."]),
+    ] {
+        let (said, answers) = server.ask(&format!("{name}.prod.svc.cluster.local."), kind).await;
+        assert_eq!((said, answers), (code, want.iter().map(|text| (*text).to_owned()).collect()), "{name} {kind}");
+    }
+    for name in ["lost.prod.svc.cluster.local.", "four.prod.svc.cluster.local."] {
+        let said = server.over_udp(&question(name, RecordType::AAAA, None)).await;
+        assert!(matches!(said.authorities[0].data, RData::SOA(_)), "{name}: how long that holds");
     }
 }

@@ -15,6 +15,8 @@ pub(crate) enum Subject {
     Inner,
     /// `dns-version`.
     Version,
+    /// `ns.dns`, which answers for the domain.
+    NameServer,
     Service {
         name: String,
         namespace: String,
@@ -62,10 +64,11 @@ impl Domain {
         Some(match &labels[..below] {
             [] => Subject::Apex,
             [one] => match one.as_str() {
-                "svc" | "pod" => Subject::Inner,
+                "svc" | "pod" | "dns" => Subject::Inner,
                 "dns-version" => Subject::Version,
                 _ => Subject::Unknown,
             },
+            [ns, dns] if ns == "ns" && dns == "dns" => Subject::NameServer,
             [_, kind] if kind == "svc" || kind == "pod" => Subject::Inner,
             [name, namespace, svc] if svc == "svc" => Subject::Service { name: text(name), namespace: text(namespace) },
             [dashed, _, pod] if pod == "pod" => {
@@ -149,6 +152,8 @@ mod tests {
         check("db-0.web.prod.svc.cluster.local", Some(Subject::Endpoint { hostname: "db-0".into(), name, namespace }));
         check("10-244-0-7.prod.pod.cluster.local", Some(Subject::Pod { address: [10, 244, 0, 7].into() }));
         check("dns-version.cluster.local", Some(Subject::Version));
+        check("ns.dns.cluster.local", Some(Subject::NameServer));
+        check("dns.cluster.local", Some(Subject::Inner));
         check("prod.svc.cluster.local", Some(Subject::Inner));
         check("svc.cluster.local", Some(Subject::Inner));
         check("cluster.local", Some(Subject::Apex));
