@@ -46,6 +46,36 @@ impl Packet {
     }
 }
 
+/// A packet on its way through rules.
+pub(crate) struct Passing {
+    pub packet: Packet,
+    /// Where it is to go now.
+    pub to: SocketAddr,
+    pub marked: bool,
+    pub masqueraded: bool,
+}
+
+impl Passing {
+    pub(crate) fn new(packet: &Packet) -> Self {
+        let to = SocketAddr::new(packet.to, packet.port);
+        Passing { packet: *packet, to, marked: false, masqueraded: false }
+    }
+
+    /// Where one ends that nothing stopped.
+    pub(crate) fn end(&self) -> End {
+        if self.to == SocketAddr::new(self.packet.to, self.packet.port) {
+            End::Untouched
+        } else {
+            End::Endpoint { to: self.to, masqueraded: self.masqueraded }
+        }
+    }
+
+    /// Whether it comes in from a pod by an interface of this name.
+    pub(crate) fn is_from_interface(&self, name: &str) -> bool {
+        name == "veth" && self.packet.from.to_string().starts_with("10.244.")
+    }
+}
+
 pub(crate) fn is_nodes(ip: IpAddr) -> bool {
     ip.is_loopback() || NODE_ADDRESSES.iter().any(|own| *own == ip.to_string())
 }

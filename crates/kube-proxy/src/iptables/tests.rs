@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use serde_json::json;
 
 use super::*;
-use crate::behaviour::{self, End, Packet};
+use crate::behaviour::{self, End, Packet, Passing};
 use crate::local::LocalTraffic;
 use crate::model::{ServiceRules, fixture};
 use crate::proxier::ServiceId;
@@ -38,13 +38,6 @@ pub(crate) struct Machine {
     choice: usize,
 }
 
-struct Passing {
-    packet: Packet,
-    to: SocketAddr,
-    marked: bool,
-    masqueraded: bool,
-}
-
 enum Flow {
     On,
     Return,
@@ -67,8 +60,7 @@ impl Machine {
         packet: &Packet,
         servers: impl Fn(SocketAddr) -> Option<Option<SocketAddr>>,
     ) -> End {
-        let to = SocketAddr::new(packet.to, packet.port);
-        let mut passing = Passing { packet: *packet, to, marked: false, masqueraded: false };
+        let mut passing = Passing::new(packet);
         let from_node = behaviour::is_nodes(packet.from);
         let first = if from_node { "OUTPUT" } else { "PREROUTING" };
         let hooks = [("nat", first), ("filter", ""), ("nat", "POSTROUTING")];
@@ -92,11 +84,7 @@ impl Machine {
                 }
             }
         }
-        if passing.to == to {
-            End::Untouched
-        } else {
-            End::Endpoint { to: passing.to, masqueraded: passing.masqueraded }
-        }
+        passing.end()
     }
 
     fn chain(&mut self, table: &'static str, name: &str, passing: &mut Passing) -> Flow {
@@ -142,7 +130,7 @@ impl Machine {
                 "--reap" => continue,
                 "-s" => holds(value(), from),
                 "-d" => holds(value(), passing.to.ip()),
-                "-i" => value() == "veth+" && from.to_string().starts_with("10.244."),
+                "-i" => value().strip_suffix('+').is_some_and(|name| passing.is_from_interface(name)),
                 "-p" => value() == passing.packet.protocol.name(),
                 "--dport" => value() == passing.to.port().to_string(),
                 "--src-type" => value() == "LOCAL" && behaviour::is_nodes(from),

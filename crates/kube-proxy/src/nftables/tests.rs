@@ -8,7 +8,7 @@ use serde_json::{Value as Json, json};
 use super::render::{self, HOOKS, skeleton};
 use super::syntax::{Action, Destination, Key, Match, Rule, Value};
 use super::*;
-use crate::behaviour::{self, End, Packet};
+use crate::behaviour::{self, End, Packet, Passing};
 use crate::local::LocalTraffic;
 use crate::model::{Family, Protocol, fixture};
 use crate::proxier::ServiceId;
@@ -29,14 +29,6 @@ struct Machine {
     /// Which set remembers which client.
     remembered: HashSet<(String, IpAddr)>,
     choice: usize,
-}
-
-/// A packet on its way.
-struct Passing {
-    packet: Packet,
-    to: SocketAddr,
-    marked: bool,
-    masqueraded: bool,
 }
 
 /// What a chain says when it is through.
@@ -67,8 +59,7 @@ impl Machine {
     }
 
     fn follow(&mut self, packet: &Packet) -> End {
-        let to = SocketAddr::new(packet.to, packet.port);
-        let mut passing = Passing { packet: *packet, to, marked: false, masqueraded: false };
+        let mut passing = Passing::new(packet);
         let first = if behaviour::is_nodes(packet.from) { "output" } else { "prerouting" };
         if let Some(end) = self.hook(first, &mut passing) {
             return end;
@@ -82,10 +73,7 @@ impl Machine {
         if let Some(end) = self.hook("postrouting", &mut passing) {
             return end;
         }
-        match passing.to == to {
-            true => End::Untouched,
-            false => End::Endpoint { to: passing.to, masqueraded: passing.masqueraded },
-        }
+        passing.end()
     }
 
     fn hook(&mut self, name: &str, passing: &mut Passing) -> Option<End> {
@@ -170,8 +158,7 @@ impl Machine {
             Match::NewConnection => true,
             Match::From { nets, not } => nets.iter().any(|net| net.contains(&from)) != *not,
             Match::FromInterface { name, not } => {
-                let pods = Some(LocalTraffic::Interface(name.clone()));
-                (pods.is_some() && from.to_string().starts_with("10.244.")) != *not
+                name.strip_suffix('*').is_some_and(|name| passing.is_from_interface(name)) != *not
             }
             Match::FromNode => behaviour::is_nodes(from),
             Match::ToNodePortIp { any: true } => behaviour::is_nodes(passing.to.ip()) && !passing.to.ip().is_loopback(),
