@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::{Namespace, Pod};
 use k8s_openapi::api::networking::v1::{IPBlock, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::core::{Selector, SelectorExt};
 
 /// The port at which pods ask cluster DNS.
 const DNS_PORT: i32 = 53;
@@ -105,6 +106,32 @@ impl Direction {
     }
 }
 
+/// A network with what is excepted from it.
+pub(crate) type Block = (IpNet, Vec<IpNet>);
+
+/// Whom a policy names as a peer, as it was read.
+struct Peer {
+    pods: Option<Selector>,
+    namespaces: Option<Selector>,
+    block: Option<Block>,
+}
+
+impl Peer {
+    /// `None`: what cannot be read means nobody.
+    fn of(peer: &NetworkPolicyPeer) -> Option<Self> {
+        let selector = |spec: &Option<LabelSelector>| spec.clone().map(Selector::try_from).transpose().ok();
+        let block = |block: &IPBlock| {
+            let except = block.except.iter().flatten().filter_map(|e| e.parse().ok()).collect();
+            Some((block.cidr.parse().ok()?, except))
+        };
+        Some(Peer {
+            pods: selector(&peer.pod_selector)?,
+            namespaces: selector(&peer.namespace_selector)?,
+            block: peer.ip_block.as_ref().and_then(block),
+        })
+    }
+}
+
 /// One allowing rule of a policy. What it does not name it allows from everywhere, or at every port.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Rule {
@@ -118,7 +145,7 @@ pub(crate) struct Rule {
 pub(crate) struct Peers {
     pub pods: BTreeSet<IpAddr>,
     /// Networks with what is excepted from them.
-    pub blocks: Vec<(IpNet, Vec<IpNet>)>,
+    pub blocks: Vec<Block>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -152,10 +179,10 @@ impl World {
                 continue;
             }
             let namespace = policy.metadata.namespace.as_deref().unwrap_or_default();
-            let selector = spec.pod_selector.clone().unwrap_or_default();
+            let Ok(selector) = Selector::try_from(spec.pod_selector.clone().unwrap_or_default()) else { continue };
             let here = |pod: &&PodFacts| pod.node == self.node && pod.namespace == namespace;
             let selected: Vec<&PodFacts> =
-                self.pods.iter().filter(here).filter(|p| selects(&selector, &p.labels)).collect();
+                self.pods.iter().filter(here).filter(|p| selector.matches(&p.labels)).collect();
             if selected.is_empty() {
                 continue;
             }
@@ -190,7 +217,9 @@ impl World {
         ports: Option<&[NetworkPolicyPort]>,
         selected: &[&PodFacts],
     ) -> Rule {
-        let peers = peers.filter(|list| !list.is_empty());
+        let peers: Option<Vec<Peer>> =
+            peers.filter(|list| !list.is_empty()).map(|list| list.iter().filter_map(Peer::of).collect());
+        let peers = peers.as_deref();
         let ports = ports.filter(|list| !list.is_empty());
         let dns = if direction == Direction::Egress { self.dns_of(namespace, peers, ports) } else { BTreeSet::new() };
         let peer_pods = || -> Vec<&PodFacts> {
@@ -231,7 +260,7 @@ impl World {
             let mut all = Peers::default();
             for peer in list {
                 all.pods.extend(self.pods_of(namespace, peer).iter().flat_map(|pod| &pod.ips));
-                all.blocks.extend(peer.ip_block.as_ref().and_then(block));
+                all.blocks.extend(peer.block.clone());
             }
             all
         });
@@ -239,17 +268,17 @@ impl World {
     }
 
     /// The pods that a peer means.
-    fn pods_of(&self, namespace: &str, peer: &NetworkPolicyPeer) -> Vec<&PodFacts> {
+    fn pods_of(&self, namespace: &str, peer: &Peer) -> Vec<&PodFacts> {
         self.pods.iter().filter(|pod| self.means(namespace, peer, pod)).collect()
     }
 
     /// Whether a peer of a policy of `namespace` means this pod by its labels.
-    fn means(&self, namespace: &str, peer: &NetworkPolicyPeer, pod: &PodFacts) -> bool {
-        let is_in_namespace = match &peer.namespace_selector {
-            None => peer.pod_selector.is_some() && pod.namespace == namespace,
-            Some(selector) => self.namespaces.get(&pod.namespace).is_some_and(|labels| selects(selector, labels)),
+    fn means(&self, namespace: &str, peer: &Peer, pod: &PodFacts) -> bool {
+        let is_in_namespace = match &peer.namespaces {
+            None => peer.pods.is_some() && pod.namespace == namespace,
+            Some(selector) => self.namespaces.get(&pod.namespace).is_some_and(|labels| selector.matches(labels)),
         };
-        is_in_namespace && peer.pod_selector.as_ref().is_none_or(|s| selects(s, &pod.labels))
+        is_in_namespace && peer.pods.as_ref().is_none_or(|selector| selector.matches(&pod.labels))
     }
 
     /// Where cluster DNS answers, if a rule allows pods to ask it. Policies speak of the port that pods ask at; packets are
@@ -257,14 +286,14 @@ impl World {
     fn dns_of(
         &self,
         namespace: &str,
-        peers: Option<&[NetworkPolicyPeer]>,
+        peers: Option<&[Peer]>,
         ports: Option<&[NetworkPolicyPort]>,
     ) -> BTreeSet<(IpAddr, Protocol, u16)> {
         let is_peer = |server: &PodFacts, ip: IpAddr| {
             peers.is_none_or(|list| {
                 list.iter().any(|peer| {
                     self.means(namespace, peer, server)
-                        || peer.ip_block.as_ref().and_then(block).is_some_and(|(net, except)| {
+                        || peer.block.as_ref().is_some_and(|(net, except)| {
                             net.contains(&ip) && !except.iter().any(|hole| hole.contains(&ip))
                         })
                 })
@@ -293,33 +322,10 @@ impl World {
     }
 }
 
-/// A network with what is excepted from it.
-fn block(block: &IPBlock) -> Option<(IpNet, Vec<IpNet>)> {
-    let except = block.except.iter().flatten().filter_map(|e| e.parse().ok()).collect();
-    Some((block.cidr.parse().ok()?, except))
-}
-
 /// The labels of a namespace; its name is one of them also where the API server has not written it.
 pub(crate) fn namespace_labels(namespace: &Namespace) -> (String, Labels) {
     let name = namespace.metadata.name.clone().unwrap_or_default();
     let mut labels = namespace.metadata.labels.clone().unwrap_or_default();
     labels.insert("kubernetes.io/metadata.name".to_owned(), name.clone());
     (name, labels)
-}
-
-/// Whether a selector takes these labels; an empty one takes all.
-fn selects(selector: &LabelSelector, labels: &Labels) -> bool {
-    let equal = selector.match_labels.iter().flatten().all(|(key, value)| labels.get(key) == Some(value));
-    equal
-        && selector.match_expressions.iter().flatten().all(|requirement| {
-            let value = labels.get(&requirement.key);
-            let is_listed = || value.is_some_and(|v| requirement.values.iter().flatten().any(|wanted| wanted == v));
-            match requirement.operator.as_str() {
-                "In" => is_listed(),
-                "NotIn" => !is_listed(),
-                "Exists" => value.is_some(),
-                "DoesNotExist" => value.is_none(),
-                _ => false,
-            }
-        })
 }

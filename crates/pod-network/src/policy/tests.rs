@@ -251,6 +251,10 @@ fn peers_are_pods_of_selected_namespaces() {
         &["5 > 1:80/tcp"],
         &["4 > 1:80/tcp", "2 > 1:80/tcp"],
     );
+    let labelled = |operator: &str| json!({"matchExpressions": [{"key": "app", "operator": operator}]});
+    check(&from(json!({"podSelector": labelled("Exists")})), &["2 > 1:80/tcp"], &["4 > 1:80/tcp"]);
+    check(&from(json!({"podSelector": labelled("DoesNotExist")})), &[], &["2 > 1:80/tcp"]);
+    check(&from(json!({"podSelector": labelled("MayExist")})), &[], &["2 > 1:80/tcp", "192.0.2.9 > 1:80/tcp"]);
     let by_name = json!({"matchLabels": {"kubernetes.io/metadata.name": "test"}});
     check(&from(json!({"namespaceSelector": by_name})), &["4 > 1:80/tcp"], &["3 > 1:80/tcp"]);
     let two =
