@@ -1,5 +1,5 @@
-//! What every component has: flags and configuration files, feature gates, logs, metrics, health endpoints, TLS files and
-//! an injected clock.
+//! What every component has: flags and configuration files, feature gates, logs, metrics, health endpoints, TLS files, an
+//! injected clock, and running other programs.
 //!
 //! It knows no component and no API object. Entry points: [`flags::parse`], [`config_file::load`], [`serving::Server`],
 //! [`metrics::Metrics`].
@@ -12,6 +12,7 @@ pub mod feature_gates;
 pub mod flags;
 pub mod logs;
 pub mod metrics;
+pub mod program;
 pub mod serving;
 pub mod tls;
 pub mod version;

@@ -26,7 +26,6 @@ mod local;
 mod metrics;
 mod model;
 mod nftables;
-mod program;
 mod proxier;
 
 use std::collections::{BTreeMap, BTreeSet};

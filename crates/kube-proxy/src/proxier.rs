@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use client::ObjectKey;
 use client::informer::Lister;
+use component_base::program::Failed;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
@@ -17,7 +18,6 @@ use crate::ipvs::{self, Ipvs};
 use crate::local::{NodeFacts, Surroundings};
 use crate::model::{self, BY_SERVICE, Family, Place, ServiceRules};
 use crate::nftables::{self, Mark, Nftables};
-use crate::program::Failed;
 
 /// A Service, shorter than by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -2,11 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
-use std::io;
-use std::process::Stdio;
 
-use tokio::io::AsyncWriteExt;
-use tokio::process::Command;
+use component_base::program::{self, Failed};
 
 /// A set or a map.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,7 +41,7 @@ impl Writer {
     }
 
     /// Makes the kernel's table equal to `wanted`; without any content it is removed.
-    pub(crate) async fn write(&mut self, wanted: Table) -> io::Result<()> {
+    pub(crate) async fn write(&mut self, wanted: Table) -> Result<(), Failed> {
         let (name, nothing) = (self.name, Table::default());
         let script = match &self.written {
             Some(written) if *written == wanted => String::new(),
@@ -54,7 +51,7 @@ impl Writer {
         };
         self.written = None;
         if !script.is_empty() {
-            run(&["-f", "-"], &script).await?;
+            program::run("nft", &["-f", "-"], &script).await?;
         }
         self.written = Some(wanted);
         Ok(())
@@ -69,7 +66,7 @@ impl Writer {
         }
         let words: Vec<&str> = ["--json", "--terse", "list", "table"].into_iter().chain(self.name.split(' ')).collect();
         let wanted = written.chains.iter().map(|(name, chain)| (name.clone(), chain.rules.len())).collect();
-        let whole = run(&words, "").await.is_ok_and(|said| rules_in(&said) == wanted);
+        let whole = program::run("nft", &words, "").await.is_ok_and(|said| rules_in(&said) == wanted);
         if !whole {
             self.written = None;
         }
@@ -151,26 +148,6 @@ fn difference(name: &str, old: &Table, new: &Table) -> String {
         line(format_args!("delete {} {name} {set}", kind(content)));
     }
     script
-}
-
-/// Runs nft with this input. Gives what it says.
-pub(crate) async fn run(args: &[&str], input: &str) -> io::Result<String> {
-    let mut nft = Command::new("nft")
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()?;
-    if let Some(mut stdin) = nft.stdin.take() {
-        stdin.write_all(input.as_bytes()).await?;
-    }
-    let done = nft.wait_with_output().await?;
-    if done.status.success() {
-        return Ok(String::from_utf8_lossy(&done.stdout).into_owned());
-    }
-    let complaint = String::from_utf8_lossy(&done.stderr);
-    Err(io::Error::other(complaint.lines().take(4).collect::<Vec<_>>().join("; ")))
 }
 
 #[cfg(test)]

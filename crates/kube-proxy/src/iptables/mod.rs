@@ -8,9 +8,10 @@ pub(crate) mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
+use component_base::program::{self, Failed};
+
 use crate::local::Surroundings;
 use crate::model::Family;
-use crate::program::{self, Failed};
 use crate::proxier::Change;
 pub(crate) use render::Balancer;
 use render::{ChainId, Chains, Fragment, JUMPS, is_ours};

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 
+use component_base::program::{self, Failed};
 use ipnet::IpNet;
 use serde_json::Value as Json;
 
@@ -18,7 +19,6 @@ use crate::config::VirtualServers;
 use crate::iptables::{Balancer, Iptables};
 use crate::local::{Surroundings, addresses_present};
 use crate::model::{Fate, Protocol, ServiceRules};
-use crate::program::{self, Failed};
 use crate::proxier::Change;
 
 /// Holds the Services' addresses; nothing leaves through it.

@@ -11,11 +11,11 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
 
+use component_base::program::{self, Failed};
 use serde_json::Value as Json;
 
 use crate::local::Surroundings;
 use crate::model::ServiceRules;
-use crate::program::{self, Failed};
 use crate::proxier::Change;
 use claims::{Changed, Claims};
 use render::{Fragment, HOOKS};
