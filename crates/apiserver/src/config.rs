@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use component_base::feature_gates::FeatureGates;
+use component_base::tls::Spoken;
 use ipnet::IpNet;
 use storage::Storage;
 
@@ -171,6 +172,8 @@ pub struct ServingConfig {
     pub certificate: Option<(PathBuf, PathBuf)>,
     pub cert_dir: Option<PathBuf>,
     pub self_signed_hosts: Vec<String>,
+    /// Versions and cipher suites of TLS.
+    pub spoken: Spoken,
     pub client_ca_file: Option<PathBuf>,
     pub requestheader_client_ca_file: Option<PathBuf>,
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{ArgAction, Parser};
 use component_base::feature_gates::FeatureGates;
 use component_base::flags::{go_duration, key_values};
+use component_base::tls::Spoken;
 use ipnet::IpNet;
 
 use crate::config::{
@@ -303,6 +304,11 @@ impl Flags {
                 None
             }
         };
+        let spoken = Spoken::of_flags(self.tls_min_version.as_deref(), &self.tls_cipher_suites);
+        let spoken = spoken.unwrap_or_else(|mistakes| {
+            wrong.extend(mistakes);
+            Spoken::default()
+        });
         for mode in &self.authorization_mode {
             if !["AlwaysAllow", "AlwaysDeny", "ABAC", "Webhook", "RBAC", "Node"].contains(&mode.as_str()) {
                 wrong.push(format!("authorization-mode {mode:?} is not a valid mode"));
@@ -435,6 +441,7 @@ impl Flags {
                 certificate,
                 cert_dir: Some(self.cert_dir),
                 self_signed_hosts,
+                spoken,
                 client_ca_file: self.client_ca_file,
                 requestheader_client_ca_file: self.requestheader_client_ca_file.clone(),
             }),

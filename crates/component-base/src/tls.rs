@@ -10,7 +10,11 @@ use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_sig
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use rustls::{DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
+use rustls::version::{TLS12, TLS13};
+use rustls::{
+    ConfigBuilder, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme, SupportedCipherSuite,
+    SupportedProtocolVersion, WantsVerifier,
+};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
@@ -36,6 +40,66 @@ pub enum TlsError {
 #[must_use]
 pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
+}
+
+/// Which versions of TLS a server speaks, and in which cipher suites.
+#[derive(Clone, Debug)]
+pub struct Spoken {
+    versions: Vec<&'static SupportedProtocolVersion>,
+    suites: Vec<SupportedCipherSuite>,
+}
+
+impl Default for Spoken {
+    fn default() -> Self {
+        Spoken { versions: vec![&TLS13, &TLS12], suites: provider().cipher_suites.clone() }
+    }
+}
+
+impl Spoken {
+    /// By the values of `--tls-min-version` and `--tls-cipher-suites`, which are Go's names. As in Go, the suites of TLS 1.3
+    /// cannot be chosen; and what is not spoken here is refused.
+    ///
+    /// # Errors
+    /// All that is wrong with them.
+    pub fn of_flags(min_version: Option<&str>, suites: &[String]) -> Result<Self, Vec<String>> {
+        let mut spoken = Spoken::default();
+        let mut wrong = Vec::new();
+        match min_version.unwrap_or_default() {
+            "" | "VersionTLS12" => {}
+            "VersionTLS13" => spoken.versions = vec![&TLS13],
+            old @ ("VersionTLS10" | "VersionTLS11") => {
+                wrong.push(format!("--tls-min-version {old} is not supported: nothing older than TLS 1.2 is spoken"));
+            }
+            other => wrong.push(format!("unknown tls version {other:?}")),
+        }
+        let all = std::mem::take(&mut spoken.suites);
+        for name in suites {
+            if !all.iter().any(|suite| is_named(*suite, name)) {
+                wrong.push(format!("Cipher suite {name} not supported or doesn't exist"));
+            }
+        }
+        let chosen = |suite: &SupportedCipherSuite| {
+            suite.tls13().is_some() || suites.is_empty() || suites.iter().any(|name| is_named(*suite, name))
+        };
+        spoken.suites = all.into_iter().filter(chosen).collect();
+        if wrong.is_empty() { Ok(spoken) } else { Err(wrong) }
+    }
+
+    /// Begins the configuration of a server.
+    ///
+    /// # Errors
+    /// When there is no suite for any of the versions.
+    pub fn server(&self) -> Result<ConfigBuilder<ServerConfig, WantsVerifier>, TlsError> {
+        let provider =
+            CryptoProvider { cipher_suites: self.suites.clone(), ..rustls::crypto::ring::default_provider() };
+        Ok(ServerConfig::builder_with_provider(Arc::new(provider)).with_protocol_versions(&self.versions)?)
+    }
+}
+
+/// Is that its name in Go? Some have an older one besides.
+fn is_named(suite: SupportedCipherSuite, name: &str) -> bool {
+    let own = suite.suite().as_str().unwrap_or_default().replace("TLS13_", "TLS_");
+    own == name || (name.ends_with("_CHACHA20_POLY1305") && own.strip_suffix("_SHA256") == Some(name))
 }
 
 /// A certificate and key from files. They are looked at again at most once in ten seconds, when a client connects; files
@@ -228,6 +292,36 @@ impl ServerCertVerifier for AnyServer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[track_caller]
+    fn check(min_version: &str, suites: &[&str], want: Result<(usize, usize), &[&str]>) {
+        let suites: Vec<String> = suites.iter().map(ToString::to_string).collect();
+        let spoken = Spoken::of_flags(Some(min_version), &suites);
+        let told = spoken.as_ref().map(|spoken| (spoken.versions.len(), spoken.suites.len()));
+        assert_eq!(
+            told.map_err(|wrong| wrong.iter().map(String::as_str).collect::<Vec<_>>()),
+            want.map_err(<[_]>::to_vec)
+        );
+        assert!(spoken.is_err() || spoken.unwrap().server().is_ok());
+    }
+
+    #[test]
+    fn versions_and_suites_have_gos_names() {
+        check("", &[], Ok((2, 9)));
+        check("VersionTLS13", &[], Ok((1, 9)));
+        let both = ["TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256", "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305"];
+        check("VersionTLS12", &both, Ok((2, 5)));
+        check("", &["TLS_AES_128_GCM_SHA256"], Ok((2, 3)));
+        check(
+            "VersionTLS11",
+            &["TLS_RSA_WITH_AES_128_CBC_SHA"],
+            Err(&[
+                "--tls-min-version VersionTLS11 is not supported: nothing older than TLS 1.2 is spoken",
+                "Cipher suite TLS_RSA_WITH_AES_128_CBC_SHA not supported or doesn't exist",
+            ]),
+        );
+        check("1.2", &[], Err(&["unknown tls version \"1.2\""]));
+    }
 
     #[test]
     fn a_self_signed_certificate_is_kept_in_its_directory() {

@@ -71,10 +71,7 @@ pub(super) fn server_config(config: &ServingConfig) -> Result<ServerConfig, Erro
         None => self_signed("apiserver", &config.self_signed_hosts, config.cert_dir.as_deref())?,
     };
     let verifier = AnyCertificate { algorithms: provider().signature_verification_algorithms, hints: Vec::new() };
-    let mut tls = ServerConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()?
-        .with_client_cert_verifier(Arc::new(verifier))
-        .with_cert_resolver(certificate);
+    let mut tls = config.spoken.server()?.with_client_cert_verifier(Arc::new(verifier)).with_cert_resolver(certificate);
     tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(tls)
 }

@@ -17,3 +17,4 @@ mod limits;
 mod outside;
 mod proxy;
 mod store;
+mod tls;
