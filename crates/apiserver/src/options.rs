@@ -121,7 +121,7 @@ pub struct Flags {
     pub oidc_client_id: Option<String>,
     #[arg(long)]
     pub oidc_ca_file: Option<PathBuf>,
-    #[arg(long, default_value = "sub")]
+    #[arg(long, default_value = OIDC_USERNAME_CLAIM)]
     pub oidc_username_claim: String,
     #[arg(long)]
     pub oidc_username_prefix: Option<String>,
@@ -131,7 +131,7 @@ pub struct Flags {
     pub oidc_groups_prefix: Option<String>,
     #[arg(long, value_delimiter = ',')]
     pub oidc_required_claim: Vec<String>,
-    #[arg(long, value_delimiter = ',', default_value = "RS256")]
+    #[arg(long, value_delimiter = ',', default_value = OIDC_SIGNING_ALG)]
     pub oidc_signing_algs: Vec<String>,
     #[arg(long)]
     pub requestheader_client_ca_file: Option<PathBuf>,
@@ -256,6 +256,9 @@ pub struct Flags {
     pub logging_format: String,
 }
 
+const OIDC_USERNAME_CLAIM: &str = "sub";
+const OIDC_SIGNING_ALG: &str = "RS256";
+
 /// How large the audit log becomes before it is put aside, in MiB.
 const DEFAULT_LOG_MIB: u64 = 100;
 
@@ -290,12 +293,29 @@ fn port_range(text: &str) -> Result<(u16, u16), String> {
 }
 
 impl Flags {
+    /// Is any `--oidc-…` flag there that says more than its default?
+    fn names_oidc(&self) -> bool {
+        let texts = [
+            &self.oidc_issuer_url,
+            &self.oidc_client_id,
+            &self.oidc_username_prefix,
+            &self.oidc_groups_claim,
+            &self.oidc_groups_prefix,
+        ];
+        texts.into_iter().any(Option::is_some)
+            || self.oidc_ca_file.is_some()
+            || self.oidc_username_claim != OIDC_USERNAME_CLAIM
+            || !self.oidc_required_claim.is_empty()
+            || self.oidc_signing_algs != [OIDC_SIGNING_ALG]
+    }
+
     /// Checks the flags as a whole and fills in what follows from others.
     ///
     /// # Errors
     /// All mistakes together, one a line.
     pub fn complete(self) -> Result<Config, Error> {
         let mut wrong = Vec::new();
+        let oidc = self.names_oidc();
         let certificate = match (self.tls_cert_file, self.tls_private_key_file) {
             (Some(cert), Some(key)) => Some((cert, key)),
             (None, None) => None,
@@ -314,10 +334,10 @@ impl Flags {
                 wrong.push(format!("authorization-mode {mode:?} is not a valid mode"));
             }
         }
-        if self.authentication_config.is_some() && self.oidc_issuer_url.is_some() {
+        if self.authentication_config.is_some() && oidc {
             wrong.push("authentication-config file and oidc-* flags are mutually exclusive".to_owned());
         }
-        if self.oidc_issuer_url.is_some() != self.oidc_client_id.is_some() {
+        if oidc && (self.oidc_issuer_url.is_none() || self.oidc_client_id.is_none()) {
             wrong.push(
                 "oidc-issuer-url and oidc-client-id must be specified together when any oidc-* flags are set"
                     .to_owned(),
@@ -350,6 +370,14 @@ impl Flags {
         }
         if !self.authorization_mode.is_empty() && self.authorization_config.is_some() {
             wrong.push("--authorization-config can not be specified when --authorization-mode is specified".to_owned());
+        }
+        for (flag, file) in [
+            ("tracing-config-file", &self.tracing_config_file),
+            ("egress-selector-config-file", &self.egress_selector_config_file),
+        ] {
+            if file.is_some() {
+                wrong.push(format!("--{flag} is not supported by this server"));
+            }
         }
         let mut ranges = self.service_cluster_ip_range;
         if ranges.is_empty() {
@@ -575,5 +603,14 @@ mod tests {
             "--tls-cert-file and --tls-private-key-file must be given together\nauthorization-mode \"Nope\" is not a valid mode"
         );
         assert!(port_range("9-1").is_err());
+        let why = |flags: &[&str]| parse(flags).unwrap().complete().err().map(|wrong| wrong.to_string());
+        let together = "oidc-issuer-url and oidc-client-id must be specified together when any oidc-* flags are set";
+        for flag in ["--oidc-issuer-url=https://x", "--oidc-groups-claim=g", "--oidc-username-claim=email"] {
+            assert_eq!(why(&[flag]).as_deref(), Some(together), "{flag}");
+        }
+        assert_eq!(why(&["--oidc-issuer-url=https://x", "--oidc-client-id=c"]), None);
+        let file = why(&["--egress-selector-config-file=x"]);
+        assert_eq!(file.as_deref(), Some("--egress-selector-config-file is not supported by this server"));
+        assert_eq!(why(&["--tls-min-version=1.3"]).as_deref(), Some("unknown tls version \"1.3\""));
     }
 }

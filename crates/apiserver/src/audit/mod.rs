@@ -99,7 +99,12 @@ impl Audit {
     /// # Errors
     /// What is wrong with the policy or a backend.
     pub(crate) fn new(config: &AuditConfig) -> Result<Option<Arc<Self>>, String> {
-        let Some(path) = &config.policy_file else { return Ok(None) };
+        let Some(path) = &config.policy_file else {
+            if config.log.is_some() || config.webhook.is_some() {
+                tracing::warn!("there is no audit policy file: no events are recorded");
+            }
+            return Ok(None);
+        };
         let text = std::fs::read_to_string(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
         let policy = Policy::parse(&text).map_err(|why| format!("loading audit policy file: {why}"))?;
         let mut backends: Vec<Arc<dyn Backend>> = Vec::new();
@@ -110,6 +115,7 @@ impl Audit {
             backends.push(Arc::new(webhook::Webhook::new(webhook)?));
         }
         if backends.is_empty() {
+            tracing::warn!("there is an audit policy but no log and no webhook: no events are recorded");
             return Ok(None);
         }
         Ok(Some(Arc::new(Audit {

@@ -72,7 +72,7 @@ struct KmsFile {
     endpoint: String,
     timeout: Option<String>,
     #[serde(rename = "cachesize")]
-    _cache_size: Option<i64>,
+    cache_size: Option<i64>,
 }
 
 impl Rules {
@@ -219,6 +219,9 @@ fn kms_of(at: &str, file: KmsFile, wrong: &mut Vec<String>) -> Option<Way> {
             file.name, file.name
         ));
     }
+    if let Some(size) = file.cache_size {
+        wrong.push(format!("{at}.cachesize: Invalid value: {size}: cachesize is not supported in v2"));
+    }
     let timeout = match file.timeout.as_deref().map(go_duration) {
         None => Duration::from_secs(3),
         Some(Ok(timeout)) if !timeout.is_zero() => timeout,
@@ -279,9 +282,10 @@ mod tests {
             ],
         );
         complaints(
-            "resources:\n- resources: [secrets]\n  providers: [{kms: {apiVersion: v1, name: k, endpoint: 'tcp://x'}}]\n",
+            "resources:\n- resources: [secrets]\n  providers: [{kms: {apiVersion: v1, name: k, cachesize: 9, endpoint: 'tcp://x'}}]\n",
             &[
                 "resources[0].providers[0].kms.apiVersion: Invalid value: \"v1\": KMSv1 is deprecated and will only receive security updates going forward. Use KMSv2 instead",
+                "resources[0].providers[0].kms.cachesize: Invalid value: 9: cachesize is not supported in v2",
                 "resources[0].providers[0].kms.endpoint: Invalid value: \"tcp://x\": unsupported scheme for KMS provider, want unix",
             ],
         );
