@@ -17,6 +17,8 @@ pub(crate) struct Remote {
     endpoint: Endpoint,
     tls: Option<Arc<ClientConfig>>,
     authorization: Option<HeaderValue>,
+    /// Holds a token that is better than the one that was there at the start: it may be exchanged at any time.
+    token_file: Option<PathBuf>,
 }
 
 impl Remote {
@@ -38,7 +40,15 @@ impl Remote {
         let cluster = named(config, "clusters", "cluster", context.str_at(&["cluster"]));
         let cluster = cluster.ok_or_else(|| format!("no cluster {:?}", context.str_at(&["cluster"])))?;
         let none = Value::Null;
-        let user = named(config, "users", "user", context.str_at(&["user"])).unwrap_or(&none);
+        let user = match context.str_at(&["user"]) {
+            "" => &none,
+            name => named(config, "users", "user", name).ok_or_else(|| format!("no user {name:?}"))?,
+        };
+        for (of, field) in [(cluster, "proxy-url"), (user, "exec"), (user, "auth-provider")] {
+            if !matches!(&of[field], Value::Null | Value::String(_)) || !of.str_at(&[field]).is_empty() {
+                return Err(format!("{field} is not supported"));
+            }
+        }
         let server = cluster.str_at(&["server"]);
         let mut endpoint = Endpoint::of_url(server)?;
         let name = cluster.str_at(&["tls-server-name"]);
@@ -52,21 +62,36 @@ impl Remote {
         };
         let identity = match (data(user, "client-certificate", dir)?, data(user, "client-key", dir)?) {
             (Some(cert), Some(key)) => Some(trust::identity_of_pem(&cert, &key)?),
-            _ => None,
+            (None, None) => None,
+            (Some(_), None) => return Err("client-certificate is there without client-key".to_owned()),
+            (None, Some(_)) => return Err("client-key is there without client-certificate".to_owned()),
         };
-        let token = match (user["token"].as_str(), user["tokenFile"].as_str()) {
-            (Some(token), _) if !token.is_empty() => Some(token.to_owned()),
-            (_, Some(path)) if !path.is_empty() => Some(read(&dir.join(path))?.trim_ascii().escape_ascii().to_string()),
-            _ => None,
+        let token_file = Some(user.str_at(&["tokenFile"])).filter(|path| !path.is_empty()).map(|path| dir.join(path));
+        let token = match (user.str_at(&["token"]), &token_file) {
+            ("", Some(path)) => Some(token_of(&read(path)?)),
+            ("", None) => None,
+            (token, _) => Some(token.to_owned()),
         };
         let basic = || {
             let name = user["username"].as_str().filter(|name| !name.is_empty())?;
             Some(format!("Basic {}", STANDARD.encode(format!("{name}:{}", user.str_at(&["password"])))))
         };
-        let authorization = token.map(|token| format!("Bearer {token}")).or_else(basic);
-        let authorization = authorization.map(|text| HeaderValue::from_str(&text).map_err(|e| e.to_string()));
+        let authorization = match token {
+            Some(token) => Some(bearer(&token)?),
+            None => basic().map(|text| HeaderValue::from_str(&text).map_err(|e| e.to_string())).transpose()?,
+        };
         let tls = server.starts_with("https:").then(|| trust::verified(roots, identity)).transpose()?;
-        Ok(Remote { endpoint, tls, authorization: authorization.transpose()? })
+        Ok(Remote { endpoint, tls, authorization, token_file })
+    }
+
+    async fn authorization(&self) -> Option<HeaderValue> {
+        if let Some(path) = &self.token_file {
+            match tokio::fs::read(path).await.map_err(|e| e.to_string()).and_then(|text| bearer(&token_of(&text))) {
+                Ok(authorization) => return Some(authorization),
+                Err(why) => tracing::warn!(path = %path.display(), why, "a token cannot be read again"),
+            }
+        }
+        self.authorization.clone()
     }
 
     /// # Errors
@@ -81,11 +106,19 @@ impl Remote {
     /// Why there is no answer.
     pub(crate) async fn post_bytes(&self, json: Bytes, timeout: std::time::Duration) -> Result<Answer, String> {
         let mut request = json_post(json);
-        if let Some(authorization) = &self.authorization {
-            request.headers_mut().insert(header::AUTHORIZATION, authorization.clone());
+        if let Some(authorization) = self.authorization().await {
+            request.headers_mut().insert(header::AUTHORIZATION, authorization);
         }
         self.endpoint.post(self.tls.clone(), request, timeout).await
     }
+}
+
+fn token_of(text: &[u8]) -> String {
+    String::from_utf8_lossy(text.trim_ascii()).into_owned()
+}
+
+fn bearer(token: &str) -> Result<HeaderValue, String> {
+    HeaderValue::from_str(&format!("Bearer {token}")).map_err(|e| e.to_string())
 }
 
 fn named<'v>(config: &'v Value, list: &str, field: &str, name: &str) -> Option<&'v Value> {
@@ -130,12 +163,40 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_said() {
-        let why = |text| of(text).err().unwrap_or_default();
+        let why = |text: &str| of(text).err().unwrap_or_default();
         assert_eq!(why("{}"), "no context is current, or there is none of its name");
         let lost = r#"{"current-context":"c","contexts":[{"name":"c","context":{"cluster":"k"}}]}"#;
         assert_eq!(why(lost), "no cluster \"k\"");
         let file = r#"{"current-context":"c","contexts":[{"name":"c","context":{"cluster":"k"}}],
             "clusters":[{"name":"k","cluster":{"server":"https://h","certificate-authority":"ca.crt"}}]}"#;
         assert!(why(file).starts_with("cannot read /none/ca.crt: "));
+        let with = |cluster: &str, user: &str| {
+            why(&format!(
+                r#"{{"current-context":"c","contexts":[{{"name":"c","context":{{"cluster":"k","user":"u"}}}}],
+                "clusters":[{{"name":"k","cluster":{{"server":"https://h"{cluster}}}}}],"users":[{user}]}}"#
+            ))
+        };
+        assert_eq!(with("", ""), "no user \"u\"");
+        assert_eq!(with("", r#"{"name":"u","user":{"token":"t"}}"#), "");
+        assert_eq!(with(r#","proxy-url":"http://p""#, r#"{"name":"u","user":{}}"#), "proxy-url is not supported");
+        assert_eq!(with("", r#"{"name":"u","user":{"exec":{"command":"x"}}}"#), "exec is not supported");
+        let lone = r#"{"name":"u","user":{"client-certificate-data":"eA=="}}"#;
+        assert_eq!(with("", lone), "client-certificate is there without client-key");
+    }
+
+    #[tokio::test]
+    async fn a_token_in_a_file_may_be_exchanged() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("token");
+        let config = r#"{"current-context":"c","contexts":[{"name":"c","context":{"cluster":"k","user":"u"}}],
+            "clusters":[{"name":"k","cluster":{"server":"http://h"}}],"users":[{"name":"u","user":{"tokenFile":"token"}}]}"#;
+        std::fs::write(&file, "one\n").unwrap();
+        let remote = Remote::of(&serde_json::from_str(config).unwrap(), dir.path()).unwrap();
+        let told = async || remote.authorization().await.unwrap().to_str().unwrap().to_owned();
+        assert_eq!(told().await, "Bearer one");
+        std::fs::write(&file, "two\n").unwrap();
+        assert_eq!(told().await, "Bearer two");
+        std::fs::remove_file(&file).unwrap();
+        assert_eq!(told().await, "Bearer one");
     }
 }
