@@ -72,6 +72,8 @@ pub enum AuditMode {
     Batch,
     /// Before the request goes on.
     Blocking,
+    /// The same; and a request does not go on whose reception cannot be written down.
+    BlockingStrict,
 }
 
 #[derive(Clone, Debug)]

@@ -263,7 +263,11 @@ const OIDC_SIGNING_ALG: &str = "RS256";
 const DEFAULT_LOG_MIB: u64 = 100;
 
 fn audit_mode(text: &str) -> AuditMode {
-    if text == "batch" { AuditMode::Batch } else { AuditMode::Blocking }
+    match text {
+        "batch" => AuditMode::Batch,
+        "blocking-strict" => AuditMode::BlockingStrict,
+        _ => AuditMode::Blocking,
+    }
 }
 
 /// `a=b,c=d`, in order of the keys.

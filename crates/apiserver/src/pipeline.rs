@@ -151,7 +151,7 @@ async fn steps(
         return authenticated(server, parts, body, query, info, user, remote).await;
     };
     let record = recorded.record.get_or_init(|| record);
-    record.received().await;
+    record.received().await?;
     let body = record.watch_body(&parts, body);
     record.during(authenticated(server, parts, body, query, info, user, remote)).await
 }

@@ -67,7 +67,7 @@ impl Log {
 
 #[async_trait]
 impl Backend for Log {
-    async fn take(&self, event: &Bytes) {
+    async fn take(&self, event: &Bytes) -> bool {
         match self {
             Log::Direct(target) => target.lock().write(event),
             Log::Queued(queue) => queue.push(event),
@@ -83,15 +83,16 @@ impl Backend for Log {
 }
 
 impl Target {
-    fn write(&mut self, event: &[u8]) {
+    fn write(&mut self, event: &[u8]) -> bool {
         let line = [event, b"\n"].concat();
         let written = match self {
             Target::Out(out) => out.write_all(&line).and_then(|()| out.flush()),
             Target::File(file) => file.write(&line),
         };
-        if let Err(error) = written {
+        if let Err(error) = &written {
             tracing::error!(%error, "an audit event cannot be written");
         }
+        written.is_ok()
     }
 }
 

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apimachinery::Value;
+use apimachinery::status::Status;
 use bytes::Bytes;
 use component_base::metrics::prometheus_client;
 use http::request::Parts;
@@ -29,7 +30,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::attributes::{RequestInfo, UserInfo};
 use crate::body::{Body, RequestBody};
-use crate::config::AuditConfig;
+use crate::config::{AuditConfig, AuditMode};
 use crate::proxy::PassedOn;
 use crate::request_info::is_long_running;
 use policy::{Level, Policy, Stage};
@@ -45,7 +46,8 @@ tokio::task_local! {
 /// Takes events.
 #[async_trait::async_trait]
 trait Backend: Send + Sync {
-    async fn take(&self, event: &Bytes);
+    /// Whether it has the event now.
+    async fn take(&self, event: &Bytes) -> bool;
 
     /// Takes no more; returns when nothing waits any more.
     async fn close(&self) {}
@@ -56,10 +58,17 @@ struct LevelLabels {
     level: &'static str,
 }
 
+/// Where events go.
+struct Sink {
+    backend: Arc<dyn Backend>,
+    /// What it cannot be told of does not go on.
+    strict: bool,
+}
+
 /// What a server writes down of its requests.
 pub(crate) struct Audit {
     policy: Policy,
-    backends: Vec<Arc<dyn Backend>>,
+    sinks: Vec<Sink>,
     events: Counter,
     levels: Family<LevelLabels, Counter>,
     /// What is written down of requests that have ended.
@@ -107,20 +116,23 @@ impl Audit {
         };
         let text = std::fs::read_to_string(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
         let policy = Policy::parse(&text).map_err(|why| format!("loading audit policy file: {why}"))?;
-        let mut backends: Vec<Arc<dyn Backend>> = Vec::new();
+        let mut sinks = Vec::new();
+        let mut add = |backend: Arc<dyn Backend>, mode| {
+            sinks.push(Sink { backend, strict: mode == AuditMode::BlockingStrict });
+        };
         if let Some(log) = &config.log {
-            backends.push(Arc::new(log::Log::open(log)?));
+            add(Arc::new(log::Log::open(log)?), log.mode);
         }
         if let Some(webhook) = &config.webhook {
-            backends.push(Arc::new(webhook::Webhook::new(webhook)?));
+            add(Arc::new(webhook::Webhook::new(webhook)?), webhook.mode);
         }
-        if backends.is_empty() {
+        if sinks.is_empty() {
             tracing::warn!("there is an audit policy but no log and no webhook: no events are recorded");
             return Ok(None);
         }
         Ok(Some(Arc::new(Audit {
             policy,
-            backends,
+            sinks,
             events: Counter::default(),
             levels: Family::default(),
             writing: TaskTracker::new(),
@@ -132,8 +144,8 @@ impl Audit {
         let closed = async {
             self.writing.close();
             self.writing.wait().await;
-            for backend in &self.backends {
-                backend.close().await;
+            for sink in &self.sinks {
+                sink.backend.close().await;
             }
         };
         if tokio::time::timeout(CLOSE, closed).await.is_err() {
@@ -208,8 +220,12 @@ impl Record {
     }
 
     /// The request has come in.
-    pub(crate) async fn received(&self) {
-        self.write(Stage::RequestReceived, None).await;
+    ///
+    /// # Errors
+    /// When that cannot be written down where it must be.
+    pub(crate) async fn received(&self) -> Result<(), Status> {
+        let written = self.write(Stage::RequestReceived, None).await;
+        if written { Ok(()) } else { Err(Status::internal("failed to store audit event")) }
     }
 
     /// Credentials were there that nobody accepts.
@@ -266,19 +282,21 @@ impl Record {
         Response::from_parts(parts, answer)
     }
 
-    /// Hands the event of a stage to every backend, unless that is omitted.
-    async fn write(&self, stage: Stage, outcome: Option<&event::Outcome>) {
+    /// Hands the event of a stage to every backend, unless that is omitted. Gives whether all have it that must.
+    async fn write(&self, stage: Stage, outcome: Option<&event::Outcome>) -> bool {
         if self.omitted.contains(&stage) {
-            return;
+            return true;
         }
         let event = event::of(self, stage, outcome);
         let mut bytes = Vec::with_capacity(1024);
         crate::encoding::write_json(&mut bytes, &event);
         let bytes = Bytes::from(bytes);
         self.audit.events.inc();
-        for backend in &self.audit.backends {
-            backend.take(&bytes).await;
+        let mut written = true;
+        for sink in &self.audit.sinks {
+            written &= sink.backend.take(&bytes).await || !sink.strict;
         }
+        written
     }
 }
 
@@ -315,8 +333,9 @@ pub(crate) mod fixture {
 
     #[async_trait::async_trait]
     impl Backend for Kept {
-        async fn take(&self, event: &Bytes) {
+        async fn take(&self, event: &Bytes) -> bool {
             self.0.lock().push(event.clone());
+            true
         }
     }
 
@@ -332,7 +351,7 @@ pub(crate) mod fixture {
         let policy = r#"{"apiVersion":"audit.k8s.io/v1","kind":"Policy","rules":[{"level":"RequestResponse"}]}"#;
         let audit = Arc::new(Audit {
             policy: Policy::parse(policy).unwrap(),
-            backends: vec![Arc::clone(&kept) as Arc<dyn Backend>],
+            sinks: vec![Sink { backend: Arc::clone(&kept) as Arc<dyn Backend>, strict: false }],
             events: Counter::default(),
             levels: Family::default(),
             writing: TaskTracker::new(),

@@ -25,11 +25,12 @@ impl Queue {
         (queue, Waiting { events, _ended: ending })
     }
 
-    pub(super) fn push(&self, event: &Bytes) {
+    pub(super) fn push(&self, event: &Bytes) -> bool {
         let taken = self.events.lock().as_ref().is_some_and(|queue| queue.try_send(event.clone()).is_ok());
         if !taken {
             tracing::error!("an audit event was dropped: its backend does not keep up, or has ended");
         }
+        taken
     }
 
     /// Takes no more; returns when all has been dealt with.

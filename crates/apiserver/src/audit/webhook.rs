@@ -44,7 +44,7 @@ impl Webhook {
 
 #[async_trait]
 impl Backend for Webhook {
-    async fn take(&self, event: &Bytes) {
+    async fn take(&self, event: &Bytes) -> bool {
         match self {
             Webhook::Direct(sender) => sender.send(std::slice::from_ref(event)).await,
             Webhook::Queued(queue) => queue.push(event),
@@ -75,12 +75,12 @@ async fn gather(sender: &Sender, mut waiting: Waiting, max: usize, wait: Duratio
 }
 
 impl Sender {
-    async fn send(&self, events: &[Bytes]) {
+    async fn send(&self, events: &[Bytes]) -> bool {
         let list = list_of(events);
         let mut pause = self.first_pause;
         for attempt in 1..=ATTEMPTS {
             let why = match self.remote.post_bytes(list.clone(), TIMEOUT).await {
-                Ok(answer) if answer.status.is_success() => return,
+                Ok(answer) if answer.status.is_success() => return true,
                 Ok(answer) => format!("it answered {}", answer.status),
                 Err(why) => why,
             };
@@ -90,11 +90,12 @@ impl Sender {
                     events = events.len(),
                     "audit events were dropped: the webhook does not take them"
                 );
-                return;
+                return false;
             }
             tokio::time::sleep(pause).await;
             pause = pause.mul_f64(FACTOR);
         }
+        false
     }
 }
 

@@ -143,3 +143,19 @@ async fn events_that_wait_are_written_before_the_end() {
     let lists: Vec<Value> = outside.seen().iter().map(crate::outside::Seen::json).collect();
     assert_eq!(lists.iter().map(|list| list["items"].as_array().map_or(0, Vec::len)).sum::<usize>(), 2, "{lists:?}");
 }
+
+#[tokio::test]
+async fn a_strict_log_lets_nothing_pass_that_it_cannot_write_down() {
+    let dir = tempfile::tempdir().unwrap();
+    let policy = dir.path().join("policy.yaml");
+    std::fs::write(&policy, POLICY).unwrap();
+    let policy = format!("--audit-policy-file={}", policy.display());
+    let ask = async |mode: &str| {
+        // A file that takes nothing.
+        let server = Server::start(&[&policy, "--audit-log-path=/dev/full", &format!("--audit-log-mode={mode}")]).await;
+        server.get("/api/v1/namespaces/default/secrets").await
+    };
+    assert_eq!(ask("blocking").await.code, 200);
+    let refused = (500, "Internal error occurred: failed to store audit event".to_owned());
+    assert_eq!(ask("blocking-strict").await.error(), refused);
+}
