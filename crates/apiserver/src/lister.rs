@@ -1,14 +1,20 @@
-//! How authorizers and admission plugins read the cluster: from the watch cache, never from the store.
+//! How authorizers and admission plugins read the cluster: from the watch cache, never from the store itself.
 
 use std::sync::Arc;
 
 use apimachinery::Value;
+use apimachinery::status::Status;
+use futures::future::BoxFuture;
 
 /// Reads decoded objects from the watch cache. Implemented by the registry; tests hand in a map.
 /// `resource` is upstream's group-resource (`pods`, `clusterroles.rbac.authorization.k8s.io`); objects come in the storage
 /// version, with `resourceVersion`.
 pub trait Lister: Send + Sync {
     fn get(&self, resource: &str, namespace: &str, name: &str) -> Option<Arc<Value>>;
+
+    /// As [`Self::get`]; what the cache does not have is looked for once more when it has caught up with the store. So what
+    /// one answer has told a client is there for its next request, also when another server takes that.
+    fn find<'a>(&'a self, resource: &'a str, namespace: &'a str, name: &'a str) -> Found<'a>;
 
     /// All objects of a namespace; of the cluster when `namespace` is empty.
     fn list(&self, resource: &str, namespace: &str) -> Vec<Arc<Value>>;
@@ -19,6 +25,9 @@ pub trait Lister: Send + Sync {
     /// All caches have seen the whole store once.
     fn synced(&self) -> bool;
 }
+
+/// An object that is looked for, or why the store could not be asked for it.
+pub type Found<'a> = BoxFuture<'a, Result<Option<Arc<Value>>, Status>>;
 
 /// A lister over a map, for tests of what reads through one.
 #[cfg(test)]
@@ -46,6 +55,10 @@ pub(crate) mod fixture {
     impl Lister for MapLister {
         fn get(&self, resource: &str, namespace: &str, name: &str) -> Option<Arc<Value>> {
             self.0.lock().0.get(&(resource.to_owned(), namespace.to_owned(), name.to_owned())).cloned()
+        }
+
+        fn find<'a>(&'a self, resource: &'a str, namespace: &'a str, name: &'a str) -> Found<'a> {
+            Box::pin(async move { Ok(self.get(resource, namespace, name)) })
         }
 
         fn list(&self, resource: &str, namespace: &str) -> Vec<Arc<Value>> {

@@ -42,7 +42,7 @@ impl Plugin for NamespaceLifecycle {
         if request.gvr.group == "authorization.k8s.io" {
             return Ok(());
         }
-        let Some(namespace) = self.lister.get("namespaces", "", &request.namespace) else {
+        let Some(namespace) = self.lister.find("namespaces", "", &request.namespace).await? else {
             let gvr = Gvr::new("", "v1", "namespaces");
             return Err(Status::not_found(&gvr, &request.namespace));
         };

@@ -30,7 +30,7 @@ impl Plugin for NamespaceExists {
     }
 
     async fn validate(&self, request: &mut Request) -> Result<(), Status> {
-        match self.lister.get("namespaces", "", &request.namespace) {
+        match self.lister.find("namespaces", "", &request.namespace).await? {
             Some(_) => Ok(()),
             None => Err(Status::not_found(&namespaces(), &request.namespace)),
         }
@@ -53,7 +53,7 @@ impl Plugin for NamespaceAutoProvision {
     }
 
     async fn admit(&self, request: &mut Request) -> Result<(), Status> {
-        if request.dry_run || self.lister.get("namespaces", "", &request.namespace).is_some() {
+        if request.dry_run || self.lister.find("namespaces", "", &request.namespace).await?.is_some() {
             return Ok(());
         }
         let mut namespace = Value::from([("apiVersion", "v1".into()), ("kind", "Namespace".into())]);

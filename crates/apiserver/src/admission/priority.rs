@@ -35,7 +35,7 @@ impl Plugin for Priority {
             return Ok(());
         }
         let named = request.object.str_at(&["spec", "priorityClassName"]).to_owned();
-        let class = if named.is_empty() { self.default_class() } else { self.lister.get(CLASSES, "", &named) };
+        let class = if named.is_empty() { self.default_class() } else { self.lister.find(CLASSES, "", &named).await? };
         let (value, policy) = match (&class, named.is_empty()) {
             (None, true) => (0, "PreemptLowerPriority".to_owned()),
             (None, false) => return Err(request.forbidden(format!("no PriorityClass with name {named} was found"))),

@@ -28,7 +28,7 @@ impl Plugin for RuntimeClass {
     }
 
     async fn admit(&self, request: &mut Request) -> Result<(), Status> {
-        let Some(class) = self.class_of(request)? else { return Ok(()) };
+        let Some(class) = self.class_of(request).await? else { return Ok(()) };
         let overhead = class.at(&["overhead", "podFixed"]);
         if !class["overhead"].is_null() {
             let given = request.object.at(&["spec", "overhead"]);
@@ -41,7 +41,7 @@ impl Plugin for RuntimeClass {
     }
 
     async fn validate(&self, request: &mut Request) -> Result<(), Status> {
-        let class = self.class_of(request)?;
+        let class = self.class_of(request).await?;
         let given = request.object.at(&["spec", "overhead"]);
         match class.as_ref().map(|class| class.at(&["overhead"])).filter(|overhead| !overhead.is_null()) {
             Some(overhead) if amounts(given) != amounts(&overhead["podFixed"]) => Err(request.forbidden(DIFFERS)),
@@ -52,9 +52,9 @@ impl Plugin for RuntimeClass {
 }
 
 impl RuntimeClass {
-    fn class_of(&self, request: &Request) -> Result<Option<Arc<Value>>, Status> {
+    async fn class_of(&self, request: &Request) -> Result<Option<Arc<Value>>, Status> {
         let Some(name) = request.object.at(&["spec", "runtimeClassName"]).as_str() else { return Ok(None) };
-        match self.lister.get("runtimeclasses.node.k8s.io", "", name) {
+        match self.lister.find("runtimeclasses.node.k8s.io", "", name).await? {
             Some(class) => Ok(Some(class)),
             None => Err(request.forbidden(format!("pod rejected: RuntimeClass {name:?} not found"))),
         }

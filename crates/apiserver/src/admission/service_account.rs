@@ -1,14 +1,19 @@
 //! ServiceAccount: every pod runs as one, and finds its token at the usual place.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use apimachinery::Value;
 use apimachinery::status::Status;
 use async_trait::async_trait;
+use rand::RngExt;
 
 use super::{Operation, Plugin, Request};
 use crate::lister::Lister;
 
+const DEFAULT: &str = "default";
+/// How often it is looked for.
+const ATTEMPTS: u32 = 10;
 const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const MIRROR: &str = "kubernetes.io/config.mirror";
 /// What the volume asks for; tokens of just this length are made to live longer for old clients.
@@ -35,13 +40,13 @@ impl Plugin for ServiceAccount {
         if request.object.str_at(&["spec", "serviceAccountName"]).is_empty() {
             // The field's old name counts where the new one says nothing.
             let old_name = request.object.str_at(&["spec", "serviceAccount"]).to_owned();
-            let name = if old_name.is_empty() { "default".to_owned() } else { old_name };
+            let name = if old_name.is_empty() { DEFAULT.to_owned() } else { old_name };
             request.object.set(&["spec", "serviceAccountName"], name);
         }
         // The field's old name is kept equal.
         let name = request.object.str_at(&["spec", "serviceAccountName"]).to_owned();
         request.object.set(&["spec", "serviceAccount"], name.as_str());
-        let Some(account) = self.lister.get("serviceaccounts", &request.namespace, &name) else {
+        let Some(account) = self.account(&request.namespace, &name).await? else {
             let why = format!(
                 "error looking up service account {}/{name}: serviceaccount \"{name}\" not found",
                 request.namespace
@@ -66,6 +71,23 @@ impl Plugin for ServiceAccount {
             return Err(request.forbidden("no service account specified for pod"));
         }
         Ok(())
+    }
+}
+
+impl ServiceAccount {
+    /// A namespace's account `default` is waited for: its controller makes it as soon as it has seen the namespace.
+    async fn account(&self, namespace: &str, name: &str) -> Result<Option<Arc<Value>>, Status> {
+        let attempts = if name == DEFAULT { ATTEMPTS } else { 1 };
+        let pause = Duration::from_millis(rand::rng().random_range(100..200));
+        for attempt in 0..attempts {
+            if attempt > 0 {
+                tokio::time::sleep(pause).await;
+            }
+            if let Some(account) = self.lister.find("serviceaccounts", namespace, name).await? {
+                return Ok(Some(account));
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -114,7 +136,6 @@ fn mount_token(pod: &mut Value) {
 }
 
 fn suffix() -> String {
-    use rand::RngExt;
     const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
     let mut rng = rand::rng();
     (0..5).map(|_| char::from(ALPHABET[rng.random_range(0..ALPHABET.len())])).collect()

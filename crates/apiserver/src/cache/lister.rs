@@ -4,12 +4,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use apimachinery::Value;
+use apimachinery::meta::Gvr;
 use apimachinery::selector::LabelSelector;
 
 use super::Cache;
 use super::feed::Feed;
 use super::selection::Selection;
-use crate::lister::Lister;
+use crate::lister::{Found, Lister};
+use crate::registry::status;
 
 pub(crate) struct CacheLister {
     feed: Arc<Feed>,
@@ -33,6 +35,20 @@ impl Lister for CacheLister {
         let cache = self.cache(resource)?;
         let object = cache.get(&cache.shape.key(namespace, name))?;
         Some(object.decoded())
+    }
+
+    fn find<'a>(&'a self, resource: &'a str, namespace: &'a str, name: &'a str) -> Found<'a> {
+        Box::pin(async move {
+            if let Some(object) = self.get(resource, namespace, name) {
+                return Ok(Some(object));
+            }
+            let Some(cache) = self.cache(resource) else { return Ok(None) };
+            self.feed.catch_up().await.map_err(|error| {
+                let (name, group) = resource.split_once('.').unwrap_or((resource, ""));
+                status::of(&error, &Gvr::new(group, "", name), &cache.shape.key(namespace, name))
+            })?;
+            Ok(self.get(resource, namespace, name))
+        })
     }
 
     fn list(&self, resource: &str, namespace: &str) -> Vec<Arc<Value>> {

@@ -1,11 +1,13 @@
-//! A store that fails.
+//! A store that fails, or is slow to tell.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use apiserver::StoreConfig;
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::StreamExt;
 use http::Method;
 use storage::embedded::{Embedded, EmbeddedOptions};
 use storage::{Entry, Key, KeyRange, Page, Revision, Storage, StorageError, Ttl, WatchStream};
@@ -16,13 +18,17 @@ use crate::fixture::{Server, config, until};
 
 const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
-/// A store that can be made to fail, in one of three ways.
+/// How late a slow store tells of a change.
+const LATE: Duration = Duration::from_millis(100);
+
+/// A store that can be made to fail, in one of three ways, and to be slow.
 struct Failing {
     good: Embedded,
     /// So many deletes.
     deletes: AtomicUsize,
     full: AtomicBool,
     away: AtomicBool,
+    slow: Arc<AtomicBool>,
 }
 
 impl Failing {
@@ -72,7 +78,15 @@ impl Storage for Failing {
 
     async fn watch(&self, range: &KeyRange, after: Revision) -> Result<WatchStream, StorageError> {
         self.read()?;
-        self.good.watch(range, after).await
+        let slow = Arc::clone(&self.slow);
+        let late = self.good.watch(range, after).await?.then(move |event| {
+            let wait = if slow.load(Ordering::SeqCst) { LATE } else { Duration::ZERO };
+            async move {
+                tokio::time::sleep(wait).await;
+                event
+            }
+        });
+        Ok(late.boxed())
     }
 
     async fn revision(&self) -> Result<Revision, StorageError> {
@@ -102,6 +116,7 @@ async fn failing() -> (Server, Arc<Failing>) {
         deletes: AtomicUsize::new(0),
         full: AtomicBool::new(false),
         away: AtomicBool::new(false),
+        slow: Arc::default(),
     });
     let mut config = config(dir.path(), &[]);
     config.store = StoreConfig::Given(Arc::clone(&store) as Arc<dyn Storage>);
@@ -119,6 +134,18 @@ async fn a_full_store_takes_no_writes_but_answers_reads_and_deletes() {
     assert_eq!(server.ask(Method::DELETE, &format!("{CONFIG_MAPS}/a"), &[], "").await.code, 200);
     store.full.store(false, Ordering::SeqCst);
     server.create(CONFIG_MAPS, r#"{"metadata":{"name":"b"}}"#).await;
+}
+
+/// Of a namespace and an account that a client has been told of, though the caches do not have them yet.
+#[tokio::test]
+async fn what_has_just_been_made_is_there_for_what_needs_it() {
+    let (server, store) = failing().await;
+    store.slow.store(true, Ordering::SeqCst);
+    server.create("/api/v1/namespaces", r#"{"metadata":{"name":"new"}}"#).await;
+    server.create("/api/v1/namespaces/new/serviceaccounts", r#"{"metadata":{"name":"own"}}"#).await;
+    let pod =
+        r#"{"metadata":{"name":"p"},"spec":{"serviceAccountName":"own","containers":[{"name":"c","image":"i"}]}}"#;
+    server.create("/api/v1/namespaces/new/pods", pod).await;
 }
 
 #[tokio::test]
