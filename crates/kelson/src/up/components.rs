@@ -3,13 +3,15 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Parser;
 use client::leader_election::LeaseConfig;
 use component_base::metrics::Metrics;
+use serde_json::json;
 
 use super::connection::Connection;
 use super::host;
+use super::layout::Layout;
 use super::options::Settings;
 use crate::pki::{Pair, Pki};
 
@@ -131,14 +133,42 @@ fn elected(settings: &Settings, name: &str) -> Option<LeaseConfig> {
     settings.etcd.is_some().then(|| LeaseConfig::new(name, &identity))
 }
 
-/// The user's file says what it likes; how the node is joined to the cluster stands above it.
-pub(crate) fn kubelet(settings: &Settings, pki: &Pki) -> Result<kubelet::Config> {
-    let file = settings.kubelet_config.iter().map(|file| format!("--config={}", file.display()));
-    let flags = kubelet::Flags::try_parse_from(std::iter::once("kubelet".to_owned()).chain(file))?;
+/// What a KubeletConfiguration may not say here, each with what decides it instead.
+const SETTLED: &[(&str, &str)] = &[
+    ("authentication.x509.clientCAFile", "the cluster's own authority"),
+    ("clusterDNS", "--service-cidr"),
+    ("clusterDomain", "--cluster-domain"),
+    ("containerRuntimeEndpoint", "--container-runtime-endpoint"),
+    ("podLogsDir", "--data-dir"),
+    ("serverTLSBootstrap", "the cluster's own authority"),
+    ("tlsCertFile", "the cluster's own authority"),
+    ("tlsPrivateKeyFile", "the cluster's own authority"),
+];
+
+/// What the user's file says of the node, as far as it is his to say.
+fn kubelet_of_file(file: Option<&Path>, layout: &Layout) -> Result<kubelet::Config> {
+    let flag = file.map(|file| format!("--config={}", file.display()));
+    let flags = kubelet::Flags::try_parse_from(std::iter::once("kubelet".to_owned()).chain(flag))?;
     let mut given = flags.complete()?;
+    let says = |field: &str| {
+        let value = given.file.pointer(&format!("/{}", field.replace('.', "/")));
+        value.is_some_and(|v| !v.is_null() && *v != json!(false) && *v != json!("") && *v != json!([]))
+    };
+    if let Some((field, instead)) = SETTLED.iter().find(|(field, _)| says(field)) {
+        bail!("--kubelet-config: {field} is not for the file to say: {instead} decides it");
+    }
     if given.file["evictionHard"].is_null() {
         given.eviction = given.eviction.on_a_shared_disk();
     }
+    if given.file["resolvConf"].is_null() {
+        given.resolv_conf = host::resolv_conf();
+    }
+    given.static_pod_path.get_or_insert_with(|| layout.manifests());
+    Ok(given)
+}
+
+/// How the node is joined to the cluster stands above what the file says.
+pub(crate) fn kubelet(settings: &Settings, pki: &Pki) -> Result<kubelet::Config> {
     let Pair { cert, key } = pki.pair("kubelet-serving");
     let layout = &settings.layout;
     let own_runtime = || format!("unix://{}", layout.containerd_socket().display());
@@ -152,11 +182,9 @@ pub(crate) fn kubelet(settings: &Settings, pki: &Pki) -> Result<kubelet::Config>
         runtime_endpoint: settings.runtime_endpoint.clone().unwrap_or_else(own_runtime),
         client_ca_file: Some(pki.ca()),
         tls: Some((cert, key)),
-        static_pod_path: Some(layout.manifests()),
         cluster_dns: vec![settings.dns_service_ip().to_string()],
         cluster_domain: settings.cluster_domain.clone(),
-        resolv_conf: host::resolv_conf(),
-        ..given
+        ..kubelet_of_file(settings.kubelet_config.as_deref(), layout)?
     })
 }
 
@@ -211,4 +239,37 @@ pub(crate) fn metrics_server(settings: &Settings, pki: &Pki) -> metrics_server::
 
 fn loopback(port: u16) -> SocketAddr {
     SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(text: &str) -> Result<kubelet::Config, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("kubelet.yaml");
+        let head = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n";
+        std::fs::write(&file, format!("{head}{text}\n")).unwrap();
+        kubelet_of_file(Some(&file), &Layout::new("/data".into())).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn a_file_says_what_is_its_to_say() {
+        let config = of("staticPodPath: /pods\nresolvConf: /run/resolv.conf\nclusterDNS: []").unwrap();
+        assert_eq!(config.static_pod_path, Some("/pods".into()));
+        assert_eq!(config.resolv_conf, Path::new("/run/resolv.conf"));
+        let config = of("maxPods: 5").unwrap();
+        assert_eq!((config.static_pod_path, config.max_pods), (Some("/data/manifests".into()), 5));
+    }
+
+    #[test]
+    fn what_the_cluster_decides_is_refused_by_name() {
+        let check = |text: &str, want: &str| assert!(of(text).unwrap_err().contains(want), "{text}");
+        check("clusterDomain: example.com", "clusterDomain is not for the file to say: --cluster-domain decides it");
+        check("clusterDNS: [192.0.2.1]", "--service-cidr");
+        check("containerRuntimeEndpoint: unix:///x", "--container-runtime-endpoint");
+        check("authentication: {x509: {clientCAFile: /ca}}", "authentication.x509.clientCAFile");
+        check("tlsCertFile: /cert", "tlsCertFile");
+        check("podLogsDir: /logs", "podLogsDir");
+    }
 }
