@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_cri::v1 as cri;
 use k8s_openapi::api::core::v1::{Container, Pod};
@@ -26,11 +27,20 @@ const FILE: &str = "cpu_manager_allocations.json";
 type Given = BTreeMap<String, BTreeMap<String, CpuSet>>;
 
 /// How the node's CPUs are given; with the policy `none` nobody has any.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CpuPolicy {
     pub(crate) is_static: bool,
     /// Never given to anybody alone.
     pub(crate) reserved: CpuSet,
+    /// How often it is seen to that containers run where they should.
+    pub(crate) reconcile_period: Duration,
+}
+
+impl Default for CpuPolicy {
+    /// Upstream's defaults.
+    fn default() -> Self {
+        CpuPolicy { is_static: false, reserved: CpuSet::new(), reconcile_period: Duration::from_secs(10) }
+    }
 }
 
 pub(crate) struct Cpus {
@@ -193,19 +203,22 @@ impl Cpus {
     }
 }
 
-/// Moves those who share to what there is to share, whenever that changes.
+/// Moves those who share to what there is to share: whenever that changes, and again where it did not succeed.
 pub(crate) async fn keep_apart(context: Arc<Context>, stop: CancellationToken) {
     if !context.cpus.policy.is_static {
         return;
     }
     // By container: where it was put last.
     let mut put: BTreeMap<String, String> = BTreeMap::new();
-    while stop.run_until_cancelled(context.cpus.changed.notified()).await.is_some() {
-        let Ok(pods) = context.runtime.list().await else {
-            context.cpus.changed.notify_one(); // it is tried again when the runtime answers
-            stop.run_until_cancelled(tokio::time::sleep(std::time::Duration::from_secs(1))).await;
-            continue;
-        };
+    let mut tick = tokio::time::interval(context.cpus.policy.reconcile_period);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = context.cpus.changed.notified() => {}
+            _ = tick.tick() => {}
+        }
+        let Ok(pods) = context.runtime.list().await else { continue };
         let running: BTreeMap<&str, (&str, &str)> = pods
             .values()
             .flat_map(|p| {
@@ -276,7 +289,7 @@ mod tests {
     fn nobody_else_has_what_one_has() {
         let dir = tempfile::tempdir().unwrap();
         let cpus = Cpus {
-            policy: CpuPolicy { is_static: true, reserved: [0].into() },
+            policy: CpuPolicy { is_static: true, reserved: [0].into(), ..CpuPolicy::default() },
             cores: (0..4).map(|cpu| (cpu, (0, cpu))).collect(),
             file: dir.path().join(FILE),
             given: Mutex::default(),

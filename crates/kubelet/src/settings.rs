@@ -170,7 +170,13 @@ fn cpu_policy(fields: &Fields) -> Result<CpuPolicy, String> {
         let why = "the static policy requires systemreserved.cpu + kubereserved.cpu to be greater than zero";
         return Err(format!("cpuManagerPolicy: {why}"));
     }
-    Ok(CpuPolicy { is_static, reserved })
+    let options = map(fields, "cpuManagerPolicyOptions");
+    if let Some((name, _)) = options.iter().find(|(_, value)| *value != "false") {
+        return Err(format!("cpuManagerPolicyOptions: {name} is not supported"));
+    }
+    let default = CpuPolicy::default().reconcile_period;
+    let reconcile_period = duration(fields, "cpuManagerReconcilePeriod", default)?.max(Duration::from_secs(1));
+    Ok(CpuPolicy { is_static, reserved, reconcile_period })
 }
 
 /// Reads the fields that this module knows and leaves the others.
@@ -290,6 +296,8 @@ mod tests {
         check(serde_json::json!({"kubeReserved": {"cpu": "-1"}}), "cpu");
         check(serde_json::json!({"cpuManagerPolicy": "static"}), "to be greater than zero");
         check(serde_json::json!({"cpuManagerPolicy": "dynamic"}), "unknown policy");
+        let options = serde_json::json!({"full-pcpus-only": "true", "strict-cpu-reservation": "false"});
+        check(serde_json::json!({"cpuManagerPolicyOptions": options}), "full-pcpus-only is not supported");
         check(serde_json::json!({"memorySwap": {"swapBehavior": "UnlimitedSwap"}}), "UnlimitedSwap");
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use clap::Parser;
 use futures::future::join_all;
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -206,6 +207,24 @@ async fn a_pod_that_runs_keeps_its_place_while_its_devices_are_not_known_again()
     machine.until("b ended", "runs again", |m| m.is_settled() && m.cri.count_of("b") == 2).await;
     assert_eq!(machine.cri.count_of("a"), 1);
     machine.check_no_mistake("after all");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn containers_that_ran_before_are_moved_to_the_cpus_that_they_share_though_it_fails_at_first() {
+    let machine = Machine::new();
+    machine.place_manifest();
+    let first = machine.start_kubelet();
+    machine.until("start", "runs", Machine::is_settled).await;
+    drop(first);
+    let file = machine.path("kubelet.yaml");
+    let text = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\ncpuManagerPolicy: static\n\
+                reservedSystemCPUs: '0'\ncpuManagerReconcilePeriod: 1s\n";
+    std::fs::write(&file, text).unwrap();
+    let flags = kubelet::Flags::try_parse_from(["kubelet".into(), format!("--config={}", file.display())]).unwrap();
+    let cpu_policy = flags.complete().unwrap().cpu_policy;
+    machine.cri.refuse_updates(1);
+    let _second = machine.start_kubelet_with(|config| kubelet::Config { cpu_policy, ..config });
+    machine.until("a static policy", "moved them", |m| m.is_settled() && m.cri.has_moved_all()).await;
 }
 
 const NO_PODS: &str = r#"{"kind": "PodList", "apiVersion": "v1", "items": []}"#;

@@ -35,6 +35,8 @@ struct State {
     /// It does not say what runs, and counts how often it was asked.
     silent: bool,
     asked_in_vain: usize,
+    /// How many of the next updates it refuses.
+    refused_updates: usize,
     /// What no runtime should ever be asked.
     mistakes: Vec<String>,
 }
@@ -53,6 +55,8 @@ struct Container {
     started_at: i64,
     finished_at: i64,
     exit_code: i32,
+    /// The CPUs that it was moved to.
+    cpus: Option<String>,
 }
 
 #[derive(Clone, Default)]
@@ -83,6 +87,17 @@ impl FakeCri {
     /// Whether it keeps to itself what runs.
     pub(crate) fn set_silent(&self, silent: bool) {
         self.state.lock().silent = silent;
+    }
+
+    pub(crate) fn refuse_updates(&self, count: usize) {
+        self.state.lock().refused_updates = count;
+    }
+
+    /// Whether every container was moved to CPUs of which it knows.
+    pub(crate) fn has_moved_all(&self) -> bool {
+        let state = self.state.lock();
+        let mut running = state.containers.values().filter(|c| c.state == ContainerState::ContainerRunning);
+        running.all(|c| c.cpus.as_ref().is_some_and(|cpus| !cpus.is_empty()))
     }
 
     /// How often it was asked what runs and did not say it.
@@ -300,6 +315,7 @@ impl RuntimeService for FakeCri {
                 started_at: 0,
                 finished_at: 0,
                 exit_code: 0,
+                cpus: None,
             };
             state.containers.insert(id.clone(), container);
             Ok(Response::new(CreateContainerResponse { container_id: id }))
@@ -413,9 +429,16 @@ impl RuntimeService for FakeCri {
 
     async fn update_container_resources(
         &self,
-        _: Request<UpdateContainerResourcesRequest>,
+        request: Request<UpdateContainerResourcesRequest>,
     ) -> Answer<UpdateContainerResourcesResponse> {
-        unimplemented("update containers")
+        let asked = request.into_inner();
+        let mut state = self.state.lock();
+        if state.refused_updates > 0 {
+            state.refused_updates -= 1;
+            return Err(Status::unavailable("not now"));
+        }
+        state.container(&asked.container_id)?.cpus = asked.linux.map(|linux| linux.cpuset_cpus);
+        Ok(Response::new(UpdateContainerResourcesResponse {}))
     }
 
     async fn reopen_container_log(&self, _: Request<ReopenContainerLogRequest>) -> Answer<ReopenContainerLogResponse> {
