@@ -6,16 +6,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use client::events::reference;
+use k8s_cri::v1::ContainerStats;
 use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use crate::cgroups;
 use crate::context::Context;
 use crate::pod::plan;
 use crate::pod::status::Doom;
-use crate::resources;
 use crate::settings::Eviction;
+use crate::{cgroups, labels, resources};
 
 const PERIOD: Duration = Duration::from_secs(10);
 
@@ -287,26 +287,21 @@ impl Watcher {
 
     /// By pod uid and container: bytes of memory, or of the writable layer and the logs.
     async fn used(&self, memory: bool) -> BTreeMap<String, BTreeMap<String, i64>> {
-        let mut used: BTreeMap<String, BTreeMap<String, i64>> = BTreeMap::new();
-        for stats in self.context.runtime.container_stats().await.unwrap_or_default() {
-            let Some(attributes) = stats.attributes else { continue };
-            let label = |key: &str| attributes.labels.get(key).cloned().unwrap_or_default();
-            let value = if memory {
-                stats.memory.and_then(|m| m.working_set_bytes).map(|v| v.value)
-            } else {
-                stats.writable_layer.and_then(|w| w.used_bytes).map(|v| v.value)
-            };
-            let mut value = i64::try_from(value.unwrap_or_default()).unwrap_or(i64::MAX);
-            if !memory {
-                let (namespace, pod) = (label(crate::labels::POD_NAMESPACE), label(crate::labels::POD_NAME));
-                let logs = format!("{namespace}_{pod}_{}", label(crate::labels::POD_UID));
-                let logs = self.context.log_root.join(logs).join(label(crate::labels::CONTAINER_NAME));
-                value = value.saturating_add(size_of_tree(&logs));
-            }
-            let of_pod = used.entry(label(crate::labels::POD_UID)).or_default();
-            of_pod.insert(label(crate::labels::CONTAINER_NAME), value);
+        let all = self.context.runtime.container_stats().await.unwrap_or_default();
+        if memory {
+            let bytes = |s: &ContainerStats| s.memory.as_ref().and_then(|m| m.working_set_bytes).map(|v| v.value);
+            return by_container(&all, |stats, _| bytes(stats).unwrap_or_default());
         }
-        used
+        let log_root = self.context.log_root.clone();
+        let summed = tokio::task::spawn_blocking(move || {
+            let layer = |s: &ContainerStats| s.writable_layer.as_ref().and_then(|w| w.used_bytes).map(|v| v.value);
+            by_container(&all, |stats, label| {
+                let pod = [labels::POD_NAMESPACE, labels::POD_NAME, labels::POD_UID].map(label).join("_");
+                let logs = size_of_tree(&log_root.join(pod).join(label(labels::CONTAINER_NAME)));
+                layer(stats).unwrap_or_default().saturating_add(u64::try_from(logs).unwrap_or_default())
+            })
+        });
+        summed.await.unwrap_or_default()
     }
 
     fn evict(&self, pod: &Pod, message: String, grace: i64) {
@@ -314,6 +309,21 @@ impl Watcher {
         let doom = Doom { reason: "Evicted".to_owned(), message, grace: Some(grace), disruption: true };
         self.context.dooms.add(pod.metadata.uid.as_deref().unwrap_or_default(), doom);
     }
+}
+
+/// What is counted of each container, by its pod's uid and its name; `count` can ask for labels.
+fn by_container(
+    all: &[ContainerStats],
+    count: impl Fn(&ContainerStats, &dyn Fn(&str) -> String) -> u64,
+) -> BTreeMap<String, BTreeMap<String, i64>> {
+    let mut counts: BTreeMap<String, BTreeMap<String, i64>> = BTreeMap::new();
+    for stats in all {
+        let Some(attributes) = &stats.attributes else { continue };
+        let label = |key: &str| attributes.labels.get(key).cloned().unwrap_or_default();
+        let value = i64::try_from(count(stats, &label)).unwrap_or(i64::MAX);
+        counts.entry(label(labels::POD_UID)).or_default().insert(label(labels::CONTAINER_NAME), value);
+    }
+    counts
 }
 
 /// Disk blocks below a directory, in bytes; links are not followed.
@@ -335,6 +345,21 @@ mod tests {
 
     fn usage(uid: &str, priority: i32, used: i64, requested: i64) -> Usage {
         Usage { uid: uid.into(), priority, used, requested }
+    }
+
+    #[test]
+    fn containers_are_counted_each_for_its_pod() {
+        let stats = |pod: &str, name: &str| {
+            let labels = [(labels::POD_UID, pod), (labels::CONTAINER_NAME, name)];
+            let labels = labels.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+            let attributes = Some(k8s_cri::v1::ContainerAttributes { labels, ..Default::default() });
+            ContainerStats { attributes, ..Default::default() }
+        };
+        let all = [stats("p", "a"), stats("p", "bc"), stats("q", "a"), ContainerStats::default()];
+        let counts = by_container(&all, |_, label| u64::try_from(label(labels::CONTAINER_NAME).len()).unwrap());
+        let of = |pod: &str| counts[pod].iter().map(|(name, n)| format!("{name}={n}")).collect::<Vec<_>>().join(" ");
+        assert_eq!((of("p"), of("q")), ("a=1 bc=2".to_owned(), "a=1".to_owned()));
+        assert_eq!(counts.len(), 2);
     }
 
     #[test]

@@ -112,7 +112,7 @@ impl Provisioner {
         );
         self.events.normal(&about, "Provisioning", text);
         let volume_name = volume.metadata.name.clone().unwrap_or_default();
-        make(&self.config.dir.join(&volume_name))?;
+        make(&self.config.dir.join(&volume_name)).await?;
         match self.volumes_api().create(&PostParams::default(), &volume).await {
             Err(error) if !error.is_already_exists() => return Err(error.into()),
             _ => self.events.normal(
@@ -130,7 +130,7 @@ impl Provisioner {
             return Ok(());
         }
         let name = volume.metadata.name.as_deref().unwrap_or_default();
-        remove(&self.config.dir.join(name))?;
+        remove(&self.config.dir.join(name)).await?;
         let api = self.volumes_api();
         let finalizers: Vec<&String> =
             volume.metadata.finalizers.iter().flatten().filter(|f| *f != plan::FINALIZER).collect();
@@ -175,15 +175,19 @@ impl Controller for Provisioner {
 }
 
 /// Whatever user a pod runs as may write to its volume.
-fn make(path: &Path) -> Result<(), Error> {
+async fn make(path: &Path) -> Result<(), Error> {
     use std::os::unix::fs::PermissionsExt;
-    let made = std::fs::create_dir_all(path)
-        .and_then(|()| std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)));
-    made.map_err(|source| Error::Make { path: path.to_owned(), source })
+    let for_everybody = std::fs::Permissions::from_mode(0o777);
+    let made = async {
+        tokio::fs::create_dir_all(path).await?;
+        tokio::fs::set_permissions(path, for_everybody).await
+    };
+    made.await.map_err(|source| Error::Make { path: path.to_owned(), source })
 }
 
-fn remove(path: &Path) -> Result<(), Error> {
-    match std::fs::remove_dir_all(path) {
+/// However much is in it: others go on meanwhile.
+async fn remove(path: &Path) -> Result<(), Error> {
+    match tokio::fs::remove_dir_all(path).await {
         Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
             Err(Error::Remove { path: path.to_owned(), source })
         }
@@ -195,16 +199,16 @@ fn remove(path: &Path) -> Result<(), Error> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_directory_is_made_for_everybody_and_may_be_gone_when_it_is_removed() {
+    #[tokio::test]
+    async fn a_directory_is_made_for_everybody_and_may_be_gone_when_it_is_removed() {
         use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("volumes/pvc-1");
-        make(&path).unwrap();
-        make(&path).unwrap();
+        make(&path).await.unwrap();
+        make(&path).await.unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o777);
-        remove(&path).unwrap();
-        remove(&path).unwrap();
+        remove(&path).await.unwrap();
+        remove(&path).await.unwrap();
         assert!(!path.exists());
     }
 }

@@ -167,7 +167,7 @@ pub(crate) async fn set_up(
     claimed.expand(context, &mut driver, spec, claim).await?;
     let policy = known.as_ref().and_then(|d| d.fs_group_policy.as_deref());
     if !claimed.read_only && !by_driver && request::owns_files(policy, &how) {
-        own(pod, &claimed.dir)?;
+        own(pod, &claimed.dir).await?;
     }
     Ok(target)
 }
@@ -222,7 +222,7 @@ pub(crate) async fn set_up_inline(context: &Context, pod: &Pod, name: &str, csi:
     }
     let policy = known.as_ref().and_then(|d| d.fs_group_policy.as_deref());
     if csi.read_only != Some(true) && !by_driver && request::owns_files(policy, &how) {
-        own(pod, &dir)?;
+        own(pod, &dir).await?;
     }
     Ok(target)
 }
@@ -237,13 +237,13 @@ fn is_published(context: &Context, pod: &Pod, driver: Option<&CSIDriverSpec>, ta
 }
 
 /// Gives the files of a mounted volume to the pod's group, once.
-fn own(pod: &Pod, dir: &Path) -> Result<()> {
+async fn own(pod: &Pod, dir: &Path) -> Result<()> {
     let (Some(group), Some(data)) = (volumes::fs_group_of(pod), read_data(dir)) else { return Ok(()) };
     let fs_group = group.to_string();
     if data.fs_group == fs_group {
         return Ok(());
     }
-    volumes::own(pod, &dir.join("mount")).map_err(io("applyFSGroup failed"))?;
+    volumes::own(pod, &dir.join("mount")).await.map_err(io("applyFSGroup failed"))?;
     write_data(dir, &Data { fs_group, ..data })
 }
 

@@ -156,7 +156,7 @@ impl Server {
             (&Method::GET, ["metrics", "probes"]) => {
                 Ok(typed(component_base::metrics::CONTENT_TYPE, self.context.probe_counts.text()))
             }
-            (&Method::GET, ["stats", "summary"]) => Ok(json(&self.measure().await?.summary(&self.context))),
+            (&Method::GET, ["stats", "summary"]) => self.summary().await,
             (&Method::GET, ["configz"]) => Ok(json(&serde_json::json!({"kubeletconfig": self.configuration()}))),
             (&Method::GET, ["logs", rest @ ..]) if self.config.system_logs => {
                 let query = request.uri().query().unwrap_or_default();
@@ -342,6 +342,13 @@ impl Server {
             self.pods.len()
         ));
         text
+    }
+
+    /// Walks through the pods' volumes, however much is in them: others go on meanwhile.
+    async fn summary(&self) -> Result<Response<Body>, Refused> {
+        let (snapshot, context) = (self.measure().await?, Arc::clone(&self.context));
+        let summed = tokio::task::spawn_blocking(move || snapshot.summary(&context)).await;
+        summed.map(|all| json(&all)).map_err(|e| Refused(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))
     }
 
     async fn measure(&self) -> Result<stats::Snapshot, Refused> {

@@ -40,7 +40,9 @@ pub(super) async fn set_up(setup: &Setup<'_>, claim: &str, volume: &str, read_on
             return Err(format!("path {:?} does not exist", local.path));
         }
         if !read_only {
-            super::own(setup.pod, &path).map_err(|e| format!("failed to set the group of {}: {e}", local.path))?;
+            super::own(setup.pod, &path)
+                .await
+                .map_err(|e| format!("failed to set the group of {}: {e}", local.path))?;
         }
         return Ok(path);
     }

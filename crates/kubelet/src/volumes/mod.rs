@@ -154,7 +154,7 @@ pub(crate) fn fs_group_of(pod: &Pod) -> Option<u32> {
 }
 
 /// Gives a volume to the pod's group, all of it, unless its root says that this was done before.
-pub(crate) fn own(pod: &Pod, dir: &Path) -> std::io::Result<()> {
+pub(crate) async fn own(pod: &Pod, dir: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::MetadataExt;
     let Some(group) = fs_group_of(pod) else { return Ok(()) };
     let context = pod.spec.as_ref().and_then(|s| s.security_context.as_ref());
@@ -163,7 +163,9 @@ pub(crate) fn own(pod: &Pod, dir: &Path) -> std::io::Result<()> {
     if on_mismatch && root.gid() == group && root.mode() & 0o2060 == 0o2060 {
         return Ok(());
     }
-    give_to(dir, group)
+    // However much is in it: others go on meanwhile.
+    let dir = dir.to_owned();
+    tokio::task::spawn_blocking(move || give_to(&dir, group)).await?
 }
 
 fn give_to(path: &Path, group: u32) -> std::io::Result<()> {
