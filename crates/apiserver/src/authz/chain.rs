@@ -63,21 +63,11 @@ impl Chain {
 impl Authorizer for Chain {
     async fn authorize(&self, attributes: &Attributes) -> Verdict {
         let links = Arc::clone(&self.links.read());
-        let mut reasons: Vec<String> = Vec::new();
-        for link in links.iter() {
-            let verdict = link.authorizer.authorize(attributes).await;
-            match verdict.decision {
-                Decision::Allow => self.count(link, "allowed"),
-                Decision::Deny => self.count(link, "denied"),
-                Decision::NoOpinion => {
-                    if !verdict.reason.is_empty() {
-                        reasons.push(verdict.reason);
-                    }
-                    continue;
-                }
-            }
-            return verdict;
+        let (verdict, decided) =
+            super::first_opinion(links.iter().map(|link| link.authorizer.as_ref()), attributes).await;
+        if let Some(link) = decided.and_then(|nth| links.get(nth)) {
+            self.count(link, if verdict.decision == Decision::Allow { "allowed" } else { "denied" });
         }
-        Verdict { decision: Decision::NoOpinion, reason: reasons.join(", ") }
+        verdict
     }
 }

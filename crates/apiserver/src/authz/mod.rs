@@ -38,16 +38,24 @@ pub trait Authorizer: Send + Sync {
 
 /// Asks the authorizers in turn; the first who has an opinion decides. Without any it is the reasons of all.
 pub(crate) async fn judge(authorizers: &[Arc<dyn Authorizer>], attributes: &Attributes) -> Verdict {
+    first_opinion(authorizers.iter().map(Arc::as_ref), attributes).await.0
+}
+
+/// As [`judge`]; tells too which of them decided.
+async fn first_opinion<'a>(
+    authorizers: impl Iterator<Item = &'a dyn Authorizer> + Send,
+    attributes: &Attributes,
+) -> (Verdict, Option<usize>) {
     let mut reasons = Vec::new();
-    for authorizer in authorizers {
+    for (nth, authorizer) in authorizers.enumerate() {
         let verdict = authorizer.authorize(attributes).await;
         match verdict.decision {
-            Decision::Allow | Decision::Deny => return verdict,
+            Decision::Allow | Decision::Deny => return (verdict, Some(nth)),
             Decision::NoOpinion => reasons.push(verdict.reason),
         }
     }
-    reasons.retain(|r| !r.is_empty());
-    Verdict { decision: Decision::NoOpinion, reason: reasons.join(", ") }
+    reasons.retain(|reason| !reason.is_empty());
+    (Verdict { decision: Decision::NoOpinion, reason: reasons.join("\n") }, None)
 }
 
 /// May they?
@@ -84,4 +92,21 @@ pub(crate) fn forbidden(user: &UserInfo, request: &RequestInfo, reason: &str) ->
         why = format!("{why}: {reason}");
     }
     Status::forbidden(&request.gvr, &request.name, &why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::modes::{AlwaysAllow, AlwaysDeny};
+    use super::*;
+
+    #[tokio::test]
+    async fn the_first_opinion_counts_and_without_any_all_reasons() {
+        let attributes = Attributes { user: Arc::default(), request: Arc::default() };
+        let (allow, deny): (&dyn Authorizer, &dyn Authorizer) = (&AlwaysAllow, &AlwaysDeny);
+        let (verdict, decided) = first_opinion([deny, allow, deny].into_iter(), &attributes).await;
+        assert_eq!((verdict.decision, verdict.reason.as_str(), decided), (Decision::Allow, "", Some(1)));
+        let (verdict, decided) = first_opinion([deny, deny].into_iter(), &attributes).await;
+        let reasons = "Everything is forbidden.\nEverything is forbidden.";
+        assert_eq!((verdict.decision, verdict.reason.as_str(), decided), (Decision::NoOpinion, reasons, None));
+    }
 }

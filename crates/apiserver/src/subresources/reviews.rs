@@ -11,8 +11,8 @@ use http::{Response, StatusCode};
 use super::{answer_value, decoded_body};
 use crate::attributes::{Attributes, RequestInfo, UserInfo};
 use crate::authn::Outcome;
-use crate::authz::Decision;
 use crate::authz::rule::Rule;
+use crate::authz::{self, Decision};
 use crate::body::{Body, RequestBody};
 use crate::handlers::{Call, Target};
 use crate::registry::{FieldManager, Write, WriteKind, WriteOptions};
@@ -171,31 +171,13 @@ async fn access(call: &Call, review: &mut Value, user: &Arc<UserInfo>) {
         }
     };
     let attributes = Attributes { user: Arc::clone(user), request: Arc::new(request) };
-    let (mut allowed, mut denied, mut reason) = (false, false, String::new());
-    for authorizer in &call.server.inner().security.authorizers {
-        let verdict = authorizer.authorize(&attributes).await;
-        match verdict.decision {
-            Decision::Allow => {
-                (allowed, reason) = (true, verdict.reason);
-                break;
-            }
-            Decision::Deny => {
-                (denied, reason) = (true, verdict.reason);
-                break;
-            }
-            Decision::NoOpinion => {
-                if !verdict.reason.is_empty() {
-                    reason = verdict.reason;
-                }
-            }
-        }
-    }
-    let mut status = Value::from([("allowed", allowed.into())]);
-    if denied {
+    let verdict = authz::judge(&call.server.inner().security.authorizers, &attributes).await;
+    let mut status = Value::from([("allowed", (verdict.decision == Decision::Allow).into())]);
+    if verdict.decision == Decision::Deny {
         status.set(&["denied"], true);
     }
-    if !reason.is_empty() {
-        status.set(&["reason"], reason);
+    if !verdict.reason.is_empty() {
+        status.set(&["reason"], verdict.reason);
     }
     review.set(&["status"], status);
 }
