@@ -91,24 +91,33 @@ pub(crate) fn service_address(
     let ports = service.at(&["spec", "ports"]).items();
     let of_service = ports.iter().find(|p| p["port"].as_i64() == Some(port));
     let of_service = of_service.ok_or_else(|| format!("no service port {port} found for service {name:?}"))?;
-    let port_name = of_service.str_at(&["name"]);
-    let slices = lister.list("endpointslices.discovery.k8s.io", namespace);
-    let ready: Vec<SocketAddr> = slices
-        .iter()
-        .filter(|slice| slice.label("kubernetes.io/service-name") == Some(name))
-        .flat_map(|slice| {
-            let port = slice["ports"].items().iter().find(|p| p.str_at(&["name"]) == port_name);
-            let port = port.and_then(|p| u16::try_from(p["port"].as_i64()?).ok());
-            let is_ready = |e: &&Value| e.at(&["conditions", "ready"]).as_bool() != Some(false);
-            let endpoints = slice["endpoints"].items().iter().filter(is_ready);
-            let ips = endpoints.flat_map(|e| e["addresses"].items()).filter_map(|a| a.as_str()?.parse::<IpAddr>().ok());
-            ips.filter_map(move |ip| Some(SocketAddr::new(ip, port?))).collect::<Vec<_>>()
-        })
-        .collect();
-    if let Some(one) = ready.choose(&mut rand::rng()) {
-        return Ok((one.ip().to_string(), one.port()));
+    match endpoint_of_service(namespace, name, of_service.str_at(&["name"]), lister) {
+        Some(one) => Ok((one.ip().to_string(), one.port())),
+        None => Err(format!("no endpoints available for service {name:?}")),
     }
-    Err(format!("no endpoints available for service {name:?}"))
+}
+
+/// One of the ready endpoints of a Service, by the name of its port.
+pub(crate) fn endpoint_of_service(
+    namespace: &str,
+    name: &str,
+    port_name: &str,
+    lister: &dyn Lister,
+) -> Option<SocketAddr> {
+    let slices = lister.list("endpointslices.discovery.k8s.io", namespace);
+    let of_service = slices.iter().filter(|slice| slice.label("kubernetes.io/service-name") == Some(name));
+    let ready: Vec<SocketAddr> = of_service.flat_map(|slice| ready_endpoints(slice, port_name)).collect();
+    ready.choose(&mut rand::rng()).copied()
+}
+
+/// The endpoints of a slice that take requests, each at one of its addresses.
+fn ready_endpoints(slice: &Value, port_name: &str) -> Vec<SocketAddr> {
+    let port = slice["ports"].items().iter().find(|p| p.str_at(&["name"]) == port_name);
+    let Some(port) = port.and_then(|p| u16::try_from(p["port"].as_i64()?).ok()) else { return Vec::new() };
+    let ready = |e: &&Value| e.at(&["conditions", "ready"]).as_bool() != Some(false);
+    let addresses = slice["endpoints"].items().iter().filter(ready).filter_map(|e| e["addresses"].items().first());
+    let ips = addresses.filter_map(|a| a.as_str()?.parse::<IpAddr>().ok());
+    ips.map(|ip| SocketAddr::new(ip, port)).collect()
 }
 
 #[cfg(test)]
@@ -139,5 +148,14 @@ mod tests {
         let (url, dial) = asked(&lister).unwrap();
         assert_eq!(url, "https://s.n.svc:443/x?timeout=10s");
         assert_eq!(dial, ("10.0.0.1".to_owned(), 8443));
+    }
+
+    #[test]
+    fn endpoints_that_are_not_ready_get_nothing() {
+        let slice = r#"{"ports":[{"name":"web","port":8080}],"endpoints":[{"addresses":["10.0.0.1","10.0.0.9"]},
+            {"addresses":["10.0.0.2"],"conditions":{"ready":false}}]}"#;
+        let slice = serde_json::from_str(slice).unwrap();
+        assert_eq!(ready_endpoints(&slice, "web"), ["10.0.0.1:8080".parse().unwrap()]);
+        assert_eq!(ready_endpoints(&slice, "tls"), []);
     }
 }

@@ -24,7 +24,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::lister::Lister;
-pub(crate) use endpoint::{Endpoint, service_address};
+pub(crate) use endpoint::{Endpoint, endpoint_of_service, service_address};
 
 /// An answer that is longer is refused.
 const MAX_ANSWER: usize = 3 << 20;
