@@ -81,12 +81,10 @@ impl Aggregator {
         self.any.store(true, Ordering::Release);
     }
 
-    /// Returns whether there was one.
-    fn remove(&self, gv: &GroupVersion) -> bool {
+    fn remove(&self, gv: &GroupVersion) {
         let mut backends = self.backends.write();
-        let removed = backends.remove(gv).is_some();
+        backends.remove(gv);
         self.any.store(!backends.is_empty(), Ordering::Release);
-        removed
     }
 }
 

@@ -17,6 +17,7 @@ use tokio_rustls::TlsConnector;
 use super::Destination;
 use crate::body::RequestBody;
 use crate::config::KubeletConfig;
+use crate::outbound::trust;
 use crate::registry::status;
 use crate::server::Error;
 
@@ -47,11 +48,7 @@ impl KubeletTls {
 
 /// TLS to pods and Services, whose certificates nobody vouches for here.
 pub(super) fn unverified() -> Result<Arc<ClientConfig>, Status> {
-    let builder = ClientConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .map_err(|e| Status::internal(e.to_string()))?;
-    let verifier = Arc::new(AnyServer::new());
-    Ok(Arc::new(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()))
+    trust::verified(trust::Roots::Anyone, None).map_err(Status::internal)
 }
 
 /// Opens a connection for one request.
