@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use super::pod_images::{self, images};
 use super::{Plugin, Request};
 use crate::outbound::document_of;
-use crate::outbound::kubeconfig::Remote;
+use crate::outbound::kubeconfig::{Remote, may_pass};
 use crate::outbound::remembered::Remembered;
 
 const NAME: &str = "ImagePolicyWebhook";
@@ -19,8 +19,6 @@ const TOLD_LISTS: &[&str] = &["containers", "initContainers", "ephemeralContaine
 /// Annotations that the server is told.
 const TOLD: &str = ".image-policy.k8s.io/";
 const FAILED_OPEN: &str = "alpha.image-policy.k8s.io/failed-open";
-const TIMEOUT: Duration = Duration::from_secs(30);
-const ATTEMPTS: u32 = 5;
 /// How many answers are remembered.
 const REMEMBERED: usize = 1024;
 
@@ -33,9 +31,6 @@ pub(super) struct ImagePolicyWebhook {
     default_allow: bool,
     answers: Remembered<String, Answer>,
 }
-
-/// What the server says, or why it says nothing.
-type Asked = Result<Answer, String>;
 
 #[derive(Clone, Debug, PartialEq)]
 struct Answer {
@@ -67,7 +62,7 @@ impl ImagePolicyWebhook {
         })
     }
 
-    async fn ask(&self, spec: &Value) -> Asked {
+    async fn ask(&self, spec: &Value) -> Result<Answer, String> {
         let key = apimachinery::field::shown(spec);
         if let Some(answer) = self.answers.get(&key) {
             return Ok(answer);
@@ -77,23 +72,12 @@ impl ImagePolicyWebhook {
             ("kind", "ImageReview".into()),
             ("spec", spec.clone()),
         ]);
-        let mut asked = self.post(&review).await;
-        for _ in 1..ATTEMPTS {
-            if asked.is_ok() {
-                break;
-            }
-            tokio::time::sleep(self.retry_pause).await;
-            asked = self.post(&review).await;
-        }
-        let answer = asked?;
+        let question = serde_json::to_vec(&review).map_err(|e| e.to_string())?;
+        let answer = self.remote.post_again(question.into(), self.retry_pause, may_pass).await?;
+        let answer = answer_of(&document_of(&answer)?);
         let ttl = if answer.allowed { self.allow_ttl } else { self.deny_ttl };
         self.answers.put(key, answer.clone(), ttl);
         Ok(answer)
-    }
-
-    async fn post(&self, review: &Value) -> Asked {
-        let answer = self.remote.post(review, TIMEOUT).await?;
-        document_of(&answer).map(|document| answer_of(&document))
     }
 }
 

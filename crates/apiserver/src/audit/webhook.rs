@@ -11,11 +11,6 @@ use super::queue::{Queue, Waiting};
 use crate::config::{AuditMode, AuditWebhookConfig};
 use crate::outbound::kubeconfig::Remote;
 
-/// How long the server may take, how often it is tried, and how much longer each pause is than the one before.
-const TIMEOUT: Duration = Duration::from_secs(30);
-const ATTEMPTS: u32 = 5;
-const FACTOR: f64 = 1.5;
-
 pub(super) enum Webhook {
     /// Sent before the request goes on.
     Direct(Sender),
@@ -76,25 +71,13 @@ async fn gather(sender: &Sender, mut waiting: Waiting, max: usize, wait: Duratio
 
 impl Sender {
     async fn send(&self, events: &[Bytes]) -> bool {
-        let list = list_of(events);
-        let mut pause = self.first_pause;
-        for attempt in 1..=ATTEMPTS {
-            let why = match self.remote.post_bytes(list.clone(), TIMEOUT).await {
-                Ok(answer) if answer.status.is_success() => return true,
-                Ok(answer) => format!("it answered {}", answer.status),
-                Err(why) => why,
-            };
-            if attempt == ATTEMPTS {
-                tracing::error!(
-                    why,
-                    events = events.len(),
-                    "audit events were dropped: the webhook does not take them"
-                );
-                return false;
-            }
-            tokio::time::sleep(pause).await;
-            pause = pause.mul_f64(FACTOR);
-        }
+        let answered = self.remote.post_again(list_of(events), self.first_pause, |code| !code.is_success()).await;
+        let why = match answered {
+            Ok(answer) if answer.status.is_success() => return true,
+            Ok(answer) => format!("it answered {}", answer.status),
+            Err(why) => why,
+        };
+        tracing::error!(why, events = events.len(), "audit events were dropped: the webhook does not take them");
         false
     }
 }

@@ -12,12 +12,10 @@ use super::{Authenticated, Authenticator, Outcome, bearer_token};
 use crate::attributes::UserInfo;
 use crate::config::TokenWebhookConfig;
 use crate::outbound::document_of;
-use crate::outbound::kubeconfig::Remote;
+use crate::outbound::kubeconfig::{Remote, may_pass};
 use crate::outbound::remembered::Remembered;
 
-/// How long the server may take to answer, and how often it is asked.
-const TIMEOUT: Duration = Duration::from_secs(30);
-const ATTEMPTS: u32 = 5;
+/// Before the server is asked again.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// How many answers are remembered.
 const REMEMBERED: usize = 10_000;
@@ -77,17 +75,8 @@ impl TokenWebhook {
             ("kind", "TokenReview".into()),
             ("spec", spec),
         ]);
-        let mut pause = FIRST_PAUSE;
-        for _ in 1..ATTEMPTS {
-            match self.remote.post(&review, TIMEOUT).await {
-                Ok(answer) if !answer.status.is_server_error() && answer.status != 429 => {
-                    return document_of(&answer).map(|document| answered(&document, &self.audiences));
-                }
-                Ok(_) | Err(_) => tokio::time::sleep(pause).await,
-            }
-            pause = pause.mul_f64(1.5);
-        }
-        let answer = self.remote.post(&review, TIMEOUT).await?;
+        let question = serde_json::to_vec(&review).map_err(|e| e.to_string())?;
+        let answer = self.remote.post_again(question.into(), FIRST_PAUSE, may_pass).await?;
         document_of(&answer).map(|document| answered(&document, &self.audiences))
     }
 }

@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use apimachinery::Value;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http::{HeaderValue, header};
+use http::{HeaderValue, StatusCode, header};
 use rustls::ClientConfig;
 
 use super::{Answer, Endpoint, json_post, trust};
@@ -96,21 +97,53 @@ impl Remote {
 
     /// # Errors
     /// Why there is no answer.
-    pub(crate) async fn post(&self, question: &Value, timeout: std::time::Duration) -> Result<Answer, String> {
+    pub(crate) async fn post(&self, question: &Value, timeout: Duration) -> Result<Answer, String> {
         self.post_bytes(serde_json::to_vec(question).map_err(|e| e.to_string())?.into(), timeout).await
+    }
+
+    /// Posts JSON, several times if need be: as long as there is no answer, or one of a code that is worth another try.
+    ///
+    /// # Errors
+    /// Why there is no answer in the end.
+    pub(crate) async fn post_again(
+        &self,
+        json: Bytes,
+        first_pause: Duration,
+        again: impl Fn(StatusCode) -> bool,
+    ) -> Result<Answer, String> {
+        let mut pause = first_pause;
+        for _ in 1..ATTEMPTS {
+            match self.post_bytes(json.clone(), TIMEOUT).await {
+                Ok(answer) if !again(answer.status) => return Ok(answer),
+                Ok(_) | Err(_) => tokio::time::sleep(pause).await,
+            }
+            pause = pause.mul_f64(FACTOR);
+        }
+        self.post_bytes(json, TIMEOUT).await
     }
 
     /// As [`Self::post`], of JSON that is there already.
     ///
     /// # Errors
     /// Why there is no answer.
-    pub(crate) async fn post_bytes(&self, json: Bytes, timeout: std::time::Duration) -> Result<Answer, String> {
+    pub(crate) async fn post_bytes(&self, json: Bytes, timeout: Duration) -> Result<Answer, String> {
         let mut request = json_post(json);
         if let Some(authorization) = self.authorization().await {
             request.headers_mut().insert(header::AUTHORIZATION, authorization);
         }
         self.endpoint.post(self.tls.clone(), request, timeout).await
     }
+}
+
+/// How long a server may take that is asked again, how often it is asked, and how much longer each pause is than the one
+/// before.
+const TIMEOUT: Duration = Duration::from_secs(30);
+const ATTEMPTS: u32 = 5;
+const FACTOR: f64 = 1.5;
+
+/// Codes that the same question may not get again.
+pub(crate) fn may_pass(code: StatusCode) -> bool {
+    code.is_server_error() || code == StatusCode::TOO_MANY_REQUESTS
 }
 
 fn token_of(text: &[u8]) -> String {
@@ -143,6 +176,11 @@ fn read(path: &PathBuf) -> Result<Vec<u8>, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
     use super::*;
 
     fn of(text: &str) -> Result<Remote, String> {
@@ -198,5 +236,41 @@ mod tests {
         assert_eq!(told().await, "Bearer two");
         std::fs::remove_file(&file).unwrap();
         assert_eq!(told().await, "Bearer one");
+    }
+
+    /// The code that a server's answers lead to, and how many of them were asked for.
+    async fn asked(codes: &'static [u16]) -> (u16, usize) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = format!("http://{}", listener.local_addr().unwrap());
+        let config = format!(
+            r#"{{"current-context":"c","contexts":[{{"name":"c","context":{{"cluster":"k"}}}}],
+            "clusters":[{{"name":"k","cluster":{{"server":"{server}"}}}}]}}"#
+        );
+        let count = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&count);
+        let serving = tokio::spawn(async move {
+            for code in codes {
+                let (mut socket, _) = listener.accept().await.unwrap();
+                counted.fetch_add(1, Ordering::SeqCst);
+                let mut question = [0; 1024];
+                while !question.ends_with(b"{}") {
+                    let read = socket.read(&mut question).await.unwrap();
+                    assert!(read > 0, "the question ends early");
+                    question.rotate_left(read);
+                }
+                let answer = format!("HTTP/1.1 {code} x\r\ncontent-length: 0\r\n\r\n");
+                socket.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        let answer = of(&config).unwrap().post_again("{}".into(), Duration::ZERO, may_pass).await.unwrap();
+        serving.abort();
+        (answer.status.as_u16(), count.load(Ordering::SeqCst))
+    }
+
+    #[tokio::test]
+    async fn a_server_is_asked_again_while_that_may_help() {
+        assert_eq!(asked(&[503, 429, 200]).await, (200, 3));
+        assert_eq!(asked(&[403, 200]).await, (403, 1));
+        assert_eq!(asked(&[500, 501, 502, 503, 504, 200]).await, (504, 5));
     }
 }
