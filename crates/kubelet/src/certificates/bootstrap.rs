@@ -4,6 +4,7 @@ use std::path::Path;
 
 use base64::Engine;
 use client::config::{ClientOptions, from_kubeconfig};
+use futures::future::BoxFuture;
 use jiff::Timestamp;
 use kube::config::{AuthInfo, Cluster, Context, Kubeconfig, NamedAuthInfo, NamedCluster, NamedContext};
 use rcgen::KeyPair;
@@ -26,7 +27,12 @@ pub struct Bootstrap<'a> {
 ///
 /// # Errors
 /// When the request is refused or cannot be made, or nothing can be written.
-pub async fn bootstrap(of: &Bootstrap<'_>) -> Result<(), CertificateError> {
+pub fn bootstrap<'a>(of: &'a Bootstrap<'a>) -> BoxFuture<'a, Result<(), CertificateError>> {
+    // Boxed, so that it is compiled here: the body of an `async fn` is compiled by the crate that awaits it.
+    Box::pin(ensure_kubeconfig(of))
+}
+
+async fn ensure_kubeconfig(of: &Bootstrap<'_>) -> Result<(), CertificateError> {
     if certificate_of(of.kubeconfig).is_some_and(|validity| validity.not_after > Timestamp::now()) {
         return Ok(());
     }
@@ -37,8 +43,8 @@ pub async fn bootstrap(of: &Bootstrap<'_>) -> Result<(), CertificateError> {
     let key = pending_key(&store)?;
     let wish = Wish { purpose: Purpose::Client, node_name: of.node_name.to_owned(), hosts: Vec::new() };
     let answer = ask(&client, &wish, &key).await;
-    if !matches!(answer, Err(CertificateError::Unanswered(_) | CertificateError::Watch(_))) {
-        // Answered, one way or the other: the next request is another one.
+    if matches!(answer, Ok(_) | Err(CertificateError::Refused { .. })) {
+        // Answered, one way or the other: the next request is another one. One of which nothing is known may have been made.
         let path = store.pending_key();
         std::fs::remove_file(&path).map_err(|source| CertificateError::Write { path, source })?;
     }
@@ -105,5 +111,35 @@ fn kubeconfig_of(cluster: Cluster, file: &Path) -> Kubeconfig {
         }],
         current_context: Some("default-context".to_owned()),
         ..Kubeconfig::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_request_that_could_not_be_made_is_made_again_with_its_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let (bootstrap_kubeconfig, kubeconfig) = (dir.path().join("bootstrap.conf"), dir.path().join("kubelet.conf"));
+        // Nobody listens on the port of a socket that is only bound.
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let cluster =
+            Cluster { server: Some(format!("http://{}", socket.local_addr().unwrap())), ..Cluster::default() };
+        let text = serde_saphyr::to_string(&kubeconfig_of(cluster, Path::new("/none"))).unwrap();
+        let text = text.replace("client-certificate: /none", "token: t").replace("client-key: /none", "");
+        std::fs::write(&bootstrap_kubeconfig, text).unwrap();
+        let of = Bootstrap {
+            bootstrap_kubeconfig: &bootstrap_kubeconfig,
+            kubeconfig: &kubeconfig,
+            cert_dir: dir.path(),
+            node_name: "node-1",
+        };
+        let key = || std::fs::read_to_string(Store::new(dir.path(), Purpose::Client).pending_key()).unwrap();
+        assert!(matches!(bootstrap(&of).await, Err(CertificateError::Create(_))));
+        let first = key();
+        assert!(matches!(bootstrap(&of).await, Err(CertificateError::Create(_))));
+        assert_eq!(key(), first);
     }
 }
