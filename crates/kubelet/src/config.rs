@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use crate::cpus::CpuPolicy;
 use crate::resources::Amounts;
-use crate::settings::{Eviction, ImageGc, Logs, Shutdown};
+use crate::settings::{self, Eviction, ImageGc, Logs, Shutdown};
 use crate::swap::SwapBehavior;
 
 /// The command line, with upstream's names. A flag that is given wins over the file.
@@ -69,7 +69,8 @@ pub struct Flags {
     pub v: u8,
 }
 
-/// The part of `KubeletConfiguration` that this kubelet acts on. Other fields of upstream's are taken and change nothing.
+/// The part of `KubeletConfiguration` that is read here; [`settings`] reads more of it, and the rest of upstream's fields is
+/// taken without effect.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct File {
@@ -143,19 +144,13 @@ struct Authorization {
 }
 
 /// The fields of upstream's v1beta1 that are taken without effect here.
-const OTHER_FIELDS: &[&str] = &[
+const IGNORED: &[&str] = &[
     "cgroupDriver",
     "configMapAndSecretChangeDetectionStrategy",
-    "containerLogMaxFiles",
-    "containerLogMaxSize",
     "containerLogMaxWorkers",
-    "containerLogMonitorInterval",
     "contentType",
     "cpuCFSQuota",
     "cpuCFSQuotaPeriod",
-    "cpuManagerPolicy",
-    "cpuManagerPolicyOptions",
-    "cpuManagerReconcilePeriod",
     "crashLoopBackOff",
     "enableContentionProfiling",
     "enableControllerAttachDetach",
@@ -166,21 +161,9 @@ const OTHER_FIELDS: &[&str] = &[
     "enforceNodeAllocatable",
     "eventBurst",
     "eventRecordQPS",
-    "evictionHard",
-    "evictionMaxPodGracePeriod",
-    "evictionMinimumReclaim",
-    "evictionPressureTransitionPeriod",
-    "evictionSoft",
-    "evictionSoftGracePeriod",
     "failCgroupV1",
     "failSwapOn",
-    "fileCheckFrequency",
     "hairpinMode",
-    "httpCheckFrequency",
-    "imageGCHighThresholdPercent",
-    "imageGCLowThresholdPercent",
-    "imageMaximumGCAge",
-    "imageMinimumGCAge",
     "imagePullCredentialsVerificationPolicy",
     "imageServiceEndpoint",
     "iptablesDropBit",
@@ -188,7 +171,6 @@ const OTHER_FIELDS: &[&str] = &[
     "kernelMemcgNotification",
     "kubeAPIBurst",
     "kubeAPIQPS",
-    "kubeReserved",
     "kubeReservedCgroup",
     "kubeletCgroups",
     "localStorageCapacityIsolation",
@@ -196,38 +178,28 @@ const OTHER_FIELDS: &[&str] = &[
     "makeIPTablesUtilChains",
     "maxOpenFiles",
     "memoryManagerPolicy",
-    "memorySwap",
     "memoryThrottlingFactor",
-    "mergeDefaultEvictionSettings",
     "nodeLeaseDurationSeconds",
-    "nodeStatusMaxImages",
     "nodeStatusReportFrequency",
     "nodeStatusUpdateFrequency",
     "oomScoreAdj",
     "podCIDR",
-    "podPidsLimit",
     "podsPerCore",
     "preloadedImagesVerificationAllowlist",
     "protectKernelDefaults",
-    "providerID",
     "qosReserved",
     "readOnlyPort",
     "registryBurst",
     "registryPullQPS",
     "reservedMemory",
-    "reservedSystemCPUs",
     "runOnce",
     "runtimeRequestTimeout",
-    "seccompDefault",
     "showHiddenMetricsForVersion",
-    "shutdownGracePeriod",
     "shutdownGracePeriodByPodPriority",
-    "shutdownGracePeriodCriticalPods",
     "singleProcessOOMKill",
     "streamingConnectionIdleTimeout",
     "syncFrequency",
     "systemCgroups",
-    "systemReserved",
     "systemReservedCgroup",
     "tlsCipherSuites",
     "tlsMinVersion",
@@ -239,6 +211,19 @@ const OTHER_FIELDS: &[&str] = &[
     "volumePluginDir",
     "volumeStatsAggPeriod",
 ];
+
+/// The fields of a file that say something and have no effect.
+pub(crate) fn ignored(file: &serde_json::Value) -> Vec<&'static str> {
+    let says_nothing = |value: &serde_json::Value| match value {
+        serde_json::Value::Null => true,
+        serde_json::Value::Bool(on) => !on,
+        serde_json::Value::Number(number) => number.as_f64() == Some(0.0),
+        serde_json::Value::String(text) => text.is_empty() || text == "0s",
+        serde_json::Value::Array(items) => items.is_empty(),
+        serde_json::Value::Object(members) => members.is_empty(),
+    };
+    IGNORED.iter().copied().filter(|name| file.get(name).is_some_and(|value| !says_nothing(value))).collect()
+}
 
 /// What the kubelet runs with.
 #[derive(Clone, Debug)]
@@ -380,7 +365,7 @@ impl Flags {
             None => File::default(),
         };
         let defaults = Config::default();
-        let settings = crate::settings::of(&file.others)
+        let settings = settings::of(&file.others)
             .map_err(|problem| FlagError::Invalid { path: self.config.clone().unwrap_or_default(), problem })?;
         let raw = match &self.config {
             Some(path) => config_file::load(path, &["kubelet.config.k8s.io/v1beta1"], "KubeletConfiguration")?,
@@ -467,7 +452,7 @@ fn read_file(path: &Path) -> Result<File, FlagError> {
     let unknown: Vec<String> = file
         .others
         .keys()
-        .filter(|name| !OTHER_FIELDS.contains(&name.as_str()))
+        .filter(|name| !IGNORED.contains(&name.as_str()) && !settings::FIELDS.contains(&name.as_str()))
         .map(|name| format!("unknown field \"{name}\""))
         .collect();
     if !unknown.is_empty() {
@@ -533,5 +518,13 @@ mod tests {
             complete("authorization: {mode: Maybe}\n", &[]).unwrap_err().contains("unknown authorization mode Maybe")
         );
         assert!(complete("", &["--register-with-taints=a=b:Never"]).is_err());
+    }
+
+    #[test]
+    fn fields_without_effect_are_taken_and_named() {
+        let text = "cgroupDriver: systemd\nsyncFrequency: 0s\ncpuManagerPolicy: none\nlogging: {}\nruntimeRequestTimeout: 1m\n";
+        let config = complete(text, &[]).unwrap();
+        assert_eq!(ignored(&config.file), ["cgroupDriver", "runtimeRequestTimeout"]);
+        assert!(!IGNORED.iter().any(|name| settings::FIELDS.contains(name)));
     }
 }

@@ -97,6 +97,9 @@ pub fn run(
 async fn run_node(config: Config, client: Option<kube::Client>, stop: CancellationToken) -> Result<(), Error> {
     std::fs::create_dir_all(&config.root_dir)
         .map_err(|source| Error::Directory { path: config.root_dir.clone(), source })?;
+    for field in config::ignored(&config.file) {
+        tracing::warn!(field, "this field of the KubeletConfiguration has no effect here");
+    }
     let machine = node::Machine::look();
     let providers = match &config.credential_providers {
         Some((file, dir)) => credential_provider::Providers::open(file, dir)?,

@@ -113,6 +113,39 @@ fn defaults() -> BTreeMap<String, Threshold> {
     ])
 }
 
+/// What is read here of the file.
+pub(crate) const FIELDS: &[&str] = &[
+    "containerLogMaxFiles",
+    "containerLogMaxSize",
+    "containerLogMonitorInterval",
+    "cpuManagerPolicy",
+    "cpuManagerPolicyOptions",
+    "cpuManagerReconcilePeriod",
+    "evictionHard",
+    "evictionMaxPodGracePeriod",
+    "evictionMinimumReclaim",
+    "evictionPressureTransitionPeriod",
+    "evictionSoft",
+    "evictionSoftGracePeriod",
+    "fileCheckFrequency",
+    "httpCheckFrequency",
+    "imageGCHighThresholdPercent",
+    "imageGCLowThresholdPercent",
+    "imageMaximumGCAge",
+    "imageMinimumGCAge",
+    "kubeReserved",
+    "memorySwap",
+    "mergeDefaultEvictionSettings",
+    "nodeStatusMaxImages",
+    "podPidsLimit",
+    "providerID",
+    "reservedSystemCPUs",
+    "seccompDefault",
+    "shutdownGracePeriod",
+    "shutdownGracePeriodCriticalPods",
+    "systemReserved",
+];
+
 type Fields = BTreeMap<String, Value>;
 
 fn map(fields: &Fields, name: &str) -> BTreeMap<String, String> {
