@@ -173,8 +173,8 @@ impl Providers {
     }
 }
 
-/// Host and port of an image's name.
-fn registry_of(image: &str) -> &str {
+/// Host and port of the registry that an image's name means.
+pub(crate) fn registry_of(image: &str) -> &str {
     let first = image.split('/').next().unwrap_or_default();
     if image.contains('/') && (first.contains(['.', ':']) || first == "localhost") { first } else { "docker.io" }
 }
@@ -224,6 +224,7 @@ mod tests {
         check("registry.example.com/team", "registry.example.com/team/a", true);
         check("registry.example.com/team", "registry.example.com/other/a", false);
         check("docker.io", "library/busybox:1", true);
+        check("docker.io", "busybox:1.36", true);
     }
 
     #[tokio::test]

@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::{Container, ObjectReference, Pod};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
-use crate::credential_provider::Providers;
+use crate::credential_provider::{Providers, registry_of};
 use crate::materials::Materials;
 use crate::pod::status::Waiting;
 use crate::runtime::Runtime;
@@ -165,8 +165,7 @@ fn credentials(pod: &Pod, image: &str, materials: &Materials) -> Vec<AuthConfig>
 }
 
 fn matching(auths: &serde_json::Value, image: &str) -> Vec<AuthConfig> {
-    let registry =
-        image.split('/').next().filter(|r| r.contains(['.', ':']) || *r == "localhost").unwrap_or("docker.io");
+    let registry = registry_of(image);
     let entries = auths.as_object().into_iter().flatten();
     entries
         .filter(|(server, _)| {
@@ -217,5 +216,8 @@ mod tests {
         assert_eq!((found.len(), found[0].username.as_str(), found[0].password.as_str()), (1, "me", "secret"));
         assert_eq!(matching(&auths, "other.example.com/a")[0].username, "you");
         assert!(matching(&auths, "a/b").is_empty());
+        let auths = serde_json::json!({"https://index.docker.io/v1/": {"username": "hub", "password": "x"}});
+        assert_eq!(matching(&auths, "busybox:1.36").len(), 1);
+        assert!(matching(&auths, "localhost:5000/busybox:1.36").is_empty());
     }
 }
