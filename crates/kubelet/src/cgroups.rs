@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
+use crate::static_pods;
+
 /// A CFS period of 100 ms, in microseconds.
 const PERIOD: i64 = 100_000;
 const MIN_SHARES: i64 = 2;
@@ -85,10 +87,22 @@ fn oom_of_burstable(memory_request: i64, node_memory: i64) -> i64 {
     if node_memory <= 0 { 999 } else { (1000 - 1000 * memory_request / node_memory).clamp(3, 999) }
 }
 
+/// Pods that a cluster could not do without, and those that a file brings back at once.
+pub(crate) fn is_critical(pod: &Pod) -> bool {
+    static_pods::is_static(pod)
+        || static_pods::is_mirror(pod)
+        || pod.spec.as_ref().and_then(|s| s.priority).is_some_and(|p| p >= 2_000_000_000)
+}
+
+/// Pods that their node itself could not do without.
+fn is_node_critical(pod: &Pod) -> bool {
+    let class = pod.spec.as_ref().and_then(|s| s.priority_class_name.as_deref());
+    is_critical(pod) && class == Some("system-node-critical")
+}
+
 /// How soon the kernel kills a container of this pod when memory runs out.
 pub(crate) fn oom_score_adj(pod: &Pod, burstable: i64) -> i64 {
-    let critical = pod.spec.as_ref().and_then(|s| s.priority).is_some_and(|p| p >= 2_000_000_000);
-    match (critical, qos_class(pod)) {
+    match (is_node_critical(pod), qos_class(pod)) {
         (true, _) | (_, "Guaranteed") => -997,
         (_, "BestEffort") => 1000,
         _ => burstable,
@@ -157,6 +171,21 @@ mod tests {
         assert_eq!(whole(&q("1e3")), Some(1000));
         assert_eq!(whole(&q("1500m")), Some(2));
         assert_eq!(whole(&q("x")), None);
+    }
+
+    #[test]
+    fn what_the_node_needs_is_killed_last() {
+        let check = |spec: serde_json::Value, want: i64| {
+            let mut all = serde_json::json!({"containers": [{"name": "a"}]});
+            all.as_object_mut().unwrap().extend(spec.as_object().cloned().unwrap());
+            let pod = serde_json::from_value(serde_json::json!({"spec": all})).unwrap();
+            assert_eq!(oom_score_adj(&pod, 500), want, "{spec}");
+        };
+        let class = |name: &str, priority: i64| serde_json::json!({"priorityClassName": name, "priority": priority});
+        check(serde_json::json!({}), 1000);
+        check(class("system-node-critical", 2_000_001_000), -997);
+        check(class("system-cluster-critical", 2_000_000_000), 1000);
+        check(class("mine", 1000), 1000);
     }
 
     #[test]

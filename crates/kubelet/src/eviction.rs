@@ -91,11 +91,6 @@ fn choose(usages: &[Usage]) -> Option<&Usage> {
     usages.iter().max_by_key(|u| (u.used > u.requested, std::cmp::Reverse(u.priority), u.used - u.requested))
 }
 
-/// Pods that the node could not do without, and those that a file brings back at once, are left alone.
-fn is_critical(pod: &Pod) -> bool {
-    crate::static_pods::is_static(pod) || pod.spec.as_ref().and_then(|s| s.priority).is_some_and(|p| p >= 2_000_000_000)
-}
-
 /// A quantity as upstream's messages show it.
 fn show(bytes: i64) -> String {
     match bytes {
@@ -211,7 +206,7 @@ impl Watcher {
         }
         let usages: Vec<Usage> = pods
             .iter()
-            .filter(|p| !is_critical(p))
+            .filter(|p| !cgroups::is_critical(p))
             .map(|pod| {
                 let uid = pod.metadata.uid.clone().unwrap_or_default();
                 let requested = resources::requests(pod).get(resource).map_or(0, |milli| milli / 1000);

@@ -35,14 +35,13 @@ fn limit_of(pod: &Pod, container: &Container, swap: Swap, node_memory: i64) -> O
     if swap.capacity <= 0 {
         return None;
     }
-    let critical = pod.spec.as_ref().and_then(|s| s.priority).is_some_and(|p| p >= 2_000_000_000);
     let resources = container.resources.as_ref();
     let memory = |list: Option<&std::collections::BTreeMap<_, _>>| list?.get("memory").and_then(cgroups::whole);
     let limit = memory(resources.and_then(|r| r.limits.as_ref()));
     let request = memory(resources.and_then(|r| r.requests.as_ref())).or(limit).unwrap_or_default();
     let may = swap.behavior == SwapBehavior::LimitedSwap
         && cgroups::qos_class(pod) == "Burstable"
-        && !critical
+        && !cgroups::is_critical(pod)
         && limit != Some(request);
     if !may || node_memory <= 0 {
         return Some(0);

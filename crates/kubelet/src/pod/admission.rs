@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 use super::plan;
 use super::status::Doom;
 use super::sysctls;
+use crate::cgroups::is_critical;
 use crate::resources::{self, Amounts};
 
 /// Pods that must not run (any more), by uid: rejected at their admission, or evicted later.
@@ -110,7 +111,7 @@ pub(crate) fn refusal(pod: &Pod, host: &Host<'_>, others: &[&Pod], is_static: bo
 /// A node that runs short takes only pods that it could not do without; one that lacks memory alone takes those that ask
 /// for some, too.
 pub(crate) fn under_pressure(pod: &Pod, pressures: &[&str]) -> Option<Refusal> {
-    let critical = pod.spec.as_ref().and_then(|s| s.priority).is_some_and(|p| p >= 2_000_000_000);
+    let critical = is_critical(pod);
     let memory_only = pressures == ["MemoryPressure"];
     if pressures.is_empty() || critical || (memory_only && crate::cgroups::qos_class(pod) != "BestEffort") {
         return None;
@@ -270,6 +271,23 @@ mod tests {
         check(None, None);
         check(Some(2), None);
         check(Some(1), Some("OutOfexample.com/gpu"));
+    }
+
+    #[test]
+    fn under_pressure_only_what_is_critical_is_taken() {
+        let check = |annotations: serde_json::Value, spec: serde_json::Value, pressures: &[&str], want: bool| {
+            let mut pod = pod(spec.clone());
+            pod.metadata.annotations = serde_json::from_value(annotations.clone()).unwrap();
+            assert_eq!(under_pressure(&pod, pressures).is_none(), want, "{annotations} {spec} {pressures:?}");
+        };
+        let (none, of_file) = (serde_json::json!({}), serde_json::json!({"kubernetes.io/config.source": "file"}));
+        check(none.clone(), serde_json::json!({}), &[], true);
+        check(none.clone(), serde_json::json!({}), &["DiskPressure"], false);
+        check(none.clone(), serde_json::json!({"priority": 2_000_000_000}), &["DiskPressure"], true);
+        check(of_file, serde_json::json!({}), &["DiskPressure"], true);
+        let asks = serde_json::json!({"containers": [{"name": "c", "resources": {"requests": {"memory": "1Mi"}}}]});
+        check(none.clone(), asks.clone(), &["MemoryPressure"], true);
+        check(none, asks, &["MemoryPressure", "DiskPressure"], false);
     }
 
     #[test]
