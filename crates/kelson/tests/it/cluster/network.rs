@@ -126,6 +126,20 @@ fn pods_of_two_nodes_reach_each_other_through_a_tunnel() {
     assert_eq!(mtu.trim(), "1450");
     one.kubectl_ok(&["expose", "pod", "there", "--port=80", "--target-port=8080"], "");
     wait_until_pod(&one, "here", "http://there/", true);
+    // Who may only ask for names may do so from every node, and reach nothing else of the one where they are answered.
+    let names = r#"{"apiVersion":"networking.k8s.io/v1","kind":"NetworkPolicy","metadata":{"name":"names"},
+        "spec":{"podSelector":{"matchLabels":{"app":"there"}},"policyTypes":["Egress"],"egress":[{
+        "to":[{"namespaceSelector":{},"podSelector":{"matchLabels":{"k8s-app":"kube-dns"}}}],
+        "ports":[{"protocol":"UDP","port":53},{"protocol":"TCP","port":53}]}]}}"#;
+    let health = format!("http://{}:10256/healthz", one.address);
+    let reaches_the_node = || fetched_by(&one, "there", &health).out.contains("currentTime");
+    assert!(holds_in_time(reaches_the_node));
+    one.kubectl_ok(&["apply", "-f", "-"], names);
+    wait_until_pod(&one, "there", &format!("http://{here}:8080/"), false);
+    let asked = || one.kubectl(&["exec", "there", "--", "busybox", "nslookup", "there.default.svc.cluster.local"], "");
+    let service = one.kubectl_ok(&["get", "service", "there", "-o", "jsonpath={.spec.clusterIP}"], "");
+    assert!(holds_in_time(|| asked().out.contains(&service)), "{:?}", asked());
+    assert!(!reaches_the_node());
     // A node that leaves is no longer led to.
     two.kill_kelson();
     one.kubectl_ok(&["delete", "node", &two.name], "");
