@@ -14,6 +14,7 @@ pub(crate) const TOKEN: &str = "test-token";
 /// A server. Killed when dropped.
 pub(crate) struct ApiServer {
     process: Child,
+    command: Command,
     pub(crate) url: String,
     log: PathBuf,
     dir: tempfile::TempDir,
@@ -54,8 +55,22 @@ impl ApiServer {
         if !flags.iter().any(|flag| flag.starts_with("--etcd-servers=")) {
             command.arg(format!("--data-dir={}", dir.path().join("store").display()));
         }
-        let command = command.args(flags).stdin(Stdio::null()).stdout(output.try_clone().unwrap()).stderr(output);
-        ApiServer { process: command.spawn().unwrap(), url: format!("https://{address}:{port}"), log, dir }
+        command.args(flags).stdin(Stdio::null()).stdout(output.try_clone().unwrap()).stderr(output);
+        ApiServer { process: command.spawn().unwrap(), command, url: format!("https://{address}:{port}"), log, dir }
+    }
+
+    /// Kills it as a crash would, and starts it on what it left.
+    pub(crate) fn kill_and_start_again(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+        self.process = self.command.spawn().unwrap();
+    }
+
+    pub(crate) fn client(&self) -> kube::Client {
+        let mut config = kube::Config::new(self.url.parse().unwrap());
+        config.accept_invalid_certs = true;
+        config.auth_info.token = Some(TOKEN.to_owned().into());
+        kube::Client::try_from(config).unwrap()
     }
 
     pub(crate) fn dir(&self) -> &Path {

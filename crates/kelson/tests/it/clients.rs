@@ -100,11 +100,7 @@ fn says(value: &'static str) -> impl Condition<ConfigMap> {
 #[tokio::test]
 async fn a_controller_on_kube_rs_works() {
     let server = start(18061);
-    let mut config = kube::Config::new(server.url.parse().unwrap());
-    config.accept_invalid_certs = true;
-    config.auth_info.token = Some(TOKEN.to_owned().into());
-    let client = kube::Client::try_from(config).unwrap();
-    let maps: Api<ConfigMap> = Api::namespaced(client, "default");
+    let maps: Api<ConfigMap> = Api::namespaced(server.client(), "default");
     let controller = Controller::new(maps.clone(), watcher::Config::default())
         .owns(maps.clone(), watcher::Config::default())
         .run(copy, |_, _, _| Action::requeue(Duration::from_secs(1)), Arc::new(maps.clone()))

@@ -8,4 +8,5 @@ mod clients;
 mod cluster;
 mod convergence;
 mod etcd;
+mod linearizability;
 mod runtime;
