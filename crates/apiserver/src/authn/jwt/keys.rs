@@ -63,6 +63,8 @@ impl Keys {
             return Ok(claims);
         }
         if asked.is_none_or(|asked| asked.elapsed() >= PAUSE) {
+            // Also if whoever waits for it goes away.
+            *asked = Some(Instant::now());
             let fetched = self.fetch().await;
             *asked = Some(Instant::now());
             *self.known.write() = Arc::new(fetched.map_err(|why| format!("verify token: fetching keys {why}"))?);
