@@ -146,10 +146,12 @@ impl Feed {
     /// Follows the store until `stop`. When the store is away, the caches keep what they have until it is back.
     pub async fn run(&self, stop: CancellationToken) {
         let Some(mut joiners) = self.joiners.lock().take() else { return };
+        let mut joining = Vec::new();
         let mut pause = SHORTEST_PAUSE;
         loop {
             let before = self.revision();
-            let Some(Err(error)) = stop.run_until_cancelled(self.follow(&mut joiners)).await else { return };
+            let following = self.follow(&mut joiners, &mut joining);
+            let Some(Err(error)) = stop.run_until_cancelled(following).await else { return };
             tracing::warn!(%error, "the store cannot be followed, trying again");
             if self.revision() > before {
                 pause = SHORTEST_PAUSE;
@@ -161,13 +163,25 @@ impl Feed {
         }
     }
 
-    async fn follow(&self, joiners: &mut mpsc::Receiver<Join>) -> Result<(), FeedError> {
+    /// `joining`: who waits for a cache that could not be filled before.
+    async fn follow(
+        &self,
+        joiners: &mut mpsc::Receiver<Join>,
+        joining: &mut Vec<oneshot::Sender<()>>,
+    ) -> Result<(), FeedError> {
+        let joined = |all: &mut Vec<oneshot::Sender<()>>| {
+            for one in all.drain(..) {
+                // Whoever asked may have gone away.
+                let _ = one.send(());
+            }
+        };
         let start = self.storage.revision().await?;
         let caches: Vec<Arc<Cache>> = self.caches.read().values().cloned().collect();
         for cache in caches {
             self.fill(&cache, start).await?;
         }
         self.announce(start);
+        joined(joining);
         let changes = self.storage.watch(&registry(), start).await?;
         let mut changes = changes.ready_chunks(BATCH);
         let mut trim = tokio::time::interval(TRIM_EVERY);
@@ -179,14 +193,15 @@ impl Feed {
                     }
                 }
                 Some(join) = joiners.recv() => {
-                    self.fill(&join.cache, self.revision()).await?;
-                    let before = self.caches.write().insert(join.cache.shape.prefix.clone(), join.cache);
+                    joining.push(join.joined);
+                    let before =
+                        self.caches.write().insert(join.cache.shape.prefix.clone(), Arc::clone(&join.cache));
                     if let Some(before) = before {
                         // Nothing more comes there.
                         before.close_watches();
                     }
-                    // Whoever asked may have gone away.
-                    let _ = join.joined.send(());
+                    self.fill(&join.cache, self.revision()).await?;
+                    joined(joining);
                 }
                 _ = trim.tick() => {
                     let now = Instant::now();

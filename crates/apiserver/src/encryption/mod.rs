@@ -340,7 +340,8 @@ mod tests {
         let way = Way::Provided(Arc::clone(&provider) as Arc<dyn Provider>);
         let store = Arc::new(Encrypted::new(inner, Rules::all(way)));
         let caches = Resources::builtin().caches();
-        let secrets = caches.into_iter().find(|cache| cache.shape.prefix == "/registry/secrets/").unwrap();
+        let cache_of = |prefix: &str| Arc::clone(caches.iter().find(|cache| cache.shape.prefix == prefix).unwrap());
+        let (secrets, maps) = (cache_of("/registry/secrets/"), cache_of("/registry/configmaps/"));
         let key = secrets.shape.key("ns", "a");
         let value = |data: &str| {
             let head = &secrets.shape.head;
@@ -359,6 +360,15 @@ mod tests {
         let updated = store.update(&key, value("Mg=="), created, None).await.unwrap();
         feed.reach(updated).await.unwrap();
         assert_eq!(secrets.get(&key).map(|object| object.revision), Some(updated));
+
+        // A cache that joins waits for it, too.
+        let key = maps.shape.key("ns", "a");
+        let value = format!(r#"{}"name":"a","namespace":"ns"}}}}"#, maps.shape.head);
+        let created = store.create(&key, value.into(), None).await.unwrap();
+        feed.reach(created).await.unwrap();
+        provider.0.store(1, Ordering::SeqCst);
+        feed.join(Arc::clone(&maps)).await;
+        assert_eq!(maps.get(&key).map(|object| object.revision), Some(created));
         stop.cancel();
         running.await.unwrap();
     }
