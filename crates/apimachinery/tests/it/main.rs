@@ -4,6 +4,7 @@
 
 mod apply;
 mod arbitrary;
+mod fuzz;
 mod properties;
 mod recorded;
 mod strictness;

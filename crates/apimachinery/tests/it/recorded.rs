@@ -26,13 +26,13 @@ fn recordings() -> Vec<String> {
     texts.iter().flat_map(|text| text.lines().map(str::to_owned)).collect()
 }
 
-struct Recorded {
-    json: serde_json::Value,
-    protobuf: Vec<u8>,
-    ty: &'static TypeRef,
+pub(crate) struct Recorded {
+    pub(crate) json: serde_json::Value,
+    pub(crate) protobuf: Vec<u8>,
+    pub(crate) ty: &'static TypeRef,
 }
 
-fn recorded() -> impl Iterator<Item = Recorded> {
+pub(crate) fn recorded() -> impl Iterator<Item = Recorded> {
     recordings().into_iter().map(|line| {
         let mut line: serde_json::Value = serde_json::from_str(&line).unwrap();
         let json = line["json"].take();
