@@ -8,6 +8,7 @@
 
 pub mod clock;
 pub mod config_file;
+pub mod connections;
 pub mod feature_gates;
 pub mod flags;
 pub mod logs;

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -11,14 +10,13 @@ use http::{Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
+use hyper_util::rt::TokioIo;
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
+use crate::connections;
 use crate::metrics::{self, Metrics};
 use crate::version;
 
@@ -64,9 +62,6 @@ pub struct Server {
     pub guard: Option<Arc<dyn Guard>>,
 }
 
-/// How long a client may take to send its request's head.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-
 impl Server {
     /// Binds, and serves until `stop` in a task of its own. Returns the address that it listens on.
     ///
@@ -82,25 +77,8 @@ impl Server {
         let address = listener.local_addr()?;
         let acceptor = self.tls.map(|config| TlsAcceptor::from(Arc::new(config)));
         let handler = Arc::new(Handler { endpoints: self.endpoints, guard: self.guard });
-        tokio::spawn(async move {
-            let connections = TaskTracker::new();
-            while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
-                match accepted {
-                    Ok((socket, _)) => {
-                        let serve = serve(socket, acceptor.clone(), Arc::clone(&handler));
-                        let stop = stop.clone();
-                        connections.spawn(async move { stop.run_until_cancelled(serve).await });
-                    }
-                    Err(error) => {
-                        tracing::warn!(%error, "a connection could not be accepted");
-                        // Out of file descriptors, most likely: the next attempt would fail at once too.
-                        tokio::time::sleep(Duration::from_millis(100)).await;
-                    }
-                }
-            }
-            connections.close();
-            connections.wait().await;
-        });
+        let serve = move |socket| serve(socket, acceptor.clone(), Arc::clone(&handler));
+        tokio::spawn(connections::accept(listener, stop, serve));
         Ok(address)
     }
 }
@@ -110,17 +88,11 @@ async fn serve(socket: TcpStream, acceptor: Option<TlsAcceptor>, handler: Arc<Ha
         let handler = Arc::clone(&handler);
         async move { Ok::<_, std::convert::Infallible>(handler.answer(request).await) }
     });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-    builder.http2().timer(TokioTimer::new());
     let served = match acceptor {
-        None => builder.serve_connection(TokioIo::new(socket), service).await,
-        Some(acceptor) => match acceptor.accept(socket).await {
-            Ok(tls) => builder.serve_connection(TokioIo::new(tls), service).await,
-            Err(error) => {
-                tracing::debug!(%error, "a TLS handshake failed");
-                return;
-            }
+        None => connections::http().serve_connection(TokioIo::new(socket), service).await,
+        Some(acceptor) => match connections::agree_on_tls(&acceptor, socket).await {
+            Some(tls) => connections::http().serve_connection(TokioIo::new(tls), service).await,
+            None => return,
         },
     };
     if let Err(error) = served {

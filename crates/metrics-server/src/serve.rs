@@ -5,13 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use component_base::tls;
+use component_base::{connections, tls};
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
+use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::ListParams;
 use kube::core::ObjectMeta;
@@ -26,7 +25,6 @@ use crate::{Config, Error, Windows};
 
 const GROUP: &str = "metrics.k8s.io";
 const VERSION: &str = "metrics.k8s.io/v1beta1";
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(crate) struct Server {
     config: Config,
@@ -51,21 +49,13 @@ impl Server {
         let address = self.config.address;
         let listener = TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
         let server = Arc::new(self);
-        tokio::spawn(async move {
-            while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
-                let Ok((socket, _)) = accepted else {
-                    tokio::time::sleep(Duration::from_millis(100)).await; // out of descriptors
-                    continue;
-                };
-                let (server, acceptor, stop) = (Arc::clone(&server), acceptor.clone(), stop.clone());
-                tokio::spawn(async move { stop.run_until_cancelled(server.serve(socket, acceptor)).await });
-            }
-        });
+        let serve = move |socket| Arc::clone(&server).serve(socket, acceptor.clone());
+        tokio::spawn(connections::accept(listener, stop, serve));
         Ok(())
     }
 
     async fn serve(self: Arc<Self>, socket: TcpStream, acceptor: TlsAcceptor) {
-        let Ok(tls) = acceptor.accept(socket).await else { return };
+        let Some(tls) = connections::agree_on_tls(&acceptor, socket).await else { return };
         // The handshake has verified the certificate, if there is one.
         let peer = tls.get_ref().1.peer_certificates().and_then(|c| c.first()).and_then(|c| common_name(c));
         let is_front_proxy = peer.is_some_and(|name| self.config.front_proxy_names.contains(&name));
@@ -73,10 +63,7 @@ impl Server {
             let server = Arc::clone(&self);
             async move { Ok::<_, std::convert::Infallible>(server.answer(&request, is_front_proxy).await) }
         });
-        let mut builder = auto::Builder::new(TokioExecutor::new());
-        builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-        builder.http2().timer(TokioTimer::new());
-        if let Err(error) = builder.serve_connection(TokioIo::new(tls), service).await {
+        if let Err(error) = connections::http().serve_connection(TokioIo::new(tls), service).await {
             tracing::debug!(%error, "a connection broke");
         }
     }

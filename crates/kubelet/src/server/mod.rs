@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use component_base::tls;
+use component_base::{connections, tls};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
@@ -90,21 +90,13 @@ impl Server {
         let listener = TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, source })?;
         let port = listener.local_addr().map_or(address.port(), |a| a.port());
         let server = Arc::new(self);
-        tokio::spawn(async move {
-            while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
-                let Ok((socket, _)) = accepted else {
-                    tokio::time::sleep(std::time::Duration::from_millis(100)).await; // out of descriptors
-                    continue;
-                };
-                let (server, acceptor, stop) = (Arc::clone(&server), acceptor.clone(), stop.clone());
-                tokio::spawn(async move { stop.run_until_cancelled(server.serve(socket, acceptor)).await });
-            }
-        });
+        let serve = move |socket| Arc::clone(&server).serve(socket, acceptor.clone());
+        tokio::spawn(connections::accept(listener, stop, serve));
         Ok(port)
     }
 
     async fn serve(self: Arc<Self>, socket: tokio::net::TcpStream, acceptor: TlsAcceptor) {
-        let Ok(tls) = acceptor.accept(socket).await else { return };
+        let Some(tls) = connections::agree_on_tls(&acceptor, socket).await else { return };
         let peer = tls.get_ref().1.peer_certificates().and_then(|c| c.first()).map(|c| c.as_ref().to_vec());
         let peer = Arc::new(peer);
         let service = service_fn(move |request| {
