@@ -7,6 +7,7 @@ use apimachinery::codec::{Options, json, protobuf};
 use apimachinery::meta::{GroupVersion, Gvk};
 use apimachinery::schema::{Schema, TypeRef};
 use base64::Engine as _;
+use bytes::BytesMut;
 
 /// The recordings are beside the project, or where `KELSON_GOLDEN` says.
 fn recording(file: &str) -> Option<String> {
@@ -122,7 +123,11 @@ fn lists_and_watch_frames_are_put_together_from_encoded_objects() {
     let list = Schema::builtin().kind(&Gvk::new("", "v1", "PodList")).unwrap();
     let raw = protobuf::unknown(&recorded).unwrap().raw;
     let metadata = Value::from([("resourceVersion", "5".into())]);
-    let put_together = protobuf::encode_list("v1", "PodList", &metadata, list, &[raw, raw]);
+    let (before, behind) = protobuf::list_frame("v1", "PodList", &metadata, list, [raw.len(), raw.len()].into_iter());
+    let mut put_together = BytesMut::from(before.as_slice());
+    protobuf::put_item(&mut put_together, raw);
+    protobuf::put_item(&mut put_together, raw);
+    put_together.extend_from_slice(&behind);
     let mut value = protobuf::decode(&put_together, list).unwrap();
     assert_eq!(value["items"].items().len(), 2);
     assert_eq!(protobuf::encode(&value, list), put_together);

@@ -40,6 +40,8 @@ pub struct Object {
     facts: Facts,
     /// The last decoded form, as long as somebody uses it.
     decoded: Mutex<Weak<Value>>,
+    /// The protobuf message that it is in lists, from the first such list until the cache is trimmed.
+    message: Mutex<Option<Bytes>>,
 }
 
 /// A stored value that is no object of its resource.
@@ -107,7 +109,7 @@ impl Object {
             (body, form)
         };
         let facts = scan::facts_of(shape, &body).map_err(|e| bad(e.to_string()))?;
-        Ok(Object { key, body, revision, form, facts, decoded: Mutex::new(Weak::new()) })
+        Ok(Object { key, body, revision, form, facts, decoded: Mutex::default(), message: Mutex::default() })
     }
 
     #[must_use]
@@ -135,6 +137,15 @@ impl Object {
         let value = Arc::new(self.decode());
         *slot = Arc::downgrade(&value);
         value
+    }
+
+    /// The protobuf message that it is in lists, made by `make` if it is not at hand.
+    pub fn message(&self, make: impl FnOnce(&Self) -> Vec<u8>) -> Bytes {
+        self.message.lock().get_or_insert_with(|| make(self).into()).clone()
+    }
+
+    pub(super) fn forget_message(&self) {
+        self.message.lock().take();
     }
 
     /// A decoded copy to change, with `resourceVersion`.

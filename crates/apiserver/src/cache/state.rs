@@ -58,6 +58,7 @@ impl State {
 
     pub(super) fn trim(&mut self, now: Instant) {
         self.ring.trim(now);
+        self.objects.values().for_each(|object| object.forget_message());
     }
 
     /// Takes a change in: the new version of an object, or its end.

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use apimachinery::Value;
+use apimachinery::codec::protobuf;
+use apimachinery::meta::Gvk;
 use apimachinery::status::Status;
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{Response, StatusCode};
@@ -19,6 +21,8 @@ use crate::encoding;
 use crate::gzip::Gzip;
 use crate::registry::{self, ListResult, Stored};
 
+/// How many objects are encoded anew before others have their turn.
+const TURN: usize = 64;
 /// How much is written before it is sent.
 const BUFFER: usize = 128 << 10;
 const COMPRESS_FROM: usize = 128 << 10;
@@ -51,6 +55,13 @@ pub(super) async fn stream(
         )));
     }
     let must_ask = listing.result.objects.iter().any(|object| resource.must_ask(object.form));
+    if accepted.encoding == Encoding::Protobuf
+        && matches!(accepted.form, Form::Object)
+        && !resource.converts()
+        && let Some(body) = messages(&listing, gzip).await
+    {
+        return Ok(body.respond(code, accepted));
+    }
     if accepted.encoding != Encoding::Json || accepted.pretty || must_ask {
         let stored: Vec<Stored> = listing.result.objects.iter().map(|object| Stored::of(object)).collect();
         let items = registry::values_in_version(&resource, &stored).await?;
@@ -94,21 +105,42 @@ pub(super) async fn stream(
             })
         }
     };
-    let bytes: usize = listing.result.objects.iter().map(|o| o.body.len()).sum();
-    let gzip = gzip && bytes > COMPRESS_FROM;
-    let body = ListBody {
-        head: Some(head.freeze()),
-        objects: listing.result.objects.into_iter(),
-        write,
-        first: true,
-        gzip: gzip.then(Gzip::new),
-        done: false,
-    };
-    let mut response = respond::with_type(body.into_body(), code, accepted.encoding.media_type());
-    if gzip {
-        respond::mark_gzip(&mut response);
+    let body = ListBody::new(head.freeze(), listing.result.objects, write, Ends::JSON, gzip);
+    Ok(body.respond(code, accepted))
+}
+
+/// A list in protobuf, of messages that are made once for each version of an object. `None`: the kind has none.
+async fn messages(listing: &Listing<'_>, gzip: bool) -> Option<ListBody> {
+    let resource = &listing.resource;
+    let def = resource.def;
+    let version = def.gvr.group_version();
+    let ty = encoding::type_of(&def.gvk())?;
+    let list = encoding::type_of(&Gvk::new(&def.gvr.group, &def.gvr.version, &def.list_kind))?;
+    if resource.custom.is_some() {
+        return None;
     }
-    Ok(response)
+    let mut messages = Vec::with_capacity(listing.result.objects.len());
+    for (i, object) in listing.result.objects.iter().enumerate() {
+        let mut anew = false;
+        messages.push(object.message(|object| {
+            anew = true;
+            protobuf::encode_message(&registry::value_of(resource, &Stored::of(object)), &ty)
+        }));
+        if anew && i % TURN == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+    let lengths = messages.iter().map(Bytes::len);
+    let metadata = metadata(&listing.result);
+    let (before, behind) = protobuf::list_frame(&version.to_string(), &def.list_kind, &metadata, &list, lengths);
+    let mut messages = messages.into_iter();
+    let write: WriteItem = Box::new(move |_, out| {
+        if let Some(message) = messages.next() {
+            protobuf::put_item(out, &message);
+        }
+    });
+    let ends = Ends { between: b"", behind: behind.into() };
+    Some(ListBody::new(before.into(), listing.result.objects.clone(), write, ends, gzip))
 }
 
 /// The whole answer as a tree, for encodings that are not written item by item.
@@ -165,17 +197,44 @@ fn put_json(out: &mut BytesMut, value: &Value) {
     out.put_slice(&json);
 }
 
+/// What stands between the items of a list, and behind the last one.
+struct Ends {
+    between: &'static [u8],
+    behind: Bytes,
+}
+
+impl Ends {
+    const JSON: Ends = Ends { between: b",", behind: Bytes::from_static(b"]}\n") };
+}
+
 /// Writes the items buffer by buffer.
 struct ListBody {
     head: Option<Bytes>,
     objects: std::vec::IntoIter<Arc<Object>>,
     write: WriteItem,
+    ends: Ends,
     first: bool,
     gzip: Option<Gzip>,
     done: bool,
 }
 
 impl ListBody {
+    /// Compressed if that is worth it and `gzip` allows it.
+    fn new(head: Bytes, objects: Vec<Arc<Object>>, write: WriteItem, ends: Ends, gzip: bool) -> Self {
+        let bytes: usize = objects.iter().map(|o| o.body.len()).sum();
+        let gzip = (gzip && bytes > COMPRESS_FROM).then(Gzip::new);
+        ListBody { head: Some(head), objects: objects.into_iter(), write, ends, first: true, gzip, done: false }
+    }
+
+    fn respond(self, code: StatusCode, accepted: Accepted) -> Response<Body> {
+        let gzip = self.gzip.is_some();
+        let mut response = respond::with_type(self.into_body(), code, accepted.encoding.media_type());
+        if gzip {
+            respond::mark_gzip(&mut response);
+        }
+        response
+    }
+
     /// Short lists are one buffer, and say how long they are.
     fn into_body(mut self) -> Body {
         let first = self.fill();
@@ -189,12 +248,12 @@ impl ListBody {
         }
         while out.len() < BUFFER {
             let Some(object) = self.objects.next() else {
-                out.put_slice(b"]}\n");
+                out.put_slice(&self.ends.behind);
                 self.done = true;
                 break;
             };
             if !std::mem::take(&mut self.first) {
-                out.put_u8(b',');
+                out.put_slice(self.ends.between);
             }
             let room = object.body.len() + 64;
             if out.capacity() - out.len() < room {

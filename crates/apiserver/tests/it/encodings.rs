@@ -1,6 +1,6 @@
 //! Encodings other than JSON, in both directions.
 
-use apimachinery::codec::{Options, cbor};
+use apimachinery::codec::{Options, cbor, protobuf};
 use apimachinery::meta::Gvk;
 use apimachinery::schema::{Schema, TypeRef};
 use http::Method;
@@ -10,6 +10,7 @@ use crate::fixture::Server;
 
 const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const CBOR: &str = "application/cbor";
+const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 
 fn config_map() -> &'static TypeRef {
     Schema::builtin().kind(&Gvk::new("", "v1", "ConfigMap")).unwrap()
@@ -55,4 +56,31 @@ async fn without_its_gate_cbor_is_no_encoding() {
     assert_eq!(answer.code, 406);
     let answer = server.ask(Method::POST, CONFIG_MAPS, &[("content-type", CBOR)], "x").await;
     assert_eq!(answer.code, 415);
+}
+
+/// Lists in protobuf are put together from messages that are kept: each list shows what is true when it is asked for.
+#[tokio::test]
+async fn lists_in_protobuf_say_what_lists_in_json_say() {
+    let server = Server::start(&[]).await;
+    let list = Schema::builtin().kind(&Gvk::new("", "v1", "ConfigMapList")).unwrap();
+    let agree = async || {
+        let protobuf = server.ask(Method::GET, CONFIG_MAPS, &[("accept", PROTOBUF)], "").await;
+        assert_eq!((protobuf.code.as_u16(), protobuf.headers["content-type"].to_str().unwrap()), (200, PROTOBUF));
+        let value = protobuf::decode(&protobuf.body, list).unwrap();
+        let json = server.get(CONFIG_MAPS).await.json();
+        assert_eq!(serde_json::to_value(&value["metadata"]).unwrap(), json["metadata"]);
+        assert_eq!(serde_json::to_value(value["items"].items()).unwrap(), json["items"]);
+        json["items"].as_array().unwrap().len()
+    };
+    assert_eq!(agree().await, 0);
+    for name in ["a", "b", "c"] {
+        let long = "x".repeat(200_000);
+        server.create(CONFIG_MAPS, &json!({"metadata":{"name":name},"data":{"a":long}}).to_string()).await;
+    }
+    assert_eq!(agree().await, 3);
+    let merge = [("content-type", "application/merge-patch+json")];
+    let changed = server.ask(Method::PATCH, &format!("{CONFIG_MAPS}/b"), &merge, r#"{"data":{"a":"short"}}"#).await;
+    assert_eq!(changed.code, 200);
+    server.ask(Method::DELETE, &format!("{CONFIG_MAPS}/c"), &[], "").await;
+    assert_eq!(agree().await, 2);
 }

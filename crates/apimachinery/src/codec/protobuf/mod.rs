@@ -8,6 +8,8 @@ mod read;
 mod wire;
 mod write;
 
+use bytes::{BufMut, BytesMut};
+
 use super::{DecodeError, json::TypeMeta};
 use crate::Value;
 use crate::schema::TypeRef;
@@ -106,29 +108,58 @@ pub fn encode_message(value: &Value, ty: &TypeRef) -> Vec<u8> {
 }
 
 fn write_unknown(out: &mut Vec<u8>, api_version: &str, kind: &str, raw: impl FnOnce(&mut Vec<u8>)) {
+    write_type(out, api_version, kind);
+    wire::nested(out, 2, raw);
+    write_end(out);
+}
+
+fn write_type(out: &mut Vec<u8>, api_version: &str, kind: &str) {
     wire::nested(out, 1, |out| {
         put_bytes(out, 1, api_version.as_bytes());
         put_bytes(out, 2, kind.as_bytes());
     });
-    wire::nested(out, 2, raw);
+}
+
+/// The encoding and the type of the contents, which say nothing.
+fn write_end(out: &mut Vec<u8>) {
     put_bytes(out, 3, b"");
     put_bytes(out, 4, b"");
 }
 
-/// The parts of a list of encoded objects, so that it can be put together from items that are encoded already: the
-/// envelope with `metadata` and the items as messages (not documents: without envelope).
+/// What stands before and behind the items of a list, so that it can be written while it is sent. The items are messages
+/// (not documents: without envelope) of these lengths, each written by [`put_item`].
 #[must_use]
-pub fn encode_list(api_version: &str, kind: &str, metadata: &Value, list: &TypeRef, items: &[&[u8]]) -> Vec<u8> {
-    let mut out = MAGIC.to_vec();
-    out.reserve(items.iter().map(|i| i.len() + 6).sum::<usize>() + 128);
-    let head = Value::from([("metadata", metadata.clone())]);
-    write_unknown(&mut out, api_version, kind, |out| {
-        write::message(out, &head, list);
-        for item in items {
-            put_bytes(out, 2, item);
-        }
-    });
-    out
+pub fn list_frame(
+    api_version: &str,
+    kind: &str,
+    metadata: &Value,
+    list: &TypeRef,
+    lengths: impl Iterator<Item = usize>,
+) -> (Vec<u8>, Vec<u8>) {
+    let mut message = Vec::new();
+    write::message(&mut message, &Value::from([("metadata", metadata.clone())]), list);
+    let items: usize = lengths.map(|length| item_head(length).len() + length).sum();
+    let (mut before, mut behind) = (MAGIC.to_vec(), Vec::new());
+    write_type(&mut before, api_version, kind);
+    wire::put_tag(&mut before, 2, wire::LENGTH_DELIMITED);
+    wire::put_varint(&mut before, (message.len() + items) as u64);
+    before.append(&mut message);
+    write_end(&mut behind);
+    (before, behind)
+}
+
+/// Appends an item of a list.
+pub fn put_item(out: &mut BytesMut, item: &[u8]) {
+    out.put_slice(&item_head(item.len()));
+    out.put_slice(item);
+}
+
+/// In every list, the items are its second field.
+fn item_head(length: usize) -> Vec<u8> {
+    let mut head = Vec::with_capacity(6);
+    wire::put_tag(&mut head, 2, wire::LENGTH_DELIMITED);
+    wire::put_varint(&mut head, length as u64);
+    head
 }
 
 /// One event of a watch: a frame with its length before it. The object is a document of its own, with envelope.
