@@ -262,7 +262,8 @@ impl Rollout<'_> {
         if annotations.get(REVISION) != Some(revision) {
             annotations.insert(REVISION.to_owned(), revision.clone());
             let deployment_name = self.deployment.name_any();
-            self.deployment = self.api.replace(&deployment_name, &PostParams::default(), &self.deployment).await?;
+            self.deployment =
+                self.api.replace_status(&deployment_name, &PostParams::default(), &self.deployment).await?;
         }
         Ok(())
     }

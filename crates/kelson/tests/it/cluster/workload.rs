@@ -13,6 +13,9 @@ fn a_workload_runs_and_kubectl_does_what_users_know() {
     let host = &cluster.host;
     host.kubectl_ok(&["apply", "-f", "-"], &hello());
     host.kubectl_ok(&["rollout", "status", "deployment/hello", "--timeout=100s"], "");
+    // Its controller notes the revision without a change that others would have to observe.
+    let noted = "jsonpath={.metadata.generation} {.metadata.annotations.deployment\\.kubernetes\\.io/revision}";
+    assert_eq!(host.kubectl_ok(&["get", "deployment", "hello", "-o", noted], ""), "1 1");
 
     // It answers at its ClusterIP, at the node's port, and by its name from inside of a pod.
     let ip = host.kubectl_ok(&["get", "service", "hello", "-o", "jsonpath={.spec.clusterIP}"], "");
