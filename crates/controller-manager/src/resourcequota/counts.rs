@@ -89,7 +89,7 @@ impl Counts {
     }
 }
 
-/// Turns one resource's watch into numbers, and tells the quotas of a namespace whose number changed.
+/// Turns one resource's watch into numbers, and tells the quotas of a namespace whose number fell.
 struct Intake {
     counts: Arc<Mutex<HashMap<String, i64>>>,
     objects: HashSet<(String, String)>,
@@ -121,21 +121,18 @@ impl Intake {
                 let id = id(object);
                 let namespace = id.0.clone();
                 if self.objects.insert(id) {
-                    self.changed(&namespace, 1);
+                    // Admission has charged it.
+                    *self.counts.lock().entry(namespace).or_default() += 1;
                 }
             }
             WatchEvent::Delete(object) => {
                 let id = id(object);
                 if self.objects.remove(&id) {
-                    self.changed(&id.0, -1);
+                    *self.counts.lock().entry(id.0.clone()).or_default() -= 1;
+                    let in_namespace = self.quotas.in_namespace(&id.0);
+                    in_namespace.iter().for_each(|quota| self.queue.add(ObjectKey::of(&**quota)));
                 }
             }
         }
-    }
-
-    fn changed(&self, namespace: &str, by: i64) {
-        *self.counts.lock().entry(namespace.to_owned()).or_default() += by;
-        let in_namespace = self.quotas.in_namespace(namespace);
-        in_namespace.iter().for_each(|quota| self.queue.add(ObjectKey::of(&**quota)));
     }
 }

@@ -124,7 +124,18 @@ fn plan(quota: &ResourceQuota, used: &Amounts) -> Option<ResourceQuotaStatus> {
     (!is_same).then_some(ResourceQuotaStatus { hard: Some(hard), used: Some(now_used) })
 }
 
-/// The quotas of a namespace are looked at again when `matters` says so of a change in it.
+/// Whether a change of a quota is a reason to count. Its status is not: admission, which raises it before it lets an object
+/// pass, would have its charge taken back by a count that does not know of the object yet.
+fn is_asked_anew(event: &Event<ResourceQuota>) -> bool {
+    match event {
+        Event::Added(_) => true,
+        Event::Updated { old, new } => old.spec != new.spec,
+        Event::Deleted(_) => false,
+    }
+}
+
+/// The quotas of a namespace are looked at again when `matters` says so of a change in it: one that frees something, since
+/// what takes something has been charged by admission.
 fn replenish<K: Kind>(
     watches: &mut Watches,
     informer: &SharedInformer<K>,
@@ -147,21 +158,24 @@ impl Controller for ResourceQuotaController {
     fn watches(&self, watches: &mut Watches) {
         // Set once, before any key is worked on.
         let _ = self.queue.set(watches.queue());
-        watches.own(&self.quotas);
+        watches.map(&self.quotas, |event| is_asked_anew(event).then(|| event.key()));
         let quotas = &self.quota_lister;
         replenish(watches, &self.pods, quotas, |event| match event {
-            Event::Added(_) | Event::Deleted(_) => true,
+            Event::Added(_) => false,
+            Event::Deleted(_) => true,
             Event::Updated { old, new } => usage::of_pod(old, Timestamp::MIN) != usage::of_pod(new, Timestamp::MIN),
         });
         replenish(watches, &self.services, quotas, |event| match event {
-            Event::Added(_) | Event::Deleted(_) => true,
+            Event::Added(_) => false,
+            Event::Deleted(_) => true,
             Event::Updated { old, new } => usage::of_service(old) != usage::of_service(new),
         });
         replenish(watches, &self.claims, quotas, |event| match event {
-            Event::Added(_) | Event::Deleted(_) => true,
+            Event::Added(_) => false,
+            Event::Deleted(_) => true,
             Event::Updated { old, new } => old.spec != new.spec || old.status != new.status,
         });
-        replenish(watches, &self.resource_claims, quotas, |event| !matches!(event, Event::Updated { .. }));
+        replenish(watches, &self.resource_claims, quotas, |event| matches!(event, Event::Deleted(_)));
     }
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Action, SyncError> {
@@ -180,6 +194,8 @@ impl Controller for ResourceQuotaController {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use serde_json::{Value, json};
 
     use super::*;
@@ -190,6 +206,17 @@ mod tests {
         let used = used.iter().map(|(name, number)| ((*name).to_owned(), usage::count(*number))).collect();
         let used = plan(&quota, &used).map(|status| status.used);
         assert_eq!(serde_json::to_value(used).unwrap(), want);
+    }
+
+    #[test]
+    fn a_charge_by_admission_is_no_reason_to_count() {
+        let quota = |hard: &str, used: &str| {
+            let quota = json!({ "spec": { "hard": { "pods": hard } }, "status": { "hard": { "pods": hard }, "used": { "pods": used } } });
+            Arc::new(serde_json::from_value::<ResourceQuota>(quota).unwrap())
+        };
+        assert!(is_asked_anew(&Event::Added(quota("2", "0"))));
+        assert!(is_asked_anew(&Event::Updated { old: quota("2", "1"), new: quota("3", "1") }));
+        assert!(!is_asked_anew(&Event::Updated { old: quota("2", "1"), new: quota("2", "2") }));
     }
 
     #[test]
