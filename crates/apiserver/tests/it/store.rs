@@ -1,8 +1,7 @@
-//! A store that fails, or is slow to tell.
+//! A store that fails, or does not tell until it is asked.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
 
 use apiserver::StoreConfig;
 use async_trait::async_trait;
@@ -12,23 +11,22 @@ use http::Method;
 use storage::embedded::{Embedded, EmbeddedOptions};
 use storage::{Entry, Key, KeyRange, Page, Revision, Storage, StorageError, Ttl, WatchStream};
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::fixture::{Server, config, until};
 
 const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
-/// How late a slow store tells of a change.
-const LATE: Duration = Duration::from_millis(100);
-
-/// A store that can be made to fail, in one of three ways, and to be slow.
+/// A store that can be made to fail, in one of three ways, and to be silent.
 struct Failing {
     good: Embedded,
     /// So many deletes.
     deletes: AtomicUsize,
     full: AtomicBool,
     away: AtomicBool,
-    slow: Arc<AtomicBool>,
+    /// Watchers hear of no change until somebody asks how far the store is.
+    silent: watch::Sender<bool>,
 }
 
 impl Failing {
@@ -78,19 +76,21 @@ impl Storage for Failing {
 
     async fn watch(&self, range: &KeyRange, after: Revision) -> Result<WatchStream, StorageError> {
         self.read()?;
-        let slow = Arc::clone(&self.slow);
-        let late = self.good.watch(range, after).await?.then(move |event| {
-            let wait = if slow.load(Ordering::SeqCst) { LATE } else { Duration::ZERO };
+        let silent = self.silent.subscribe();
+        let held = self.good.watch(range, after).await?.then(move |event| {
+            let mut silent = silent.clone();
             async move {
-                tokio::time::sleep(wait).await;
+                // Without its store, nobody holds anything back.
+                let _ = silent.wait_for(|silent| !silent).await;
                 event
             }
         });
-        Ok(late.boxed())
+        Ok(held.boxed())
     }
 
     async fn revision(&self) -> Result<Revision, StorageError> {
         self.read()?;
+        self.silent.send_replace(false);
         self.good.revision().await
     }
 
@@ -116,7 +116,7 @@ async fn failing() -> (Server, Arc<Failing>) {
         deletes: AtomicUsize::new(0),
         full: AtomicBool::new(false),
         away: AtomicBool::new(false),
-        slow: Arc::default(),
+        silent: watch::Sender::new(false),
     });
     let mut config = config(dir.path(), &[]);
     config.store = StoreConfig::Given(Arc::clone(&store) as Arc<dyn Storage>);
@@ -140,8 +140,11 @@ async fn a_full_store_takes_no_writes_but_answers_reads_and_deletes() {
 #[tokio::test]
 async fn what_has_just_been_made_is_there_for_what_needs_it() {
     let (server, store) = failing().await;
-    store.slow.store(true, Ordering::SeqCst);
+    store.silent.send_replace(true);
     server.create("/api/v1/namespaces", r#"{"metadata":{"name":"new"}}"#).await;
+    server.create("/api/v1/namespaces/new/configmaps", r#"{"metadata":{"name":"a"}}"#).await;
+    assert!(!*store.silent.borrow(), "nothing had to be asked for");
+    store.silent.send_replace(true);
     server.create("/api/v1/namespaces/new/serviceaccounts", r#"{"metadata":{"name":"own"}}"#).await;
     let pod =
         r#"{"metadata":{"name":"p"},"spec":{"serviceAccountName":"own","containers":[{"name":"c","image":"i"}]}}"#;

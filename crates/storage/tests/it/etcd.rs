@@ -9,6 +9,7 @@ use futures::StreamExt;
 use storage::etcd::{ConfigError, Etcd, EtcdOptions};
 use storage::testing::etcd_server::{ClusterOptions, EtcdCluster};
 use storage::{Key, KeyRange, Revision, Storage, StorageError, Ttl, WatchEvent};
+use tokio::sync::watch;
 
 const WAIT: Duration = Duration::from_secs(60);
 
@@ -23,16 +24,16 @@ fn everything() -> KeyRange {
 /// Writers that create and update keys, and the revisions that were acknowledged to them.
 struct Load {
     writers: Vec<tokio::task::JoinHandle<Vec<(Key, Bytes, Revision)>>>,
-    written: Arc<std::sync::atomic::AtomicUsize>,
+    written: watch::Sender<usize>,
     stop: Arc<std::sync::atomic::AtomicBool>,
 }
 
 impl Load {
     fn start(store: &Arc<Etcd>) -> Self {
-        let written = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let written = watch::Sender::new(0);
         let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
         let writers = (0..8).map(|w| {
-            let (store, written, stop) = (Arc::clone(store), Arc::clone(&written), Arc::clone(&stop));
+            let (store, written, stop) = (Arc::clone(store), written.clone(), Arc::clone(&stop));
             tokio::spawn(async move {
                 let mut acknowledged = Vec::new();
                 for i in 0.. {
@@ -51,7 +52,7 @@ impl Load {
                         }
                         Err(_) => {}
                     }
-                    written.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    written.send_modify(|written| *written += 1);
                 }
                 acknowledged
             })
@@ -60,13 +61,10 @@ impl Load {
     }
 
     async fn run_for(&self, writes: usize) {
-        let target = self.written.load(std::sync::atomic::Ordering::Relaxed) + writes;
-        let reached = async {
-            while self.written.load(std::sync::atomic::Ordering::Relaxed) < target {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::time::timeout(WAIT, reached).await.expect("writes go on");
+        let mut written = self.written.subscribe();
+        let target = *written.borrow() + writes;
+        let reached = written.wait_for(|written| *written >= target);
+        tokio::time::timeout(WAIT, reached).await.expect("writes go on").unwrap();
     }
 
     async fn finish(self) -> Vec<(Key, Bytes, Revision)> {

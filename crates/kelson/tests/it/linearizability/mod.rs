@@ -74,9 +74,16 @@ impl User {
             };
             let away = matches!(told, Told::Unknown { .. });
             self.calls.lock().push(Call { asked, answered: Instant::now(), told });
-            while away && self.api.list_metadata(&ListParams::default().limit(1)).await.is_err() {
-                tokio::time::sleep(LOOKS).await;
+            if away {
+                tokio::time::timeout(WAIT, self.answered()).await.expect("the server comes back");
             }
+        }
+    }
+
+    /// Returns when the server, which is another process, answers.
+    async fn answered(&self) {
+        while self.api.list_metadata(&ListParams::default().limit(1)).await.is_err() {
+            tokio::time::sleep(LOOKS).await;
         }
     }
 
