@@ -153,7 +153,40 @@ impl Default for Options {
 /// Runs the controller until `stop`: waits for its informers, then lets its workers take keys. Returns when every worker
 /// has finished the key it was at.
 pub async fn run<C: Controller>(controller: Arc<C>, options: Options, stop: CancellationToken) {
-    let queue = Queue::new(C::NAME, options.backoff, options.metrics.as_ref());
+    run_any(controller, options, stop).await;
+}
+
+/// A [`Controller`] of any type, so that what runs it is compiled once and not for each.
+trait AnyController: Send + Sync {
+    fn name(&self) -> &'static str;
+    fn watches(&self, watches: &mut Watches);
+    fn reconcile<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, Result<Action, Failure>>;
+}
+
+/// An error of a reconcile, as it is logged.
+struct Failure {
+    is_routine: bool,
+    text: String,
+}
+
+impl<C: Controller> AnyController for C {
+    fn name(&self) -> &'static str {
+        C::NAME
+    }
+
+    fn watches(&self, watches: &mut Watches) {
+        Controller::watches(self, watches);
+    }
+
+    fn reconcile<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, Result<Action, Failure>> {
+        let outcome = Controller::reconcile(self, key);
+        async move { outcome.await.map_err(|err| Failure { is_routine: err.is_routine(), text: chain(&err) }) }.boxed()
+    }
+}
+
+async fn run_any(controller: Arc<dyn AnyController>, options: Options, stop: CancellationToken) {
+    let name = controller.name();
+    let queue = Queue::new(name, options.backoff, options.metrics.as_ref());
     let mut watches = Watches { queue: queue.clone(), syncing: Vec::new() };
     controller.watches(&mut watches);
     for synced in watches.syncing {
@@ -161,7 +194,7 @@ pub async fn run<C: Controller>(controller: Arc<C>, options: Options, stop: Canc
             return;
         }
     }
-    tracing::debug!(controller = C::NAME, workers = options.workers, "caches are synced");
+    tracing::debug!(controller = name, workers = options.workers, "caches are synced");
     let mut workers = JoinSet::new();
     for _ in 0..options.workers.max(1) {
         workers.spawn(work(controller.clone(), queue.clone()));
@@ -171,7 +204,8 @@ pub async fn run<C: Controller>(controller: Arc<C>, options: Options, stop: Canc
     while workers.join_next().await.is_some() {}
 }
 
-async fn work<C: Controller>(controller: Arc<C>, queue: Queue<ObjectKey>) {
+async fn work(controller: Arc<dyn AnyController>, queue: Queue<ObjectKey>) {
+    let name = controller.name();
     while let Some(key) = queue.get().await {
         let outcome = AssertUnwindSafe(controller.reconcile(&key)).catch_unwind().await;
         match outcome {
@@ -181,11 +215,11 @@ async fn work<C: Controller>(controller: Arc<C>, queue: Queue<ObjectKey>) {
                 queue.add_after(key.clone(), after);
             }
             Ok(Ok(Action::Retry)) => queue.add_rate_limited(key.clone()),
-            Ok(Err(err)) => {
-                if err.is_routine() {
-                    tracing::debug!(controller = C::NAME, %key, err = chain(&err), "reconcile has to be tried again");
+            Ok(Err(Failure { is_routine, text })) => {
+                if is_routine {
+                    tracing::debug!(controller = name, %key, err = text, "reconcile has to be tried again");
                 } else {
-                    tracing::error!(controller = C::NAME, %key, err = chain(&err), "reconcile failed");
+                    tracing::error!(controller = name, %key, err = text, "reconcile failed");
                 }
                 queue.add_rate_limited(key.clone());
             }
@@ -195,7 +229,7 @@ async fn work<C: Controller>(controller: Arc<C>, queue: Queue<ObjectKey>) {
                     .copied()
                     .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
                     .unwrap_or("unknown");
-                tracing::error!(controller = C::NAME, %key, message, "reconcile panicked");
+                tracing::error!(controller = name, %key, message, "reconcile panicked");
                 queue.add_rate_limited(key.clone());
             }
         }

@@ -6,7 +6,7 @@ use client::{
     config::{ClientOptions, ConfigError, from_kubeconfig},
     delegation::DelegatedGuard,
     events::{Dialect, Recorder},
-    informer::SharedInformerFactory,
+    informer::{SharedInformerFactory, trim_pod},
     leader_election::{self, Outcome},
     workqueue::QueueMetrics,
 };
@@ -85,6 +85,7 @@ async fn run_controllers(
 ) -> Result<(), Error> {
     let builder = ClientBuilder::new(&config.credentials, &client).await?;
     let informers = SharedInformerFactory::new(client.clone(), stop.clone());
+    informers.trim(trim_pod);
     let mut running = JoinSet::new();
     for controller in CONTROLLERS {
         if !config.controllers.enables(&[controller.name, controller.alias], controller.on_by_default) {

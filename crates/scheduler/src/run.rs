@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::delegation::DelegatedGuard;
-use client::informer::{Event, Kind, SharedInformerFactory};
+use client::informer::{Event, Kind, SharedInformerFactory, trim_pod};
 use client::leader_election::{self, Outcome};
 use component_base::metrics;
 use component_base::serving::{Endpoints, Server};
@@ -95,6 +95,10 @@ async fn schedule(
     let term = stop.child_token();
     let _ended = term.clone().drop_guard();
     let informers = SharedInformerFactory::new(client.clone(), term.clone());
+    // Extenders are shown whole pods.
+    if config.extenders.is_empty() {
+        informers.trim(trim_pod);
+    }
     let (changes, mut changes_of_objects) = mpsc::unbounded_channel();
     let notify = move |change| {
         // Without a receiver the term is over.

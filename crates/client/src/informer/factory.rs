@@ -6,12 +6,20 @@ use std::{
     sync::Arc,
 };
 
-use kube::{Api, Client, Resource, core::NamespaceResourceScope, runtime::watcher};
+use kube::{
+    Api, Client, Resource,
+    core::{ApiResource, NamespaceResourceScope},
+    runtime::watcher,
+};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Kind, SharedInformer, reflector::Reflector, store::Shared};
+use super::{
+    Kind, SharedInformer,
+    reflector::{Reflector, Undecoded},
+    store::Shared,
+};
 
 /// Which objects of a kind an informer watches; the default is all.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
@@ -49,6 +57,8 @@ struct Inner {
 #[derive(Default)]
 struct Informers {
     by_kind: HashMap<(TypeId, String, Selection), Box<dyn Any + Send + Sync>>,
+    /// A `fn(&mut K)` by the type of `K`.
+    trims: HashMap<TypeId, Box<dyn Any + Send + Sync>>,
     synced: Vec<(String, watch::Receiver<bool>)>,
 }
 
@@ -56,6 +66,12 @@ impl SharedInformerFactory {
     #[must_use]
     pub fn new(client: Client, stop: CancellationToken) -> Self {
         Self(Arc::new(Inner { client, stop, tasks: TaskTracker::new(), informers: Mutex::default() }))
+    }
+
+    /// Has `trim` take away from every object of a kind what none of this factory's consumers reads, for informers that are
+    /// made from now on.
+    pub fn trim<K: Kind>(&self, trim: fn(&mut K)) {
+        self.0.informers.lock().trims.insert(TypeId::of::<K>(), Box::new(trim));
     }
 
     /// The informer over all objects of the kind. Needs a tokio runtime, as does [`Self::selected`].
@@ -67,7 +83,8 @@ impl SharedInformerFactory {
     /// The informer over the objects that `selection` describes.
     #[must_use]
     pub fn selected<K: Kind>(&self, selection: Selection) -> SharedInformer<K> {
-        self.shared("", selection, Api::all(self.0.client.clone()))
+        let resource = ApiResource::erase::<K>(&());
+        self.shared("", selection, Api::all_with(self.0.client.clone(), &resource))
     }
 
     /// The informer over one namespace, asked for with the namespace in the URL, as narrow rights demand it.
@@ -76,30 +93,32 @@ impl SharedInformerFactory {
     where
         K: Kind + Resource<Scope = NamespaceResourceScope>,
     {
-        self.shared(namespace, selection, Api::namespaced(self.0.client.clone(), namespace))
+        let resource = ApiResource::erase::<K>(&());
+        self.shared(namespace, selection, Api::namespaced_with(self.0.client.clone(), namespace, &resource))
     }
 
-    fn shared<K: Kind>(&self, namespace: &str, selection: Selection, api: Api<K>) -> SharedInformer<K> {
+    fn shared<K: Kind>(&self, namespace: &str, selection: Selection, api: Api<Undecoded>) -> SharedInformer<K> {
         let mut informers = self.0.informers.lock();
         let id = (TypeId::of::<K>(), namespace.to_owned(), selection);
         let known = informers.by_kind.get(&id).and_then(|informer| informer.downcast_ref::<SharedInformer<K>>());
         if let Some(known) = known {
             return known.clone();
         }
-        let informer = self.start(api, &id.2);
+        let trim = informers.trims.get(&id.0).and_then(|trim| trim.downcast_ref::<fn(&mut K)>());
+        let informer = self.start(api, &id.2, trim.copied().unwrap_or(|_| ()));
         let name = [&*K::kind(&()), namespace, &id.2.fields, &id.2.labels].join(" ");
         informers.synced.push((name.trim_end().to_owned(), informer.synced.clone()));
         informers.by_kind.insert(id, Box::new(informer.clone()));
         informer
     }
 
-    fn start<K: Kind>(&self, api: Api<K>, selection: &Selection) -> SharedInformer<K> {
+    fn start<K: Kind>(&self, api: Api<Undecoded>, selection: &Selection, trim: fn(&mut K)) -> SharedInformer<K> {
         let mut config = watcher::Config::default().streaming_lists();
         config.field_selector = Some(selection.fields.clone()).filter(|text| !text.is_empty());
         config.label_selector = Some(selection.labels.clone()).filter(|text| !text.is_empty());
         let shared = Arc::new(Shared::default());
         let (sender, synced) = watch::channel(false);
-        let reflector = Reflector { api, config, shared: shared.clone(), synced: sender };
+        let reflector = Reflector { api, config, shared: shared.clone(), synced: sender, trim };
         self.0.tasks.spawn(reflector.run(self.0.stop.clone()));
         SharedInformer { shared, synced }
     }

@@ -11,6 +11,7 @@ mod factory;
 mod reflector;
 mod store;
 mod subscription;
+mod trim;
 
 use std::{fmt::Debug, sync::Arc};
 
@@ -23,6 +24,7 @@ pub use kube::runtime::watcher::Event as WatchEvent;
 pub use reflector::follow_metadata;
 pub use store::{Lister, NAMESPACE_INDEX, revision_of};
 pub use subscription::Subscription;
+pub use trim::trim_pod;
 
 use crate::ObjectKey;
 use store::Shared;

@@ -1,14 +1,16 @@
 //! Follows one kind: a streaming list and watch where the server knows them, else pages and a watch; after an error
 //! again, with growing pauses.
 
-use std::{fmt::Debug, sync::Arc, time::Duration};
+use std::{borrow::Cow, fmt::Debug, sync::Arc, time::Duration};
 
-use futures::{StreamExt, stream::BoxStream};
+use futures::{StreamExt, future::BoxFuture};
 use kube::{
     Api, Client, Resource,
-    core::{ApiResource, DynamicObject, PartialObjectMeta},
+    core::{ApiResource, DynamicObject, DynamicResourceScope, ObjectMeta, PartialObjectMeta},
     runtime::watcher::{self, Error as WatchError, Event as WatchEvent, InitialListStrategy, watcher},
 };
+use serde::{Deserialize, Deserializer, de::DeserializeOwned, de::Error as _};
+use serde_json::value::RawValue;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -21,29 +23,109 @@ const LAST_PAUSE: Duration = Duration::from_secs(30);
 
 /// Keeps one cache equal to what the server has.
 pub(super) struct Reflector<K> {
-    pub(super) api: Api<K>,
+    pub(super) api: Api<Undecoded>,
     pub(super) config: watcher::Config,
     pub(super) shared: Arc<Shared<K>>,
     pub(super) synced: watch::Sender<bool>,
+    /// Takes away what nobody who reads the cache looks at.
+    pub(super) trim: fn(&mut K),
 }
 
 impl<K: Kind> Reflector<K> {
-    pub(super) async fn run(self, stop: CancellationToken) {
-        let (api, shared, synced) = (self.api, self.shared, self.synced);
+    pub(super) fn run(self, stop: CancellationToken) -> BoxFuture<'static, ()> {
+        let Self { api, config, shared, synced, trim } = self;
         let mut listed: Vec<Arc<K>> = Vec::new();
-        let start = move |config| watcher(api.clone(), config).boxed();
-        follow(&K::kind(&()), start, self.config, stop, move |event| match event {
+        let take = move |event| match event {
             WatchEvent::Init => listed.clear(),
-            WatchEvent::InitApply(object) => listed.push(Arc::new(slim(object))),
+            WatchEvent::InitApply(object) => listed.extend(decode(&object, trim).map(Arc::new)),
             WatchEvent::InitDone => {
                 shared.replace(std::mem::take(&mut listed));
                 synced.send_replace(true);
             }
-            WatchEvent::Apply(object) => shared.apply(slim(object)),
-            WatchEvent::Delete(object) => shared.delete(slim(object)),
-        })
-        .await;
+            WatchEvent::Apply(object) => decode(&object, trim).into_iter().for_each(|object| shared.apply(object)),
+            WatchEvent::Delete(object) => decode(&object, trim).into_iter().for_each(|object| shared.delete(object)),
+        };
+        follow_undecoded(K::kind(&()), api, config, stop, Box::new(take))
     }
+}
+
+/// An object in the server's own words. All kinds are watched as this one type, so that the machinery of watches is
+/// compiled once and not for each kind.
+#[derive(Debug, Clone)]
+pub(super) struct Undecoded {
+    /// Only the name, the namespace and the resourceVersion.
+    meta: ObjectMeta,
+    text: Box<RawValue>,
+}
+
+impl<'de> Deserialize<'de> for Undecoded {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Head {
+            metadata: HeadMeta,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct HeadMeta {
+            name: Option<String>,
+            namespace: Option<String>,
+            resource_version: Option<String>,
+        }
+        let text = Box::<RawValue>::deserialize(deserializer)?;
+        let Head { metadata: HeadMeta { name, namespace, resource_version } } =
+            serde_json::from_str(text.get()).map_err(D::Error::custom)?;
+        Ok(Self { meta: ObjectMeta { name, namespace, resource_version, ..ObjectMeta::default() }, text })
+    }
+}
+
+impl Resource for Undecoded {
+    type DynamicType = ApiResource;
+    type Scope = DynamicResourceScope;
+
+    fn kind(resource: &ApiResource) -> Cow<'_, str> {
+        DynamicObject::kind(resource)
+    }
+
+    fn group(resource: &ApiResource) -> Cow<'_, str> {
+        DynamicObject::group(resource)
+    }
+
+    fn version(resource: &ApiResource) -> Cow<'_, str> {
+        DynamicObject::version(resource)
+    }
+
+    fn plural(resource: &ApiResource) -> Cow<'_, str> {
+        DynamicObject::plural(resource)
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.meta
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.meta
+    }
+}
+
+/// The object without what no component reads; none, with a word in the log, where it is not what its kind says.
+fn decode<K: Kind>(object: &Undecoded, trim: fn(&mut K)) -> Option<K> {
+    match serde_json::from_str::<K>(object.text.get()) {
+        Ok(mut decoded) => {
+            // Often the larger half of an object. A server takes an update without them as one that leaves them alone.
+            decoded.meta_mut().managed_fields = None;
+            trim(&mut decoded);
+            Some(decoded)
+        }
+        Err(error) => {
+            tell_unreadable(&K::kind(&()), &object.meta, &error);
+            None
+        }
+    }
+}
+
+fn tell_unreadable(kind: &str, meta: &ObjectMeta, error: &serde_json::Error) {
+    let (namespace, name) = (meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
+    tracing::error!(%kind, namespace, name, %error, "an object cannot be read and is left out");
 }
 
 /// Follows the metadata of all objects of a resource that is only known at run time, without keeping any of it: `take`
@@ -52,22 +134,31 @@ pub async fn follow_metadata(
     client: Client,
     resource: ApiResource,
     stop: CancellationToken,
-    take: impl FnMut(WatchEvent<PartialObjectMeta<DynamicObject>>),
+    take: impl FnMut(WatchEvent<PartialObjectMeta<DynamicObject>>) + Send + 'static,
 ) {
     let api = Api::<PartialObjectMeta<DynamicObject>>::all_with(client, &resource);
-    let start = move |config| watcher(api.clone(), config).boxed();
-    follow(&resource.kind, start, watcher::Config::default().streaming_lists(), stop, take).await;
+    let config = watcher::Config::default().streaming_lists();
+    follow(&resource.kind, api, config, stop, Box::new(take)).await;
 }
 
-async fn follow<T: Resource + Debug>(
-    kind: &str,
-    start: impl Fn(watcher::Config) -> BoxStream<'static, watcher::Result<WatchEvent<T>>>,
-    mut config: watcher::Config,
+type Take<T> = Box<dyn FnMut(WatchEvent<T>) + Send>;
+
+fn follow_undecoded(
+    kind: Cow<'static, str>,
+    api: Api<Undecoded>,
+    config: watcher::Config,
     stop: CancellationToken,
-    mut take: impl FnMut(WatchEvent<T>),
-) {
+    take: Take<Undecoded>,
+) -> BoxFuture<'static, ()> {
+    Box::pin(async move { follow(&kind, api, config, stop, take).await })
+}
+
+async fn follow<T>(kind: &str, api: Api<T>, mut config: watcher::Config, stop: CancellationToken, mut take: Take<T>)
+where
+    T: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
+{
     let mut pause = FIRST_PAUSE;
-    let mut events = start(config.clone());
+    let mut events = watcher(api.clone(), config.clone()).boxed();
     while let Some(Some(event)) = stop.run_until_cancelled(events.next()).await {
         match event {
             Ok(event) => {
@@ -80,7 +171,7 @@ async fn follow<T: Resource + Debug>(
             {
                 tracing::debug!(%kind, "the server has no streaming lists, listing in pages");
                 config.initial_list_strategy = InitialListStrategy::ListWatch;
-                events = start(config.clone());
+                events = watcher(api.clone(), config.clone()).boxed();
             }
             Err(err) => {
                 if is_routine(&err) {
@@ -96,13 +187,6 @@ async fn follow<T: Resource + Debug>(
             }
         }
     }
-}
-
-/// Drops what no component reads: managedFields are often the larger half of an object. A server takes an update
-/// without them as one that leaves them alone.
-fn slim<K: Kind>(mut object: K) -> K {
-    object.meta_mut().managed_fields = None;
-    object
 }
 
 /// Servers before v1.34, or with the feature switched off, refuse `sendInitialEvents` as an invalid option.

@@ -203,7 +203,10 @@ impl StatefulSetController {
             }
             Step::Identify(pod) => {
                 self.create_claims(set, &pod).await?;
-                let updated = api.replace(&pod.name_any(), &PostParams::default(), &pod).await?;
+                // Of what is written back, the cache has not all.
+                let mut whole = api.get(&pod.name_any()).await?;
+                pod::identify(set, &mut whole);
+                let updated = api.replace(&pod.name_any(), &PostParams::default(), &whole).await?;
                 self.expectations.wrote(key, &updated);
                 self.tell(set, "update", "Update", "Pod", &pod.name_any(), None);
                 Ok(())

@@ -12,7 +12,7 @@ pub(crate) mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::informer::{Event, Selection, SharedInformer, SharedInformerFactory};
+use client::informer::{Event, Selection, SharedInformer, SharedInformerFactory, trim_pod};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
@@ -66,6 +66,7 @@ pub(crate) async fn run(node: String, client: kube::Client, stop: CancellationTo
         } else if sources.peers.is_none() {
             let watched = stop.child_token();
             let informers = SharedInformerFactory::new(client.clone(), watched.clone());
+            informers.trim(trim_pod);
             sources.peers = Some(Peers::watch(&informers, watched.drop_guard(), &changed));
             if stop.run_until_cancelled(informers.synced()).await != Some(true) {
                 return;

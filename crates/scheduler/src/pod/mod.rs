@@ -35,6 +35,7 @@ impl Uid {
 /// Never changes: a pod that changed is another `PodInfo`.
 #[derive(Debug)]
 pub struct PodInfo {
+    /// Without what only the kubelet reads ([`client::informer::trim_pod`]), unless there are extenders.
     pub object: Arc<Pod>,
     pub key: ObjectKey,
     pub uid: Uid,
