@@ -1,6 +1,6 @@
 //! Marks and then deletes secrets with tokens of old that nobody has used for a long time.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
 use client::{
     ObjectKey,
@@ -12,7 +12,7 @@ use jiff::{SignedDuration, Timestamp, civil::Date, tz::TimeZone};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, ServiceAccount};
 use kube::{
     Api, Client,
-    api::{DeleteParams, PostParams, Preconditions},
+    api::{DeleteParams, ListParams, PostParams, Preconditions},
 };
 
 use crate::{context::Context, error::SyncError};
@@ -33,8 +33,8 @@ pub(crate) struct LegacyTokenCleaner {
     account_lister: Lister<ServiceAccount>,
     secrets: SharedInformer<Secret>,
     secret_lister: Lister<Secret>,
-    pods: SharedInformer<Pod>,
-    pod_lister: Lister<Pod>,
+    /// May list pods. The cache does not keep which secrets they mount, and this is asked for seldom.
+    reader: Client,
 }
 
 impl LegacyTokenCleaner {
@@ -42,7 +42,6 @@ impl LegacyTokenCleaner {
         let accounts = context.informers.informer::<ServiceAccount>();
         let secrets =
             context.informers.selected::<Secret>(Selection::fields("type=kubernetes.io/service-account-token"));
-        let pods = context.informers.informer::<Pod>();
         Self {
             client: context.client.clone(),
             period: context.config.legacy_token_clean_up_period,
@@ -50,8 +49,7 @@ impl LegacyTokenCleaner {
             accounts,
             secret_lister: secrets.lister(),
             secrets,
-            pod_lister: pods.lister(),
-            pods,
+            reader: context.informers.client().clone(),
         }
     }
 
@@ -68,20 +66,26 @@ impl LegacyTokenCleaner {
         if self.tracked_since().await?.is_none_or(|since| since > horizon) {
             return Ok(());
         }
-        let mounted: BTreeSet<_> = self.pod_lister.list().iter().flat_map(|pod| mounted_secrets(pod)).collect();
         for account in self.account_lister.list() {
             let namespace = account.metadata.namespace.as_deref().unwrap_or_default();
             for named in account.secrets.iter().flatten() {
                 let key = ObjectKey::new(namespace, named.name.as_deref().unwrap_or_default());
                 let Some(secret) = self.secret_lister.get(&key) else { continue };
                 let uid = secret.metadata.annotations.as_ref().and_then(|all| all.get(ACCOUNT_UID));
-                if uid != account.metadata.uid.as_ref() || mounted.contains(&key) {
+                let plan = plan(&secret, horizon);
+                if uid != account.metadata.uid.as_ref() || plan == Plan::Leave || self.is_mounted(&key).await? {
                     continue;
                 }
-                self.act(&key, &secret, plan(&secret, horizon), now).await?;
+                self.act(&key, &secret, plan, now).await?;
             }
         }
         Ok(())
+    }
+
+    async fn is_mounted(&self, secret: &ObjectKey) -> Result<bool, SyncError> {
+        let api = Api::<Pod>::namespaced(self.reader.clone(), secret.namespace());
+        let pods = api.list(&ListParams::default()).await?;
+        Ok(pods.items.iter().any(|pod| mounts(pod, secret.name())))
     }
 
     async fn act(&self, key: &ObjectKey, secret: &Secret, plan: Plan, now: Timestamp) -> Result<(), SyncError> {
@@ -111,11 +115,9 @@ impl LegacyTokenCleaner {
     }
 }
 
-fn mounted_secrets(pod: &Pod) -> Vec<ObjectKey> {
-    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+fn mounts(pod: &Pod, secret: &str) -> bool {
     let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-    let names = volumes.filter_map(|volume| volume.secret.as_ref()?.secret_name.as_deref());
-    names.map(|name| ObjectKey::new(namespace, name)).collect()
+    volumes.filter_map(|volume| volume.secret.as_ref()?.secret_name.as_deref()).any(|name| name == secret)
 }
 
 /// Dates have no time: the latest that is meant.
@@ -154,7 +156,6 @@ impl Controller for LegacyTokenCleaner {
     fn watches(&self, watches: &mut Watches) {
         watches.read(&self.accounts);
         watches.read(&self.secrets);
-        watches.read(&self.pods);
         watches.queue().add(ObjectKey::cluster(SWEEP));
     }
 

@@ -49,31 +49,50 @@ impl<K: Kind> Reflector<K> {
     }
 }
 
-/// An object in the server's own words. All kinds are watched as this one type, so that the machinery of watches is
-/// compiled once and not for each kind.
+/// An object in the server's own words, but for its `managedFields`: they are often the larger half of it, nobody reads
+/// them, and a server takes an update without them as one that leaves them alone.
+///
+/// All kinds are watched as this one type, so that the machinery of watches is compiled once and not for each kind.
 #[derive(Debug, Clone)]
 pub(super) struct Undecoded {
     /// Only the name, the namespace and the resourceVersion.
     meta: ObjectMeta,
-    text: Box<RawValue>,
+    text: String,
 }
 
 impl<'de> Deserialize<'de> for Undecoded {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::from(Box::<str>::from(Box::<RawValue>::deserialize(deserializer)?));
+        Self::new(text).map_err(D::Error::custom)
+    }
+}
+
+impl Undecoded {
+    fn new(mut text: String) -> serde_json::Result<Self> {
         #[derive(Deserialize)]
-        struct Head {
-            metadata: HeadMeta,
+        struct Head<'a> {
+            #[serde(borrow)]
+            metadata: HeadMeta<'a>,
         }
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
-        struct HeadMeta {
+        struct HeadMeta<'a> {
             name: Option<String>,
             namespace: Option<String>,
             resource_version: Option<String>,
+            #[serde(borrow)]
+            managed_fields: Option<&'a RawValue>,
         }
-        let text = Box::<RawValue>::deserialize(deserializer)?;
-        let Head { metadata: HeadMeta { name, namespace, resource_version } } =
-            serde_json::from_str(text.get()).map_err(D::Error::custom)?;
+        let Head { metadata: HeadMeta { name, namespace, resource_version, managed_fields } } =
+            serde_json::from_str(&text)?;
+        // Where the borrowed part lies in the text that it was borrowed from.
+        let place = managed_fields.map(|fields| {
+            let start = fields.get().as_ptr().addr() - text.as_ptr().addr();
+            start..start + fields.get().len()
+        });
+        if let Some(place) = place {
+            text.replace_range(place, "null");
+        }
         Ok(Self { meta: ObjectMeta { name, namespace, resource_version, ..ObjectMeta::default() }, text })
     }
 }
@@ -107,12 +126,10 @@ impl Resource for Undecoded {
     }
 }
 
-/// The object without what no component reads; none, with a word in the log, where it is not what its kind says.
+/// The object as its type; none, with a word in the log, where it is not what its kind says.
 fn decode<K: Kind>(object: &Undecoded, trim: fn(&mut K)) -> Option<K> {
-    match serde_json::from_str::<K>(object.text.get()) {
+    match serde_json::from_str::<K>(&object.text) {
         Ok(mut decoded) => {
-            // Often the larger half of an object. A server takes an update without them as one that leaves them alone.
-            decoded.meta_mut().managed_fields = None;
             trim(&mut decoded);
             Some(decoded)
         }
@@ -203,5 +220,44 @@ fn is_routine(err: &WatchError) -> bool {
         WatchError::WatchError(status) => status.code == 410,
         WatchError::WatchStartFailed(err) => err.is_reason(410, "Expired"),
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::WatchEvent;
+
+    use super::*;
+
+    #[track_caller]
+    fn undecoded(object: &str) -> Undecoded {
+        let line = format!(r#"{{"type":"ADDED","object":{object}}}"#);
+        match serde_json::from_str(&line).unwrap() {
+            WatchEvent::Added(object) => object,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn an_object_is_kept_as_it_was_written_but_for_managed_fields() {
+        let object = undecoded(
+            r#"{"metadata":{"managedFields":[{"manager":"a \"]","fieldsV1":{}}],"name":"a","resourceVersion":"7"},"data":{"k":"v"}}"#,
+        );
+        assert_eq!(
+            object.text,
+            r#"{"metadata":{"managedFields":null,"name":"a","resourceVersion":"7"},"data":{"k":"v"}}"#
+        );
+        assert_eq!((object.meta.name.as_deref(), object.meta.resource_version.as_deref()), (Some("a"), Some("7")));
+        let plain = r#"{"metadata":{"name":"a"}}"#;
+        assert_eq!(undecoded(plain).text, plain);
+    }
+
+    #[test]
+    fn an_object_that_is_not_what_its_kind_says_is_left_out() {
+        use k8s_openapi::api::core::v1::ConfigMap;
+        let good = undecoded(r#"{"metadata":{"name":"a"},"data":{"k":"v"}}"#);
+        let bad = undecoded(r#"{"metadata":{"name":"a"},"data":7}"#);
+        assert_eq!(decode::<ConfigMap>(&good, |_| ()).and_then(|map| map.metadata.name), Some("a".to_owned()));
+        assert_eq!(decode::<ConfigMap>(&bad, |_| ()), None);
     }
 }

@@ -53,6 +53,7 @@ fn is_stored_elsewhere(volume: &Volume) -> bool {
         && volume.empty_dir.is_none()
         && volume.host_path.is_none()
         && volume.projected.is_none()
+        && volume.secret.is_none()
 }
 
 #[cfg(test)]
@@ -103,10 +104,7 @@ mod tests {
                     "ports": [{ "containerPort": 80, "hostPort": 80 }],
                     "resources": { "requests": { "cpu": "1" } },
                 }],
-                "volumes": [
-                    { "name": "data", "persistentVolumeClaim": { "claimName": "data" } },
-                    { "name": "keys", "secret": { "secretName": "keys" } },
-                ],
+                "volumes": [{ "name": "data", "persistentVolumeClaim": { "claimName": "data" } }],
             },
             "status": { "containerStatuses": [{
                 "name": "c", "image": "i", "imageID": "", "ready": true, "restartCount": 2,
