@@ -127,7 +127,7 @@ impl Providers {
                 return Ok(logins.clone());
             }
         }
-        let answer = self.call(provider, image).await?;
+        let answer = self.call(provider, image, TIMEOUT).await?;
         let given = answer.cache_duration.as_ref().unwrap_or(&provider.default_cache_duration);
         let lasts = component_base::flags::go_duration(given)?;
         let key = match answer.cache_key_type.as_str() {
@@ -144,7 +144,7 @@ impl Providers {
         Ok(answer.auth)
     }
 
-    async fn call(&self, provider: &Provider, image: &str) -> Result<Answer, String> {
+    async fn call(&self, provider: &Provider, image: &str, patience: Duration) -> Result<Answer, String> {
         let request = serde_json::json!({
             "apiVersion": provider.api_version, "kind": "CredentialProviderRequest", "image": image });
         let mut program = Command::new(self.dir.join(&provider.name))
@@ -156,11 +156,15 @@ impl Providers {
             .kill_on_drop(true)
             .spawn()
             .map_err(|e| e.to_string())?;
-        if let Some(mut input) = program.stdin.take() {
-            // One that does not read its request may still answer.
-            let _ = input.write_all(request.to_string().as_bytes()).await;
-        }
-        let done = tokio::time::timeout(TIMEOUT, program.wait_with_output()).await;
+        let input = program.stdin.take();
+        let ask = async {
+            if let Some(mut input) = input {
+                // One that does not read its request may still answer.
+                let _ = input.write_all(request.to_string().as_bytes()).await;
+            }
+        };
+        let asked = async { tokio::join!(ask, program.wait_with_output()).1 };
+        let done = tokio::time::timeout(patience, asked).await;
         let done = done.map_err(|_| "it did not answer in time".to_owned())?.map_err(|e| e.to_string())?;
         if !done.status.success() {
             return Err(format!("{}: {}", done.status, String::from_utf8_lossy(&done.stderr).trim()));
@@ -255,5 +259,27 @@ mod tests {
 
         std::fs::write(&config, text.replace("helper", "../helper")).unwrap();
         assert!(Providers::open(&config, dir.path()).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_program_that_does_not_even_read_is_waited_for_no_longer() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("helper");
+        std::fs::write(&program, "#!/bin/sh\nexec sleep 3600\n").unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let provider = Provider {
+            name: "helper".into(),
+            match_images: Vec::new(),
+            default_cache_duration: "1h".into(),
+            api_version: "credentialprovider.kubelet.k8s.io/v1".into(),
+            args: Vec::new(),
+            env: Vec::new(),
+        };
+        let providers = Providers { dir: dir.path().to_owned(), ..Providers::default() };
+        // More than a pipe holds.
+        let image = format!("registry.example.com/{}", "a".repeat(1 << 20));
+        let answer = providers.call(&provider, &image, Duration::from_millis(100)).await;
+        assert_eq!(answer.map(|a| a.auth.len()), Err("it did not answer in time".to_owned()));
     }
 }
