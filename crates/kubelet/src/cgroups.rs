@@ -65,6 +65,18 @@ fn split(text: &str) -> Option<(&str, f64)> {
     Some((number, factor))
 }
 
+/// Bytes as quantities are written that are powers of two: `2Mi`.
+pub(crate) fn show_binary(bytes: u64) -> String {
+    let mut size = bytes;
+    for suffix in ["", "Ki", "Mi", "Gi", "Ti"] {
+        if size == 0 || !size.is_multiple_of(1024) {
+            return format!("{size}{suffix}");
+        }
+        size /= 1024;
+    }
+    format!("{size}Pi")
+}
+
 fn amount<'a>(list: Option<&'a BTreeMap<String, Quantity>>, name: &str) -> Option<&'a Quantity> {
     list?.get(name)
 }
@@ -171,6 +183,7 @@ mod tests {
         assert_eq!(whole(&q("1e3")), Some(1000));
         assert_eq!(whole(&q("1500m")), Some(2));
         assert_eq!(whole(&q("x")), None);
+        assert_eq!([2 << 20, 1 << 30, 65536, 1000].map(show_binary), ["2Mi", "1Gi", "64Ki", "1000"]);
     }
 
     #[test]

@@ -14,9 +14,11 @@ use k8s_openapi::api::core::v1::Taint;
 use serde::Deserialize;
 
 use crate::cpus::CpuPolicy;
+use crate::memory::MemoryPolicy;
 use crate::resources::Amounts;
 use crate::settings::{self, Eviction, ImageGc, Logs, Shutdown};
 use crate::swap::SwapBehavior;
+use crate::topology::TopologyPolicy;
 
 /// The command line, with upstream's names. A flag that is given wins over the file.
 #[derive(Parser, Clone, Debug)]
@@ -177,7 +179,6 @@ const IGNORED: &[&str] = &[
     "logging",
     "makeIPTablesUtilChains",
     "maxOpenFiles",
-    "memoryManagerPolicy",
     "memoryThrottlingFactor",
     "nodeLeaseDurationSeconds",
     "nodeStatusReportFrequency",
@@ -191,7 +192,6 @@ const IGNORED: &[&str] = &[
     "readOnlyPort",
     "registryBurst",
     "registryPullQPS",
-    "reservedMemory",
     "runOnce",
     "runtimeRequestTimeout",
     "showHiddenMetricsForVersion",
@@ -203,9 +203,6 @@ const IGNORED: &[&str] = &[
     "systemReservedCgroup",
     "tlsCipherSuites",
     "tlsMinVersion",
-    "topologyManagerPolicy",
-    "topologyManagerPolicyOptions",
-    "topologyManagerScope",
     "tracing",
     "userNamespaces",
     "volumePluginDir",
@@ -271,6 +268,8 @@ pub struct Config {
     pub pod_pids_limit: i64,
     pub allowed_unsafe_sysctls: Vec<String>,
     pub cpu_policy: CpuPolicy,
+    pub memory_policy: MemoryPolicy,
+    pub topology_policy: TopologyPolicy,
     pub swap: SwapBehavior,
     /// The file that names programs which give credentials for registries, and the directory where they are.
     pub credential_providers: Option<(PathBuf, PathBuf)>,
@@ -330,6 +329,8 @@ impl Default for Config {
             pod_pids_limit: -1,
             allowed_unsafe_sysctls: Vec::new(),
             cpu_policy: CpuPolicy::default(),
+            memory_policy: MemoryPolicy::default(),
+            topology_policy: TopologyPolicy::default(),
             swap: SwapBehavior::default(),
             credential_providers: None,
             system_logs: true,
@@ -430,6 +431,8 @@ impl Flags {
             pod_pids_limit: settings.pod_pids_limit,
             allowed_unsafe_sysctls: file.allowed_unsafe_sysctls,
             cpu_policy: settings.cpu_policy,
+            memory_policy: settings.memory_policy,
+            topology_policy: settings.topology_policy,
             swap: settings.swap,
             credential_providers: self
                 .image_credential_provider_config

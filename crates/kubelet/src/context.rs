@@ -17,6 +17,7 @@ use crate::devices::Devices;
 use crate::eviction::Pressures;
 use crate::images::Images;
 use crate::materials::Tokens;
+use crate::memory::Memory;
 use crate::pod::admission::Dooms;
 use crate::pod::container_config::Host;
 use crate::probes::Counts;
@@ -24,6 +25,8 @@ use crate::resources::Amounts;
 use crate::runtime::Runtime;
 use crate::statuses::Statuses;
 use crate::swap::Swap;
+use crate::topology::Topology;
+use crate::volumes::PodCertificates;
 
 /// The volumes that can be attached and that pods of this node have or are about to have, as the Node tells.
 #[derive(Default)]
@@ -102,6 +105,8 @@ pub(crate) struct Context {
     pub dooms: Dooms,
     pub devices: Arc<Devices>,
     pub cpus: Cpus,
+    pub memory: Memory,
+    pub topology: Topology,
     pub drivers: Drivers,
     pub volumes_in_use: VolumesInUse,
     pub admitted: Admitted,
@@ -112,6 +117,7 @@ pub(crate) struct Context {
     pub events: Recorder,
     pub images: Images,
     pub tokens: Tokens,
+    pub pod_certificates: PodCertificates,
     pub statuses: Statuses,
     pub service_informer: Option<SharedInformer<Service>>,
     pub runtime_classes: Option<SharedInformer<RuntimeClass>>,
@@ -183,6 +189,9 @@ impl Context {
 impl Context {
     /// A node without an apiserver, whose container runtime does not answer.
     pub(crate) fn alone(root: &std::path::Path) -> Self {
+        use crate::memory::MemoryPolicy;
+        use crate::numa::Nodes;
+        use crate::topology::TopologyPolicy;
         let runtime = Runtime::connect("unix:///nowhere").unwrap();
         Context {
             node_name: "n1".to_owned(),
@@ -206,7 +215,9 @@ impl Context {
             probe_counts: Arc::default(),
             dooms: Dooms::default(),
             devices: Arc::new(Devices::new(root)),
-            cpus: Cpus::new(crate::cpus::CpuPolicy::default(), root),
+            cpus: Cpus::new(crate::cpus::CpuPolicy::default(), &Nodes::new(), root).unwrap(),
+            memory: Memory::new(&MemoryPolicy::default(), &Nodes::new(), &Amounts::new(), root).unwrap(),
+            topology: Topology::new(TopologyPolicy::default(), Nodes::new()).unwrap(),
             drivers: Drivers::default(),
             volumes_in_use: VolumesInUse::default(),
             admitted: Admitted::default(),
@@ -216,6 +227,7 @@ impl Context {
             runtime,
             events: Recorder::collecting(8).0,
             tokens: Tokens::default(),
+            pod_certificates: PodCertificates::default(),
             statuses: Statuses::default(),
             service_informer: None,
             runtime_classes: None,

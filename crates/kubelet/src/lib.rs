@@ -13,6 +13,7 @@
 mod capacity;
 mod certificates;
 mod cgroups;
+mod checkpoint;
 mod config;
 mod context;
 mod cpus;
@@ -28,8 +29,11 @@ mod housekeeping;
 mod images;
 mod labels;
 mod materials;
+mod memory;
 mod node;
 mod node_cgroups;
+mod numa;
+mod orphans;
 pub mod plugins;
 mod pod;
 mod probe_tls;
@@ -42,6 +46,7 @@ mod static_pods;
 mod static_url;
 mod statuses;
 mod swap;
+mod topology;
 mod volumes;
 
 use std::sync::Arc;
@@ -60,10 +65,12 @@ use static_url::UrlSource;
 pub use certificates::{Bootstrap, CertificateError, bootstrap};
 pub use config::{Config, FlagError, Flags};
 pub use cpus::CpuPolicy;
+pub use memory::MemoryPolicy;
 pub use runtime::RuntimeError;
 pub use server::ServeError;
 pub use settings::{Eviction, ImageGc, Logs, Shutdown};
 pub use swap::SwapBehavior;
+pub use topology::TopologyPolicy;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -75,6 +82,8 @@ pub enum Error {
     Directory { path: std::path::PathBuf, source: std::io::Error },
     #[error(transparent)]
     Tls(#[from] rustls::Error),
+    #[error("{0}")]
+    Resources(String),
     #[error(transparent)]
     CredentialProvider(#[from] credential_provider::Error),
     #[error("cannot serve health on {address}")]
@@ -112,6 +121,15 @@ async fn run_node(config: Config, client: Option<kube::Client>, stop: Cancellati
         Some(client) => Recorder::start(client.clone(), Dialect::Core, "kubelet", &config.node_name, stop.clone()),
         None => Recorder::collecting(64).0,
     };
+    let nodes = numa::look(
+        std::path::Path::new("/sys/devices/system/node"),
+        &cpus::all(),
+        u64::try_from(machine.memory_bytes).unwrap_or_default(),
+    );
+    let capacity = capacity::of(&machine, &config);
+    let allocatable = capacity::allocatable(&capacity, &config);
+    let kept_back = capacity.iter().map(|(name, all)| (name.clone(), all - allocatable[name])).collect();
+    let (cpu_policy, root) = (config.cpu_policy.clone(), &config.root_dir);
     let context = Arc::new(context::Context {
         node_name: config.node_name.clone(),
         host_ips: config.node_ips.iter().map(ToString::to_string).collect(),
@@ -122,7 +140,7 @@ async fn run_node(config: Config, client: Option<kube::Client>, stop: Cancellati
         cluster_dns: config.cluster_dns.clone(),
         resolv_conf: std::fs::read_to_string(&config.resolv_conf).unwrap_or_default(),
         cgroup_root: config.cgroups_per_qos.then(|| config.cgroup_root.clone()),
-        allocatable: capacity::allocatable(&capacity::of(&machine, &config), &config),
+        allocatable,
         max_pods: config.max_pods.try_into().unwrap_or(usize::MAX),
         pod_pids_limit: config.pod_pids_limit,
         seccomp_default: config.seccomp_default,
@@ -132,7 +150,9 @@ async fn run_node(config: Config, client: Option<kube::Client>, stop: Cancellati
         probe_counts: Arc::default(),
         dooms: pod::admission::Dooms::default(),
         devices: Arc::new(devices::Devices::new(&config.root_dir)),
-        cpus: cpus::Cpus::new(config.cpu_policy.clone(), &config.root_dir),
+        cpus: cpus::Cpus::new(cpu_policy, &nodes, root).map_err(Error::Resources)?,
+        memory: memory::Memory::new(&config.memory_policy, &nodes, &kept_back, root).map_err(Error::Resources)?,
+        topology: topology::Topology::new(config.topology_policy.clone(), nodes).map_err(Error::Resources)?,
         drivers: csi::Drivers::default(),
         volumes_in_use: context::VolumesInUse::default(),
         admitted: context::Admitted::default(),
@@ -150,6 +170,7 @@ async fn run_node(config: Config, client: Option<kube::Client>, stop: Cancellati
         runtime,
         events,
         tokens: materials::Tokens::default(),
+        pod_certificates: volumes::PodCertificates::default(),
         statuses: statuses::Statuses::new(client.clone()),
         service_informer: factory.as_ref().map(SharedInformerFactory::informer::<Service>),
         runtime_classes: factory.as_ref().map(SharedInformerFactory::informer::<RuntimeClass>),

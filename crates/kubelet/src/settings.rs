@@ -7,8 +7,10 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde_json::Value;
 
 use crate::cpus::{self, CpuPolicy};
+use crate::memory::MemoryPolicy;
 use crate::resources::{Amounts, Threshold};
 use crate::swap::SwapBehavior;
+use crate::topology::{Policy, Scope, TopologyPolicy};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Eviction {
@@ -60,6 +62,8 @@ pub(crate) struct Settings {
     pub file_check_frequency: Duration,
     pub http_check_frequency: Duration,
     pub cpu_policy: CpuPolicy,
+    pub memory_policy: MemoryPolicy,
+    pub topology_policy: TopologyPolicy,
     pub swap: SwapBehavior,
 }
 
@@ -134,16 +138,21 @@ pub(crate) const FIELDS: &[&str] = &[
     "imageMaximumGCAge",
     "imageMinimumGCAge",
     "kubeReserved",
+    "memoryManagerPolicy",
     "memorySwap",
     "mergeDefaultEvictionSettings",
     "nodeStatusMaxImages",
     "podPidsLimit",
     "providerID",
+    "reservedMemory",
     "reservedSystemCPUs",
     "seccompDefault",
     "shutdownGracePeriod",
     "shutdownGracePeriodCriticalPods",
     "systemReserved",
+    "topologyManagerPolicy",
+    "topologyManagerPolicyOptions",
+    "topologyManagerScope",
 ];
 
 type Fields = BTreeMap<String, Value>;
@@ -210,6 +219,56 @@ fn cpu_policy(fields: &Fields) -> Result<CpuPolicy, String> {
     let default = CpuPolicy::default().reconcile_period;
     let reconcile_period = duration(fields, "cpuManagerReconcilePeriod", default)?.max(Duration::from_secs(1));
     Ok(CpuPolicy { is_static, reserved, reconcile_period })
+}
+
+/// The static policy keeps memory for the system on the nodes that are named.
+fn memory_policy(fields: &Fields) -> Result<MemoryPolicy, String> {
+    let is_static = match fields.get("memoryManagerPolicy").and_then(Value::as_str).unwrap_or("None") {
+        "None" | "" => false,
+        "Static" => true,
+        other => return Err(format!("memoryManagerPolicy: unknown policy: {other:?}")),
+    };
+    let mut reserved: BTreeMap<usize, BTreeMap<String, u64>> = BTreeMap::new();
+    for item in fields.get("reservedMemory").and_then(Value::as_array).into_iter().flatten() {
+        let node = item["numaNode"].as_u64().and_then(|n| usize::try_from(n).ok());
+        let node = node.ok_or_else(|| format!("reservedMemory: invalid NUMA node {}", item["numaNode"]))?;
+        for (kind, text) in item["limits"].as_object().into_iter().flatten() {
+            let size = crate::cgroups::whole(&Quantity(text.as_str().unwrap_or_default().to_owned()));
+            let size = size.and_then(|s| u64::try_from(s).ok()).filter(|s| *s > 0);
+            let size = size.ok_or_else(|| format!("reservedMemory: invalid quantity {text} of {kind}"))?;
+            if reserved.entry(node).or_default().insert(kind.clone(), size).is_some() {
+                return Err(format!("reservedMemory: duplicate entries for NUMA node {node} and resource {kind}"));
+            }
+        }
+    }
+    Ok(MemoryPolicy { is_static, reserved })
+}
+
+fn topology_policy(fields: &Fields) -> Result<TopologyPolicy, String> {
+    let word = |name: &str| fields.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let mut policy = TopologyPolicy::default();
+    let name = word("topologyManagerPolicy");
+    if !name.is_empty() {
+        policy.policy =
+            Policy::parse(&name).ok_or_else(|| format!("topologyManagerPolicy: unknown policy: {name:?}"))?;
+    }
+    policy.scope = match word("topologyManagerScope").as_str() {
+        "" | "container" => Scope::Container,
+        "pod" => Scope::Pod,
+        other => return Err(format!("topologyManagerScope: unknown scope: {other:?}")),
+    };
+    for (name, value) in map(fields, "topologyManagerPolicyOptions") {
+        let invalid = || format!("topologyManagerPolicyOptions: bad value for option {name:?}: {value:?}");
+        match name.as_str() {
+            "prefer-closest-numa-nodes" => policy.prefers_closest = value.parse().map_err(|_| invalid())?,
+            "max-allowable-numa-nodes" => {
+                let count: usize = value.parse().map_err(|_| invalid())?;
+                policy.max_nodes = Some(count).filter(|n| (8..=16).contains(n)).ok_or_else(invalid)?;
+            }
+            _ => return Err(format!("topologyManagerPolicyOptions: unsupported option: {name:?}")),
+        }
+    }
+    Ok(policy)
 }
 
 /// Reads the fields that this module knows and leaves the others.
@@ -280,6 +339,8 @@ pub(crate) fn of(fields: &BTreeMap<String, Value>) -> Result<Settings, String> {
         max_images: usize::try_from(number(fields, "nodeStatusMaxImages", 50)).unwrap_or(usize::MAX),
         file_check_frequency: duration(fields, "fileCheckFrequency", Duration::from_secs(20))?,
         cpu_policy,
+        memory_policy: memory_policy(fields)?,
+        topology_policy: topology_policy(fields)?,
         swap: match fields.get("memorySwap").and_then(|m| m["swapBehavior"].as_str()).unwrap_or_default() {
             "" | "NoSwap" => SwapBehavior::NoSwap,
             "LimitedSwap" => SwapBehavior::LimitedSwap,
@@ -322,6 +383,18 @@ mod tests {
     }
 
     #[test]
+    fn resources_are_aligned_as_the_file_says() {
+        let got = read(serde_json::json!({"topologyManagerPolicy": "single-numa-node", "topologyManagerScope": "pod",
+            "topologyManagerPolicyOptions": {"prefer-closest-numa-nodes": "true"}, "memoryManagerPolicy": "Static",
+            "reservedMemory": [{"numaNode": 1, "limits": {"memory": "1Gi"}}]}))
+        .unwrap();
+        let TopologyPolicy { policy, scope, prefers_closest, max_nodes } = got.topology_policy;
+        assert_eq!((policy, scope, prefers_closest, max_nodes), (Policy::SingleNumaNode, Scope::Pod, true, 8));
+        assert_eq!(got.memory_policy.reserved, [(1, [("memory".to_owned(), 1 << 30)].into())].into());
+        assert!(got.memory_policy.is_static);
+    }
+
+    #[test]
     fn what_makes_no_sense_is_named() {
         let check = |file: Value, part: &str| assert!(read(file).unwrap_err().contains(part), "{part}");
         check(serde_json::json!({"evictionHard": {"memory.available": "x"}}), "memory.available=x");
@@ -329,6 +402,13 @@ mod tests {
         check(serde_json::json!({"kubeReserved": {"cpu": "-1"}}), "cpu");
         check(serde_json::json!({"cpuManagerPolicy": "static"}), "to be greater than zero");
         check(serde_json::json!({"cpuManagerPolicy": "dynamic"}), "unknown policy");
+        check(serde_json::json!({"topologyManagerPolicy": "strict"}), "unknown policy");
+        check(serde_json::json!({"topologyManagerScope": "node"}), "unknown scope");
+        let options = serde_json::json!({"max-allowable-numa-nodes": "3"});
+        check(serde_json::json!({"topologyManagerPolicyOptions": options}), "bad value");
+        let twice = serde_json::json!([{"numaNode": 0, "limits": {"memory": "1Gi"}},
+            {"numaNode": 0, "limits": {"memory": "2Gi"}}]);
+        check(serde_json::json!({"reservedMemory": twice}), "duplicate entries");
         let options = serde_json::json!({"full-pcpus-only": "true", "strict-cpu-reservation": "false"});
         check(serde_json::json!({"cpuManagerPolicyOptions": options}), "full-pcpus-only is not supported");
         check(serde_json::json!({"memorySwap": {"swapBehavior": "UnlimitedSwap"}}), "UnlimitedSwap");

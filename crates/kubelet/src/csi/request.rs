@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use crate::plugins::csi::VolumeCapability;
 use crate::plugins::csi::node_service_capability::rpc::Type as Can;
 use crate::plugins::csi::volume_capability::access_mode::Mode;
-use crate::plugins::csi::volume_capability::{AccessMode, AccessType, MountVolume};
+use crate::plugins::csi::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume};
 
 fn hex(text: &str) -> String {
     Sha256::digest(text).iter().map(|b| format!("{b:02x}")).collect()
@@ -39,6 +39,8 @@ pub(super) struct Use<'a> {
     pub mount_options: Vec<String>,
     /// The pod's group, where the driver itself gives the volume to it.
     pub group: Option<u32>,
+    /// As it is, without a file system.
+    pub is_device: bool,
 }
 
 pub(super) fn capability(how: &Use<'_>, can: &[Can]) -> VolumeCapability {
@@ -52,11 +54,15 @@ pub(super) fn capability(how: &Use<'_>, can: &[Can]) -> VolumeCapability {
     };
     VolumeCapability {
         access_mode: Some(AccessMode { mode: mode as i32 }),
-        access_type: Some(AccessType::Mount(MountVolume {
-            fs_type: how.fs_type.to_owned(),
-            mount_flags: how.mount_options.clone(),
-            volume_mount_group: how.group.map(|g| g.to_string()).unwrap_or_default(),
-        })),
+        access_type: Some(if how.is_device {
+            AccessType::Block(BlockVolume {})
+        } else {
+            AccessType::Mount(MountVolume {
+                fs_type: how.fs_type.to_owned(),
+                mount_flags: how.mount_options.clone(),
+                volume_mount_group: how.group.map(|g| g.to_string()).unwrap_or_default(),
+            })
+        }),
     }
 }
 
@@ -118,7 +124,7 @@ mod tests {
     use super::*;
 
     fn how<'a>(access_mode: &'a str, fs_type: &'a str) -> Use<'a> {
-        Use { access_mode, fs_type, mount_options: Vec::new(), group: None }
+        Use { access_mode, fs_type, mount_options: Vec::new(), group: None, is_device: false }
     }
 
     #[test]

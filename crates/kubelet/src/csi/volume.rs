@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use client::error::ignore_not_found;
+use client::events::reference;
 use k8s_openapi::api::core::v1::{
     CSIPersistentVolumeSource, CSIVolumeSource, PersistentVolume, PersistentVolumeClaim, PersistentVolumeSpec, Pod,
     Secret, SecretReference,
@@ -36,6 +37,9 @@ type Result<T> = std::result::Result<T, Failure>;
 const ATTACH: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(500);
 const PLUGIN: &str = "kubernetes.io~csi";
+/// Below the kubelet's directory: what belongs to the node. Below a pod's: its devices.
+const OF_NODE: &str = "plugins/kubernetes.io/csi";
+const DEVICES: &str = "volumeDevices";
 const DATA: &str = "vol_data.json";
 
 /// What lies beside a volume's mount: upstream's names, so that either kubelet can take down what the other has set up.
@@ -79,7 +83,84 @@ fn within<T>(message: T) -> tonic::Request<T> {
 
 /// The part of the plugins' directory where a volume is mounted for the node.
 fn stage_dir(context: &Context, driver: &str, handle: &str) -> PathBuf {
-    context.root.join("plugins/kubernetes.io/csi").join(driver).join(request::stage_name(handle))
+    context.root.join(OF_NODE).join(driver).join(request::stage_name(handle))
+}
+
+/// Where the parts of a volume lie that a pod has: upstream's layout.
+#[derive(Clone, Debug)]
+struct Paths {
+    /// The directory of what is known of it.
+    data: PathBuf,
+    /// Where its driver brings it for the pod.
+    target: PathBuf,
+    /// Where its driver prepares it for the node.
+    staging: PathBuf,
+    /// By which the pod's containers find a device; a file system is found by its target.
+    link: Option<PathBuf>,
+}
+
+impl Paths {
+    fn of_files(context: &Context, dir: PathBuf, driver: &str, handle: &str) -> Self {
+        let staging = stage_dir(context, driver, handle).join("globalmount");
+        Paths { target: dir.join("mount"), data: dir, staging, link: None }
+    }
+
+    /// Devices are kept by volume, not by pod: a link tells which pods have one.
+    fn of_device(context: &Context, pod_dir: &Path, name: &str) -> Self {
+        let all = context.root.join(OF_NODE).join("volumeDevices");
+        Paths {
+            data: all.join(name).join("data"),
+            target: all.join("publish").join(name).join(pod_dir.file_name().unwrap_or_default()),
+            staging: all.join("staging").join(name),
+            link: Some(pod_dir.join(DEVICES).join(PLUGIN).join(name)),
+        }
+    }
+
+    /// What is there while the pod has the volume, and for no other pod.
+    fn mark(&self) -> &Path {
+        self.link.as_deref().unwrap_or(&self.data)
+    }
+
+    /// Takes away what the driver has left of the pod's share.
+    fn remove_target(&self) -> Result<()> {
+        if self.link.is_none() {
+            // The driver removes the mount point, or leaves it empty.
+            return remove_dir(&self.target);
+        }
+        if self.target.is_dir() {
+            remove_dir(&self.target)?;
+        } else {
+            absent_or(std::fs::remove_file(&self.target)).map_err(io("failed to remove the published device"))?;
+        }
+        // Others may have theirs beside it.
+        let _ = self.target.parent().map(std::fs::remove_dir);
+        Ok(())
+    }
+
+    /// Takes away what is left of the node's share, once its driver has done so.
+    fn remove_staging(&self) -> Result<()> {
+        remove_dir(&self.staging)?;
+        match (&self.link, self.staging.parent()) {
+            (None, Some(home)) => {
+                remove_data(home)?;
+                remove_dir(home)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes away what tells of the volume, after the volume. `is_last`: no other pod has it.
+    fn remove_mark(&self, is_last: bool) -> Result<()> {
+        if is_last || self.link.is_none() {
+            remove_data(&self.data)?;
+            remove_dir(&self.data)?;
+        }
+        let Some(link) = &self.link else { return Ok(()) };
+        if is_last && let Some(of_volume) = self.data.parent() {
+            remove_dir(of_volume)?;
+        }
+        absent_or(std::fs::remove_file(link)).map_err(io("failed to remove the device's link"))
+    }
 }
 
 async fn driver_spec(context: &Context, name: &str) -> Result<Option<CSIDriverSpec>> {
@@ -108,15 +189,14 @@ struct Claimed<'a> {
     pod: &'a Pod,
     csi: &'a CSIPersistentVolumeSource,
     data: Data,
-    /// Where all that belongs to the volume lies for the pod.
-    dir: PathBuf,
-    /// Where it is mounted for the node, if its driver does that.
-    staging: Option<PathBuf>,
+    paths: Paths,
+    /// Whether its driver prepares it for the node.
+    is_staged: bool,
     capability: VolumeCapability,
     read_only: bool,
 }
 
-/// Brings a claim's volume to the pod. Gives where it is.
+/// Brings a claim's volume to the pod. Gives where its file system is, or the link to its device.
 pub(crate) async fn set_up(
     context: &Context,
     pod: &Pod,
@@ -130,14 +210,15 @@ pub(crate) async fn set_up(
     let Some(csi) = &spec.csi else { return Err(Failure("it is no volume of a CSI driver".to_owned())) };
     let mut driver = context.drivers.get(&csi.driver)?;
     let known = driver_spec(context, &csi.driver).await?;
-    let by_driver = driver.can.contains(&Can::VolumeMountGroup);
+    let is_device = spec.volume_mode.as_deref() == Some("Block");
+    let by_driver = driver.can.contains(&Can::VolumeMountGroup) && !is_device;
     let how = Use {
         access_mode: request::access_mode(spec),
         fs_type: csi.fs_type.as_deref().unwrap_or_default(),
         mount_options: spec.mount_options.clone().unwrap_or_default(),
         group: volumes::fs_group_of(pod).filter(|_| by_driver),
+        is_device,
     };
-    let staging = stage_dir(context, &csi.driver, &csi.volume_handle).join("globalmount");
     let claimed = Claimed {
         pod,
         csi,
@@ -150,26 +231,39 @@ pub(crate) async fn set_up(
             volume_lifecycle_mode: "Persistent".to_owned(),
             fs_group: String::new(),
         },
-        dir: volume_dir(context, pod, name),
-        staging: driver.can.contains(&Can::StageUnstageVolume).then_some(staging),
+        paths: match is_device {
+            true => Paths::of_device(context, &pod_dir(context, pod), name),
+            false => Paths::of_files(context, volume_dir(context, pod, name), &csi.driver, &csi.volume_handle),
+        },
+        is_staged: driver.can.contains(&Can::StageUnstageVolume),
         capability: request::capability(&how, &driver.can),
         read_only: read_only || csi.read_only == Some(true),
     };
-    begin(context, &claimed.dir, &claimed.data).await?;
+    let paths = &claimed.paths;
+    begin(context, paths, &claimed.data).await?;
     if driver.can.contains(&Can::ExpandVolume) {
         context.drivers.look_again(pod);
     }
-    let target = claimed.dir.join("mount");
-    if !is_published(context, pod, known.as_ref(), &target) {
+    let was_there = is_published(context, pod, known.as_ref(), paths);
+    if !was_there {
         claimed.mount(context, &mut driver, known.as_ref()).await?;
     }
     // An earlier try may have come as far as this; and what is mounted may be asked to grow.
-    claimed.expand(context, &mut driver, spec, claim).await?;
+    if let Err(failure) = claimed.expand(context, &mut driver, spec, claim).await {
+        let text = format!("NodeExpandVolume.NodeExpandVolume failed for volume \"{name}\" : {failure}");
+        context.events.warning(&reference(pod), "VolumeResizeFailed", text);
+        if !was_there {
+            return Err(failure);
+        }
+    }
+    if is_device {
+        return Ok(paths.mark().to_owned());
+    }
     let policy = known.as_ref().and_then(|d| d.fs_group_policy.as_deref());
     if !claimed.read_only && !by_driver && request::owns_files(policy, &how) {
-        own(pod, &claimed.dir).await?;
+        own(pod, &paths.data).await?;
     }
-    Ok(target)
+    Ok(paths.target.clone())
 }
 
 /// Brings a volume that the pod itself describes.
@@ -183,17 +277,17 @@ pub(crate) async fn set_up_inline(context: &Context, pod: &Pod, name: &str, csi:
             "volume mode \"Ephemeral\" not supported by driver {driver} (only supports {modes:?})"
         )));
     }
-    let dir = volume_dir(context, pod, name);
-    let target = dir.join("mount");
+    let handle = request::inline_handle(pod.metadata.uid.as_deref().unwrap_or_default(), name);
+    let paths = Paths::of_files(context, volume_dir(context, pod, name), &csi.driver, &handle);
     let by_driver = driver.can.contains(&Can::VolumeMountGroup);
     let how = Use {
         access_mode: "ReadWriteOnce",
         fs_type: csi.fs_type.as_deref().unwrap_or_default(),
         mount_options: Vec::new(),
         group: volumes::fs_group_of(pod).filter(|_| by_driver),
+        is_device: false,
     };
-    if !is_published(context, pod, known.as_ref(), &target) {
-        let handle = request::inline_handle(pod.metadata.uid.as_deref().unwrap_or_default(), name);
+    if !is_published(context, pod, known.as_ref(), &paths) {
         let data = Data {
             driver_name: csi.driver.clone(),
             volume_handle: handle.clone(),
@@ -210,30 +304,34 @@ pub(crate) async fn set_up_inline(context: &Context, pod: &Pod, name: &str, csi:
         attributes.extend(tokens(context, pod, known.as_ref()).await?);
         let asked = NodePublishVolumeRequest {
             volume_id: handle,
-            target_path: text(&target),
+            target_path: text(&paths.target),
             volume_capability: Some(request::capability(&how, &driver.can)),
             readonly: csi.read_only == Some(true),
             secrets,
             volume_context: attributes,
             ..NodePublishVolumeRequest::default()
         };
-        begin(context, &dir, &data).await?;
+        begin(context, &paths, &data).await?;
         driver.client.node_publish_volume(within(asked)).await.map_err(rpc)?;
     }
     let policy = known.as_ref().and_then(|d| d.fs_group_policy.as_deref());
     if csi.read_only != Some(true) && !by_driver && request::owns_files(policy, &how) {
-        own(pod, &dir).await?;
+        own(pod, &paths.data).await?;
     }
-    Ok(target)
+    Ok(paths.target)
 }
 
-/// Whether the volume is mounted for the pod, and its driver does not ask to be told again.
-fn is_published(context: &Context, pod: &Pod, driver: Option<&CSIDriverSpec>, target: &Path) -> bool {
+/// Whether the pod has the volume, and its driver does not ask to be told again.
+fn is_published(context: &Context, pod: &Pod, driver: Option<&CSIDriverSpec>, paths: &Paths) -> bool {
+    use std::os::unix::fs::FileTypeExt;
     if driver.and_then(|d| d.requires_republish) == Some(true) {
         context.drivers.look_again(pod);
         return false;
     }
-    volumes::is_mounted(target)
+    match paths.link {
+        Some(_) => std::fs::metadata(&paths.target).is_ok_and(|found| found.file_type().is_block_device()),
+        None => volumes::is_mounted(&paths.target),
+    }
 }
 
 /// Gives the files of a mounted volume to the pod's group, once.
@@ -267,9 +365,12 @@ fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
+fn pod_dir(context: &Context, pod: &Pod) -> PathBuf {
+    volumes::pod_dir(&context.root, pod.metadata.uid.as_deref().unwrap_or_default())
+}
+
 fn volume_dir(context: &Context, pod: &Pod, name: &str) -> PathBuf {
-    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-    volumes::pod_dir(&context.root, uid).join("volumes").join(PLUGIN).join(name)
+    pod_dir(context, pod).join("volumes").join(PLUGIN).join(name)
 }
 
 /// Waits for the attacher. Gives what the attachment says to the node.
@@ -298,7 +399,7 @@ async fn attached(context: &Context, csi: &CSIPersistentVolumeSource, name: &str
 }
 
 impl Claimed<'_> {
-    /// Mounts the volume for the node and for the pod, once it is attached.
+    /// Brings the volume to the node and to the pod, once it is attached.
     async fn mount(&self, context: &Context, driver: &mut Driver, known: Option<&CSIDriverSpec>) -> Result<()> {
         let must_attach = known.and_then(|d| d.attach_required) != Some(false);
         let published = match must_attach {
@@ -312,22 +413,35 @@ impl Claimed<'_> {
         let asked = NodePublishVolumeRequest {
             volume_id: self.csi.volume_handle.clone(),
             publish_context: published,
-            staging_target_path: self.staging.as_deref().map(text).unwrap_or_default(),
-            target_path: text(&self.dir.join("mount")),
+            staging_target_path: self.staging_path(),
+            target_path: text(&self.paths.target),
             volume_capability: Some(self.capability.clone()),
             readonly: self.read_only,
             secrets: secret_of(context, self.csi.node_publish_secret_ref.as_ref()).await?,
             volume_context: attributes,
         };
+        if self.paths.link.is_some() {
+            let dir = self.paths.target.parent().unwrap_or(&self.paths.target);
+            std::fs::create_dir_all(dir).map_err(io("failed to create the directory of published devices"))?;
+        }
         driver.client.node_publish_volume(within(asked)).await.map_err(rpc)?;
         Ok(())
     }
 
-    /// Mounts the volume for the node, where the driver has that step. It may be told again: drivers take that as done.
+    fn staging_path(&self) -> String {
+        if self.is_staged { text(&self.paths.staging) } else { String::new() }
+    }
+
+    /// Prepares the volume for the node, where the driver has that step. It may be told again: drivers take that as done.
     async fn stage(&self, context: &Context, driver: &mut Driver, published: &HashMap<String, String>) -> Result<()> {
-        let Some(target) = &self.staging else { return Ok(()) };
+        if !self.is_staged {
+            return Ok(());
+        }
+        let target = &self.paths.staging;
         std::fs::create_dir_all(target).map_err(io("failed to create the staging directory"))?;
-        write_data(&stage_dir(context, &self.csi.driver, &self.csi.volume_handle), &self.data)?;
+        if self.paths.link.is_none() {
+            write_data(&stage_dir(context, &self.csi.driver, &self.csi.volume_handle), &self.data)?;
+        }
         let asked = NodeStageVolumeRequest {
             volume_id: self.csi.volume_handle.clone(),
             publish_context: published.clone(),
@@ -356,13 +470,15 @@ impl Claimed<'_> {
         }
         let asked = NodeExpandVolumeRequest {
             volume_id: self.csi.volume_handle.clone(),
-            volume_path: text(&self.dir.join("mount")),
+            volume_path: text(&self.paths.target),
             capacity_range: Some(CapacityRange { required_bytes: has, limit_bytes: 0 }),
-            staging_target_path: self.staging.as_deref().map(text).unwrap_or_default(),
+            staging_target_path: self.staging_path(),
             volume_capability: Some(self.capability.clone()),
             secrets: HashMap::new(),
         };
         driver.client.node_expand_volume(within(asked)).await.map_err(rpc)?;
+        let text = format!("MountVolume.NodeExpandVolume succeeded for volume \"{}\"", self.data.spec_vol_id);
+        context.events.normal(&reference(self.pod), "FileSystemResizeSuccessful", text);
         let Some(client) = &context.client else { return Ok(()) };
         let claims: Api<PersistentVolumeClaim> =
             Api::namespaced(client.clone(), claim.metadata.namespace.as_deref().unwrap_or_default());
@@ -374,11 +490,22 @@ impl Claimed<'_> {
 }
 
 /// Notes that the pod has the volume, before anything is asked of its driver.
-async fn begin(context: &Context, dir: &Path, data: &Data) -> Result<()> {
+async fn begin(context: &Context, paths: &Paths, data: &Data) -> Result<()> {
     let _turn = context.drivers.turns.take(&device_of(data)).await;
+    let dir = &paths.data;
     std::fs::create_dir_all(dir).map_err(io("failed to create the volume's directory"))?;
     if read_data(dir).is_none() {
         write_data(dir, data)?;
+    }
+    if let Some(link) = &paths.link {
+        let made =
+            std::fs::create_dir_all(link.parent().unwrap_or(link)).and_then(|()| {
+                match std::os::unix::fs::symlink(&paths.target, link) {
+                    Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+                    made => made,
+                }
+            });
+        made.map_err(io("failed to link the device"))?;
     }
     if data.is_attachable() {
         context.volumes_in_use.begin(&device_of(data));
@@ -400,47 +527,38 @@ pub(crate) async fn tear_down(context: &Context, pod_dir: &Path) -> Result<()> {
     if let Some(uid) = pod_dir.file_name() {
         context.drivers.looked_after.lock().remove(&*uid.to_string_lossy());
     }
-    let all = pod_dir.join("volumes").join(PLUGIN);
-    for entry in std::fs::read_dir(&all).into_iter().flatten().filter_map(std::result::Result::ok) {
-        let dir = entry.path();
-        let Some(data) = read_data(&dir) else { continue };
+    for (paths, data) in held_by(context, pod_dir) {
         let _turn = context.drivers.turns.take(&device_of(&data)).await;
-        let mount = dir.join("mount");
-        let is_untouched = !mount.exists() && !stage_dir(context, &data.driver_name, &data.volume_handle).exists();
+        let is_untouched = !paths.target.exists() && !paths.staging.exists();
         let mut driver = match context.drivers.get(&data.driver_name) {
             Ok(driver) => Some(driver),
             Err(_) if is_untouched => None, // it was never asked for anything
             Err(missing) => return Err(missing),
         };
         if let Some(driver) = &mut driver {
-            let asked = NodeUnpublishVolumeRequest { volume_id: data.volume_handle.clone(), target_path: text(&mount) };
+            let target_path = text(&paths.target);
+            let asked = NodeUnpublishVolumeRequest { volume_id: data.volume_handle.clone(), target_path };
             driver.client.node_unpublish_volume(within(asked)).await.map_err(rpc)?;
         }
-        // The driver removes the mount point, or leaves it empty.
-        remove_dir(&mount)?;
-        if data.is_attachable() && !is_used_elsewhere(context, &data, &dir) {
+        paths.remove_target()?;
+        let is_last = !is_used_elsewhere(context, &data, &paths);
+        if data.is_attachable() && is_last {
             if let Some(driver) = &mut driver {
-                unstage(context, driver, &data).await?;
+                unstage(driver, &paths, &data).await?;
             }
             context.volumes_in_use.end(&device_of(&data));
         }
-        // What tells of the volume goes after it.
-        remove_data(&dir)?;
-        remove_dir(&dir)?;
+        paths.remove_mark(is_last)?;
     }
     Ok(())
 }
 
-async fn unstage(context: &Context, driver: &mut Driver, data: &Data) -> Result<()> {
-    let dir = stage_dir(context, &data.driver_name, &data.volume_handle);
-    if driver.can.contains(&Can::StageUnstageVolume) && dir.exists() {
-        let target = dir.join("globalmount");
-        let asked =
-            NodeUnstageVolumeRequest { volume_id: data.volume_handle.clone(), staging_target_path: text(&target) };
+async fn unstage(driver: &mut Driver, paths: &Paths, data: &Data) -> Result<()> {
+    if driver.can.contains(&Can::StageUnstageVolume) && paths.staging.exists() {
+        let staging_target_path = text(&paths.staging);
+        let asked = NodeUnstageVolumeRequest { volume_id: data.volume_handle.clone(), staging_target_path };
         driver.client.node_unstage_volume(within(asked)).await.map_err(rpc)?;
-        remove_dir(&target)?;
-        remove_data(&dir)?;
-        remove_dir(&dir)?;
+        paths.remove_staging()?;
     }
     Ok(())
 }
@@ -464,17 +582,30 @@ fn read_data(dir: &Path) -> Option<Data> {
     serde_json::from_slice(&std::fs::read(dir.join(DATA)).ok()?).ok()
 }
 
-/// The volumes of drivers that pods of this node have, each with the directory in which it is mounted.
-fn all_data(context: &Context) -> Vec<(PathBuf, Data)> {
-    let below = |dir: PathBuf| std::fs::read_dir(dir).into_iter().flatten().filter_map(std::result::Result::ok);
-    below(context.root.join("pods"))
-        .flat_map(|pod| below(pod.path().join("volumes").join(PLUGIN)))
-        .filter_map(|volume| Some((volume.path(), read_data(&volume.path())?)))
-        .collect()
+fn below(dir: &Path) -> impl Iterator<Item = std::fs::DirEntry> + use<> {
+    std::fs::read_dir(dir).into_iter().flatten().filter_map(std::result::Result::ok)
 }
 
-fn is_used_elsewhere(context: &Context, data: &Data, dir: &Path) -> bool {
-    all_data(context).iter().any(|(at, other)| at != dir && device_of(other) == device_of(data))
+/// The volumes of drivers that a pod has, as they lie on the disk.
+fn held_by(context: &Context, pod_dir: &Path) -> Vec<(Paths, Data)> {
+    let files = below(&pod_dir.join("volumes").join(PLUGIN)).filter_map(|entry| {
+        let data = read_data(&entry.path())?;
+        Some((Paths::of_files(context, entry.path(), &data.driver_name, &data.volume_handle), data))
+    });
+    let devices = below(&pod_dir.join(DEVICES).join(PLUGIN)).filter_map(|entry| {
+        let paths = Paths::of_device(context, pod_dir, &entry.file_name().to_string_lossy());
+        let data = read_data(&paths.data)?;
+        Some((paths, data))
+    });
+    files.chain(devices).collect()
+}
+
+fn all_held(context: &Context) -> impl Iterator<Item = (Paths, Data)> {
+    below(&context.root.join("pods")).flat_map(|pod| held_by(context, &pod.path()))
+}
+
+fn is_used_elsewhere(context: &Context, data: &Data, paths: &Paths) -> bool {
+    all_held(context).any(|(at, other)| at.mark() != paths.mark() && device_of(&other) == device_of(data))
 }
 
 /// The volume's name in a Node's status.
@@ -484,7 +615,7 @@ fn device_of(data: &Data) -> String {
 
 /// What pods have of volumes that can be attached, as it lies on the disk.
 pub(crate) fn devices_in_use(context: &Context) -> BTreeSet<String> {
-    all_data(context).iter().filter(|(_, d)| d.is_attachable()).map(|(_, d)| device_of(d)).collect()
+    all_held(context).filter(|(_, d)| d.is_attachable()).map(|(_, d)| device_of(&d)).collect()
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tonic::transport::Channel;
 
+use crate::numa::{Mask, Nodes};
 use crate::plugins::device_plugin::device_plugin_client::DevicePluginClient;
 use crate::plugins::device_plugin::{
     AllocateRequest, ContainerAllocateRequest, ContainerAllocateResponse, ContainerPreferredAllocationRequest,
@@ -23,6 +24,7 @@ use crate::plugins::device_plugin::{
 };
 use crate::pod::plan;
 use crate::resources::Amounts;
+use crate::topology::Hints;
 use choose::Need;
 pub(crate) use serve::check;
 
@@ -68,6 +70,8 @@ struct State {
 struct Resource {
     healthy: BTreeSet<String>,
     unhealthy: BTreeSet<String>,
+    /// The NUMA nodes of those devices that are near to some.
+    nodes: BTreeMap<String, Mask>,
     options: DevicePluginOptions,
     /// Its plugin; none while there is nobody.
     client: Option<DevicePluginClient<Channel>>,
@@ -133,7 +137,7 @@ impl Devices {
         }
         let mut given = BTreeMap::new();
         for (resource, count) in wanted {
-            let ids = self.give(pod, container, &resource, count).await?;
+            let ids = self.give(pod, container, &resource, count, None).await?;
             given.insert(resource, ids);
         }
         let known = self.holding(uid, &container.name).and_then(|h| h.answer);
@@ -150,6 +154,64 @@ impl Devices {
         };
         self.before_start(given).await?;
         Ok(answer)
+    }
+
+    /// Chooses a container's devices before anything of its pod runs, near these NUMA nodes as far as they go.
+    pub(crate) async fn reserve(
+        &self,
+        pod: &Pod,
+        container: &Container,
+        near: Option<Mask>,
+    ) -> Result<(), AllocateError> {
+        for (resource, count) in self.wanted(container) {
+            self.give(pod, container, &resource, count, near).await?;
+        }
+        Ok(())
+    }
+
+    /// Which NUMA nodes would do for a container, or for the pod as a whole: hints for each of its resources.
+    pub(crate) fn wishes(&self, pod: &Pod, container: Option<&Container>, nodes: &Nodes) -> Vec<Hints> {
+        let wanted = match container {
+            Some(container) => self.wanted(container).into_iter().collect(),
+            None => self.wanted_by_all(pod),
+        };
+        let state = self.state.lock();
+        let numbers: Vec<usize> = nodes.keys().copied().collect();
+        let hints = |(resource, count): (String, usize)| {
+            let of = &state.by_resource.get(&resource)?.nodes;
+            if of.is_empty() {
+                return None; // all are as near to every node
+            }
+            Some(match look(&state, pod, container, &resource, count) {
+                Ok(Look::Has(ids)) => choose::hints(count, &ids, of, &numbers),
+                Ok(Look::Free { available, .. }) => choose::hints(count, &available, of, &numbers),
+                Err(_) => Vec::new(),
+            })
+        };
+        wanted.into_iter().map(hints).collect()
+    }
+
+    /// By resource, how many the pod has at the most demanding moment of its life.
+    fn wanted_by_all(&self, pod: &Pod) -> BTreeMap<String, usize> {
+        let (mut all, mut peak) = (BTreeMap::new(), BTreeMap::<String, usize>::new());
+        for init in plan::init_containers(pod) {
+            for (resource, count) in self.wanted(init) {
+                let beside: &mut usize = all.entry(resource.clone()).or_default();
+                if plan::is_sidecar(init) {
+                    *beside += count;
+                } else {
+                    let most = peak.entry(resource).or_default();
+                    *most = (*most).max(*beside + count);
+                }
+            }
+        }
+        for (resource, count) in plan::containers(pod).iter().flat_map(|c| self.wanted(c)) {
+            *all.entry(resource).or_default() += count;
+        }
+        for (resource, count) in &mut all {
+            *count = (*count).max(peak.get(resource).copied().unwrap_or_default());
+        }
+        all
     }
 
     fn holding(&self, uid: &str, container: &str) -> Option<Holding> {
@@ -179,16 +241,28 @@ impl Devices {
         container: &Container,
         resource: &str,
         count: usize,
+        near: Option<Mask>,
     ) -> Result<BTreeSet<String>, AllocateError> {
         let uid = pod.metadata.uid.clone().unwrap_or_default();
+        // What is free, of which the near ones come first.
+        let found = |state: &State| {
+            let found = look(state, pod, Some(container), resource, count).map_err(AllocateError)?;
+            Ok(match (found, near, state.by_resource.get(resource)) {
+                (Look::Free { available, kept }, Some(near), Some(known)) => {
+                    let (available, kept) = choose::align(count, available, kept, near, &known.nodes);
+                    Look::Free { available, kept }
+                }
+                (found, ..) => found,
+            })
+        };
         // The plugin's preference is asked for between two looks; whoever came first meanwhile keeps what he has.
-        let found = look(&self.state.lock(), pod, container, resource, count).map_err(AllocateError)?;
-        let preferred = match found {
+        let first = found(&self.state.lock())?;
+        let preferred = match first {
             Look::Has(ids) => return Ok(ids),
             Look::Free { available, kept } => self.preference(resource, &available, &kept, count).await,
         };
         let mut state = self.state.lock();
-        let ids = match look(&state, pod, container, resource, count).map_err(AllocateError)? {
+        let ids = match found(&state)? {
             Look::Has(ids) => return Ok(ids),
             Look::Free { available, kept } => choose::choose(count, &available, kept, &preferred),
         };
@@ -276,10 +350,16 @@ enum Look {
     Free { available: BTreeSet<String>, kept: BTreeSet<String> },
 }
 
-fn look(state: &State, pod: &Pod, container: &Container, resource: &str, count: usize) -> Result<Look, String> {
+/// Without a container, for the pod as a whole.
+fn look(state: &State, pod: &Pod, container: Option<&Container>, resource: &str, count: usize) -> Result<Look, String> {
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
     let of = |held: &Holding| held.ids.get(resource).cloned();
-    if let Some(ids) = state.kept.pods.get(uid).and_then(|p| p.get(&container.name)).and_then(of) {
+    let held = state.kept.pods.get(uid);
+    let own = match container {
+        Some(container) => held.and_then(|p| p.get(&container.name)).and_then(of),
+        None => held.map(|p| p.values().filter_map(of).flatten().collect()).filter(|ids: &BTreeSet<_>| !ids.is_empty()),
+    };
+    if let Some(ids) = own {
         return Ok(Look::Has(ids));
     }
     let is_past = |name: &str| plan::init_containers(pod).iter().any(|c| c.name == name && !plan::is_sidecar(c));

@@ -10,10 +10,11 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::{Devices, Resource};
+use crate::numa::Mask;
 use crate::plugins::connect;
 use crate::plugins::device_plugin::device_plugin_client::DevicePluginClient;
 use crate::plugins::device_plugin::registration_server::{Registration, RegistrationServer};
-use crate::plugins::device_plugin::{DevicePluginOptions, Empty, ListAndWatchResponse, RegisterRequest};
+use crate::plugins::device_plugin::{Device, DevicePluginOptions, Empty, ListAndWatchResponse, RegisterRequest};
 use crate::resources::is_extended;
 
 const VERSION: &str = "v1beta1";
@@ -84,6 +85,11 @@ impl Devices {
         let Some(known) = state.by_resource.get_mut(resource).filter(|r| r.registration == registration) else {
             return false;
         };
+        let near = |device: &Device| {
+            let nodes = device.topology.iter().flat_map(|t| &t.nodes);
+            Mask::of(nodes.filter_map(|node| usize::try_from(node.id).ok()))
+        };
+        known.nodes = list.devices.iter().map(|d| (d.id.clone(), near(d))).filter(|(_, m)| !m.is_empty()).collect();
         let (healthy, unhealthy): (Vec<_>, Vec<_>) = list.devices.into_iter().partition(|d| d.health == "Healthy");
         known.healthy = healthy.into_iter().map(|d| d.id).collect();
         known.unhealthy = unhealthy.into_iter().map(|d| d.id).collect();

@@ -199,6 +199,8 @@ pub(crate) struct Made<'a> {
     pub devices: &'a ContainerAllocateResponse,
     /// The CPUs that it may run on; empty: all.
     pub cpus: String,
+    /// The NUMA nodes that it has memory of; empty: all.
+    pub memory_nodes: String,
     pub host: &'a Host,
 }
 
@@ -227,6 +229,7 @@ pub(crate) fn container(m: &Made<'_>) -> Result<cri::ContainerConfig, String> {
         memory_limit_in_bytes: limits.memory_bytes,
         oom_score_adj: cgroups::oom_score_adj(m.pod, burstable),
         cpuset_cpus: m.cpus.clone(),
+        cpuset_mems: m.memory_nodes.clone(),
         ..Default::default()
     };
     swap::limit(&mut resources, m.pod, c, m.host.swap, m.host.node_memory);
@@ -242,7 +245,7 @@ pub(crate) fn container(m: &Made<'_>) -> Result<cri::ContainerConfig, String> {
         working_dir: c.working_dir.clone().unwrap_or_default(),
         envs: m.env.iter().map(|(key, value)| cri::KeyValue { key: key.clone(), value: value.clone() }).collect(),
         mounts: mounts(m, path)?,
-        devices: m.devices.devices.iter().map(device).collect(),
+        devices: devices(m)?,
         labels: labels::of_container(m.pod, c),
         annotations,
         log_path: format!("{}/{}.log", c.name, m.attempt),
@@ -297,6 +300,7 @@ fn volume_mount(
                 ..Default::default()
             });
         }
+        Source::Device(_) => return Err(format!("volume \"{}\" is a device and cannot be mounted", mount.name)),
         Source::Path(_) if has_sub_path => {
             sub_path.ok_or_else(|| format!("subPath of {} is not prepared", mount.mount_path))?
         }
@@ -321,6 +325,23 @@ fn is_read_only(pod: &Pod, volume: &str) -> bool {
         let claim = v.persistent_volume_claim.as_ref().and_then(|c| c.read_only);
         claim.or_else(|| v.csi.as_ref().and_then(|c| c.read_only)) == Some(true)
     })
+}
+
+/// What device plugins give, and the volumes that are devices.
+fn devices(m: &Made<'_>) -> Result<Vec<cri::Device>, String> {
+    let mut all: Vec<cri::Device> = m.devices.devices.iter().map(device).collect();
+    for wanted in m.container.volume_devices.iter().flatten() {
+        let Some(Source::Device(path)) = m.volumes.get(&wanted.name) else {
+            return Err(format!("volume \"{}\" is not there as a device", wanted.name));
+        };
+        let permissions = if is_read_only(m.pod, &wanted.name) { "r" } else { "mrw" };
+        all.push(cri::Device {
+            container_path: wanted.device_path.clone(),
+            host_path: path.to_string_lossy().into_owned(),
+            permissions: permissions.to_owned(),
+        });
+    }
+    Ok(all)
 }
 
 fn device(device: &DeviceSpec) -> cri::Device {

@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use super::admission::{self, Host};
 use super::worker::{Desired, Worker};
 use crate::context::Context;
+use crate::orphans::Orphans;
 use crate::runtime::PodState;
 use crate::static_pods;
 use crate::static_url::Named;
@@ -113,6 +114,7 @@ impl Manager {
         let mut relist = tokio::time::interval(RELIST);
         relist.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut runtime_down = false;
+        let mut orphans = Orphans::default();
         loop {
             let mut looks_at_mirrors = true;
             tokio::select! {
@@ -146,6 +148,10 @@ impl Manager {
                 pods: of_files.iter().cloned().chain(of_url.into_iter().flatten()).collect(),
             };
             self.dispatch(&statics, &seen, &workers);
+            if statics.is_complete {
+                let has_worker = self.pods.0.lock().keys().cloned().collect::<BTreeSet<String>>();
+                orphans.look(&self.context, |uid| has_worker.contains(uid) || seen.contains_key(uid));
+            }
             if looks_at_mirrors {
                 // An apiserver that hangs must not keep pods from their workers.
                 let _ = tokio::time::timeout(MIRROR_PATIENCE, self.mirror(&statics)).await;
@@ -235,6 +241,7 @@ impl Manager {
         let is_here = |uid: &str| wanted.contains_key(uid) || running.contains_key(uid);
         self.context.devices.keep_only(is_here);
         self.context.cpus.keep_only(is_here);
+        self.context.memory.keep_only(is_here);
         // A pod without an object takes nothing any more, though its containers may need a moment to end.
         let known: BTreeSet<String> = wanted.keys().cloned().collect();
         // What runs and is wanted by nobody goes: its pod was deleted while this kubelet was away, or by force.

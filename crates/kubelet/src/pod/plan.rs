@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, ContainerRestartRule, Pod};
 
 use crate::labels;
 use crate::runtime::{Phase, PodState};
@@ -54,9 +54,19 @@ pub(crate) enum Cause {
     Startup,
 }
 
+/// A container that goes and is forgotten, so that its pod begins anew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Reset {
+    pub id: String,
+    pub name: String,
+    pub is_running: bool,
+}
+
 /// Decided together, done in this order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Plan {
+    /// All containers of the pod, when one of them has ended so that all run again; then nothing else is done.
+    pub reset: Vec<Reset>,
     pub kill: Vec<Kill>,
     /// The sandbox is gone or stale: it and all its containers go, and a new one is made.
     pub new_sandbox: bool,
@@ -97,18 +107,32 @@ pub(crate) fn restart_policy(pod: &Pod) -> &str {
     pod.spec.as_ref().and_then(|s| s.restart_policy.as_deref()).unwrap_or("Always")
 }
 
-/// Whether a container that ended with this code runs again: its rules come first, then its own policy, then the pod's.
-pub(crate) fn restarts_after(pod: &Pod, container: &Container, is_init: bool, exit_code: i32) -> bool {
-    let by_rule = container.restart_policy_rules.iter().flatten().any(|rule| {
-        let Some(codes) = rule.exit_codes.as_ref().filter(|_| rule.action == "Restart") else { return false };
+/// What the first of a container's rules says that is about this exit code.
+fn action_after(container: &Container, exit_code: i32) -> Option<&str> {
+    let is_about = |rule: &&ContainerRestartRule| {
+        let Some(codes) = &rule.exit_codes else { return false };
         let listed = codes.values.iter().flatten().any(|v| *v == exit_code);
         match codes.operator.as_str() {
             "In" => listed,
             "NotIn" => !listed,
             _ => false,
         }
-    });
-    if by_rule {
+    };
+    container.restart_policy_rules.iter().flatten().find(is_about).map(|rule| rule.action.as_str())
+}
+
+const RESTART_ALL: &str = "RestartAllContainers";
+
+/// Whether a container may end so that all containers of the pod run again (KEP-5532).
+pub(crate) fn may_restart_all(pod: &Pod) -> bool {
+    let mut rules =
+        containers(pod).iter().chain(init_containers(pod)).flat_map(|c| c.restart_policy_rules.iter().flatten());
+    rules.any(|rule| rule.action == RESTART_ALL)
+}
+
+/// Whether a container that ended with this code runs again: its rules come first, then its own policy, then the pod's.
+pub(crate) fn restarts_after(pod: &Pod, container: &Container, is_init: bool, exit_code: i32) -> bool {
+    if matches!(action_after(container, exit_code), Some("Restart" | RESTART_ALL)) {
         return true;
     }
     match container.restart_policy.as_deref().unwrap_or_else(|| restart_policy(pod)) {
@@ -135,6 +159,10 @@ pub(crate) fn plan(facts: &Facts<'_>) -> Plan {
         plan.start = first.into_iter().filter(|name| within_backoff(facts, name, &mut plan.wait)).collect();
         return plan;
     }
+    plan.reset = reset(facts);
+    if !plan.reset.is_empty() {
+        return plan;
+    }
     for (container, _) in ephemeral_containers(facts.pod) {
         // An ephemeral container runs once.
         if newest(facts, &container.name).is_none() && within_backoff(facts, &container.name, &mut plan.wait) {
@@ -148,6 +176,34 @@ pub(crate) fn plan(facts: &Facts<'_>) -> Plan {
         plan_app(facts, container, &mut plan);
     }
     plan
+}
+
+/// All runs of all containers, when one has ended so that all run again and may do so now. The run that ended so comes last:
+/// while it is there, nobody forgets that the others must go.
+fn reset(facts: &Facts<'_>) -> Vec<Reset> {
+    let all: Vec<&Container> = init_containers(facts.pod).iter().chain(containers(facts.pod)).collect();
+    let asks = |container: &&&Container| {
+        let ended = facts
+            .ended
+            .get(&container.name)
+            .filter(|_| newest(facts, &container.name).is_some_and(|run| run.phase == Phase::Exited));
+        let is_held_back = facts.backoff.get(&container.name).is_some_and(|left| !left.is_zero());
+        !is_held_back && ended.is_some_and(|e| action_after(container, e.exit_code) == Some(RESTART_ALL))
+    };
+    let sources: Vec<&str> = all.iter().filter(asks).map(|c| c.name.as_str()).collect();
+    if sources.is_empty() {
+        return Vec::new();
+    }
+    let runs = facts.state.containers.iter().filter(|run| all.iter().any(|c| c.name == run.name));
+    let (last, mut first): (Vec<_>, Vec<_>) = runs.partition(|run| sources.contains(&run.name.as_str()));
+    // Newest last.
+    first.extend(last.into_iter().rev());
+    let one = |run: &crate::runtime::Listed| Reset {
+        id: run.id.clone(),
+        name: run.name.clone(),
+        is_running: run.phase == Phase::Running,
+    };
+    first.into_iter().map(one).collect()
 }
 
 /// True when no container of the pod will ever run again under its restart policy.
@@ -442,6 +498,30 @@ mod tests {
         check(rule("In"), 1, false);
         check(rule("NotIn"), 42, false);
         check(rule("NotIn"), 1, true);
+    }
+
+    #[test]
+    fn a_container_may_end_so_that_all_run_again() {
+        let rule =
+            serde_json::json!([{"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [42]}}]);
+        let spec = serde_json::json!({"restartPolicy": "Never", "initContainers": [{"name": "a"}],
+            "containers": [{"name": "web", "restartPolicy": "Never", "restartPolicyRules": rule}, {"name": "other"}],
+            "ephemeralContainers": [{"name": "debug"}]});
+        let runs = || {
+            let phases = [Phase::Exited, Phase::Exited, Phase::Running, Phase::Running];
+            state(&["a", "web", "other", "debug"].into_iter().zip(phases).collect::<Vec<_>>())
+        };
+        let reset = |ended: &'static [(&'static str, i32)], backoff: &'static [(&'static str, u64)]| {
+            let plan = decide(Case { ended, backoff, ..case(spec.clone(), runs()) });
+            assert!(!plan.finished && plan.start.is_empty());
+            plan.reset.into_iter().map(|r| (r.name, r.is_running)).collect::<Vec<_>>()
+        };
+        let all = [("a", false), ("other", true), ("web", false)].map(|(name, runs)| (name.to_owned(), runs));
+        assert_eq!(reset(&[("a", 0), ("web", 42)], &[]), all);
+        assert_eq!(reset(&[("a", 0), ("web", 42)], &[("web", 10)]), []);
+        assert_eq!(reset(&[("a", 0), ("web", 1)], &[]), []);
+        // When they are gone, the pod begins anew.
+        assert_eq!(decide(case(spec.clone(), state(&[("debug", Phase::Running)]))).start, ["a"]);
     }
 
     #[test]

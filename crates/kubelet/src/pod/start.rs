@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 
 use super::admission::Refusal;
 use super::plan::{self, Cause, Plan};
-use super::status::Waiting;
+use super::status::{self, Waiting};
 use super::worker::{Failed, Look, Shown, VOLUME_REFRESH, Worker, find};
 use super::{container_config, sub_path};
 use crate::devices::AllocateError;
@@ -18,7 +18,7 @@ use crate::env::{self, Sources};
 use crate::env_file::{self, EnvFiles};
 use crate::runtime::Phase;
 use crate::volumes::{Source, Volumes};
-use crate::{materials, volumes};
+use crate::{materials, topology, volumes};
 
 /// How many ended runs of a container are kept, for `logs --previous`.
 const KEPT_RUNS: usize = 1;
@@ -39,6 +39,11 @@ impl Worker {
             self.stop_container(pod, container.as_ref(), &kill.id, grace).await?;
         }
         if !self.mounting.left().is_zero() {
+            return Err(Failed);
+        }
+        let has_begun = !look.state.sandboxes.is_empty() || !look.state.containers.is_empty();
+        if !has_begun && let Err(refusal) = topology::admit(&self.context, pod).await {
+            self.turn_away(pod, refusal);
             return Err(Failed);
         }
         let materials = match materials::fetch(self.context.client.as_ref(), pod).await {
@@ -157,6 +162,12 @@ impl Worker {
         result
     }
 
+    /// Nothing of the pod has run yet, and nothing will: its controller makes another.
+    fn turn_away(&self, pod: &Arc<Pod>, refusal: Refusal) {
+        self.context.events.warning(&reference(&**pod), &refusal.reason, refusal.message.clone());
+        self.context.dooms.add(pod.metadata.uid.as_deref().unwrap_or_default(), refusal.into_doom());
+    }
+
     async fn set_up_volumes(
         &mut self,
         pod: &Arc<Pod>,
@@ -263,22 +274,23 @@ impl Worker {
         let sources = &Sources { files: &env_files, ..*sources };
         let mut vars = env::environment(pod, container, sources).map_err(|e| config_error(e.to_string()))?;
         let devices = context.devices.allocate(pod, container).await;
-        let granted = devices.and_then(|d| Ok((d, context.cpus.allocate(pod, container).map_err(AllocateError)?)));
+        let granted =
+            devices.and_then(|d| Ok((d, context.cpus.allocate(pod, container, None).map_err(AllocateError)?)));
         let (devices, cpus) = match granted {
             Ok(granted) => granted,
             Err(error) => {
                 if look.state.containers.is_empty() {
-                    // Nothing of the pod has run yet: it is turned away, and its controller makes another.
                     let refusal = Refusal { reason: "UnexpectedAdmissionError".to_owned(), message: error.to_string() };
-                    context.events.warning(&reference(&**pod), &refusal.reason, refusal.message.clone());
-                    context.dooms.add(pod.metadata.uid.as_deref().unwrap_or_default(), refusal.into_doom());
+                    self.turn_away(pod, refusal);
                 }
                 return Err(config_error(error.to_string()));
             }
         };
         vars.extend(devices.envs.clone());
         let previous = look.state.containers.iter().find(|c| c.name == container.name);
-        let attempt = previous.map_or(0, |c| u32::try_from(c.restart_count).unwrap_or_default() + 1);
+        // Of a container that the runtime has forgotten, the status remembers how often it ran.
+        let restarts = previous.map(|c| c.restart_count).or_else(|| self.remembered_restarts(pod, &container.name));
+        let attempt = restarts.map_or(0, |count| u32::try_from(count).unwrap_or_default() + 1);
         let files = volumes::pod_dir(&context.root, pod.metadata.uid.as_deref().unwrap_or_default());
         let sub_paths = bind_sub_paths(&files, container, volumes, &vars).map_err(config_error)?;
         let termination_file = files.join("containers").join(&container.name).join(format!("{attempt}.message"));
@@ -308,6 +320,7 @@ impl Worker {
             sub_paths: &sub_paths,
             devices: &devices,
             cpus,
+            memory_nodes: context.memory.nodes_of(pod, container),
             target_id: target_of(pod, container, look),
             host,
         };
@@ -339,6 +352,14 @@ impl Worker {
         }
         self.forget_old_runs(look, &container.name).await;
         Ok(())
+    }
+
+    fn remembered_restarts(&self, pod: &Pod, name: &str) -> Option<i32> {
+        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        let status = self.context.statuses.current(uid).or_else(|| pod.status.clone())?;
+        let mut all = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
+        let known = all.find(|c| c.name == name)?;
+        status::ended_of(known).map(|_| known.restart_count)
     }
 
     /// `/var/log/containers/<pod>_<namespace>_<container>-<id>.log`, by which log collectors find logs.

@@ -66,6 +66,8 @@ pub(crate) struct Observed<'a> {
     pub doom: Option<&'a Doom>,
     /// A resize that has not come to its end.
     pub resize: Option<&'a Resize>,
+    /// All containers go, because one has ended so that all run again.
+    pub restarting: bool,
     /// The runtime's name, which container ids begin with.
     pub runtime: &'a str,
     pub now: Timestamp,
@@ -128,14 +130,18 @@ fn container_status(o: &Observed<'_>, container: &Container, is_init: bool) -> C
     let list = if is_init { &o.before.init_container_statuses } else { &o.before.container_statuses };
     let old = list.iter().flatten().find(|c| c.name == container.name).cloned();
 
-    let mut restart_count = newest.map_or(0, |c| c.listed.restart_count);
+    let mut restart_count = match newest {
+        Some(run) => run.listed.restart_count,
+        None => old.as_ref().map_or(0, |old| old.restart_count),
+    };
+    let ended_before = || old.as_ref().and_then(ended_of);
     let (state, last_state) = match newest {
         Some(c) if c.listed.phase == runtime::Phase::Running => {
             let running = ContainerState {
                 running: Some(ContainerStateRunning { started_at: time_of(c.started_at) }),
                 ..ContainerState::default()
             };
-            (running, previous.map(state_then))
+            (running, previous.map(state_then).or_else(|| old.as_ref().and_then(|old| old.last_state.clone())))
         }
         Some(c) if c.listed.phase == runtime::Phase::Exited => match waiting {
             // It is waiting to run again: the run that ended becomes the last state.
@@ -148,10 +154,10 @@ fn container_status(o: &Observed<'_>, container: &Container, is_init: bool) -> C
                 (old.state.clone().unwrap_or_default(), old.last_state.clone())
             }
             (None, _) if o.terminated => (lost(), None),
-            (Some(w), _) => (waiting_state(&w.reason, &w.message), previous.map(state_then)),
+            (Some(w), _) => (waiting_state(&w.reason, &w.message), previous.map(state_then).or_else(ended_before)),
             (None, _) => {
                 let has_inits = !plan::init_containers(o.pod).is_empty();
-                (waiting_state(if has_inits { "PodInitializing" } else { "ContainerCreating" }, ""), None)
+                (waiting_state(if has_inits { "PodInitializing" } else { "ContainerCreating" }, ""), ended_before())
             }
         },
     };
@@ -181,6 +187,13 @@ fn container_status(o: &Observed<'_>, container: &Container, is_init: bool) -> C
         volume_mounts: volume_mounts(container),
         ..ContainerStatus::default()
     }
+}
+
+/// How the last run ended of a container that the runtime knows no more; none: it never ran.
+pub(super) fn ended_of(status: &ContainerStatus) -> Option<ContainerState> {
+    let ended = |state: &Option<ContainerState>| state.clone().filter(|s| s.terminated.is_some());
+    let was_running = status.state.as_ref().is_some_and(|s| s.running.is_some());
+    ended(&status.state).or_else(|| was_running.then(lost)).or_else(|| ended(&status.last_state))
 }
 
 /// An ephemeral container neither restarts nor counts for the pod's readiness.
@@ -309,7 +322,9 @@ const OURS: &[&str] = &[
     "PodScheduled",
     "PodResizePending",
     "PodResizeInProgress",
+    RESTARTING,
 ];
+const RESTARTING: &str = "AllContainersRestarting";
 
 fn conditions_of(
     o: &Observed<'_>,
@@ -352,7 +367,10 @@ fn conditions_of(
         }
         (Err(why), _) => Err(why.clone()),
     };
-    let initialized = if incomplete.is_empty() || apps_began {
+    // Where all containers run again, the pod stays what it was.
+    let was_initialized = plan::may_restart_all(o.pod)
+        && old.conditions.iter().flatten().any(|c| c.type_ == "Initialized" && c.status == "True");
+    let initialized = if incomplete.is_empty() || apps_began || was_initialized {
         Ok(())
     } else {
         Err((
@@ -382,6 +400,14 @@ fn conditions_of(
     push("Ready", ready);
     push("ContainersReady", containers_ready);
     push("PodScheduled", Ok(()));
+    if plan::may_restart_all(o.pod) && !o.restarting {
+        let reason = match phase {
+            "Succeeded" => "PodCompleted",
+            "Failed" => "PodFailed",
+            _ => "",
+        };
+        push(RESTARTING, Err((reason.to_owned(), String::new())));
+    }
     let mut add = |kind: &str, reason: Option<&str>, message: Option<String>| {
         let before = old.conditions.iter().flatten().find(|c| c.type_ == kind && c.status == "True");
         conditions.retain(|c| c.type_ != kind);
@@ -401,6 +427,10 @@ fn conditions_of(
             add("PodResizeInProgress", error.is_some().then_some("Error"), error.clone());
         }
         None => {}
+    }
+    if o.restarting {
+        let message = "container exited with restart policy rule".to_owned();
+        add(RESTARTING, Some("RestartAllContainersStarted"), Some(message));
     }
     if let Some(doom) = o.doom.filter(|d| d.disruption) {
         add("DisruptionTarget", Some("TerminationByKubelet"), Some(doom.message.clone()));
@@ -438,6 +468,15 @@ mod tests {
     }
 
     fn status(spec: serde_json::Value, runs: &[runtime::ContainerStatus], waiting: &[(&str, &str)]) -> PodStatus {
+        status_after(&PodStatus::default(), spec, runs, waiting)
+    }
+
+    fn status_after(
+        before: &PodStatus,
+        spec: serde_json::Value,
+        runs: &[runtime::ContainerStatus],
+        waiting: &[(&str, &str)],
+    ) -> PodStatus {
         let pod: Pod = serde_json::from_value(serde_json::json!({"metadata": {"name": "p"}, "spec": spec})).unwrap();
         let waiting = waiting
             .iter()
@@ -445,7 +484,7 @@ mod tests {
             .collect();
         status_of(&Observed {
             pod: &pod,
-            before: &PodStatus::default(),
+            before,
             containers: runs,
             sandbox_ready: true,
             ips: &["10.244.0.2".to_owned()],
@@ -457,6 +496,7 @@ mod tests {
             terminated: false,
             doom: None,
             resize: None,
+            restarting: false,
             actual: &BTreeMap::new(),
             runtime: "containerd",
             now: Timestamp::UNIX_EPOCH,
@@ -518,5 +558,29 @@ mod tests {
         assert_eq!(condition(&status, "Initialized"), ("False".into(), "ContainersNotInitialized".into()));
         let web = status.container_statuses.as_ref().unwrap()[0].state.clone().unwrap();
         assert_eq!(web.waiting.unwrap().reason.unwrap(), "PodInitializing");
+    }
+
+    #[test]
+    fn what_the_runtime_has_forgotten_of_a_container_its_status_remembers() {
+        let before = status(web("Always"), &[run("web", Phase::Exited, 42)], &[]);
+        let gone = status_after(&before, web("Always"), &[], &[]);
+        let web_of = |status: &PodStatus| status.container_statuses.as_ref().unwrap()[0].clone();
+        let code_of = |c: &ContainerStatus| c.last_state.as_ref().unwrap().terminated.as_ref().map(|t| t.exit_code);
+        assert_eq!((web_of(&gone).restart_count, code_of(&web_of(&gone))), (2, Some(42)));
+        assert!(ended_of(&web_of(&gone)).is_some());
+        let again = status_after(&gone, web("Always"), &[run("web", Phase::Running, 0)], &[]);
+        assert_eq!(code_of(&web_of(&again)), Some(42));
+        let lost = status_after(&again, web("Always"), &[], &[]);
+        assert_eq!(code_of(&web_of(&lost)), Some(137));
+        assert!(ended_of(&web_of(&status(web("Always"), &[], &[]))).is_none());
+    }
+
+    #[test]
+    fn a_pod_whose_containers_may_all_restart_says_whether_they_do() {
+        let rule =
+            serde_json::json!([{"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [42]}}]);
+        let spec = serde_json::json!({"containers": [{"name": "web", "restartPolicyRules": rule}]});
+        let status = status(spec, &[run("web", Phase::Running, 0)], &[]);
+        assert_eq!(condition(&status, RESTARTING), ("False".into(), String::new()));
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod};
 
 use super::container_config;
-use super::plan;
+use super::plan::{self, Reset};
 use super::worker::{Failed, Look, Worker, find};
 use crate::runtime::{ContainerStatus, Phase};
 use crate::volumes;
@@ -107,6 +107,26 @@ impl Worker {
         if outcomes.iter().any(Result::is_err) { Err(Failed) } else { Ok(()) }
     }
 
+    /// Ends all containers at once and forgets them, in this order, so that the pod begins anew in its sandbox. They get no
+    /// time and no hooks (KEP-5532).
+    pub(super) async fn reset(&mut self, all: &[Reset], pod: &Arc<Pod>) -> Result<(), Failed> {
+        self.probes.set_targets(Vec::new());
+        let runtime = self.context.runtime.clone();
+        let running = all.iter().filter(|c| c.is_running).map(|c| {
+            let text = format!("Stopping container {} to restart all containers", c.name);
+            self.context.events.normal(&self.regarding(pod, Some(&c.name)), "Killing", text);
+            runtime.stop_container(&c.id, Duration::ZERO)
+        });
+        let stopped = futures::future::try_join_all(running).await;
+        stopped.map_err(|e| self.complain(pod, "cannot stop a container", &e))?;
+        for container in all {
+            let removed = runtime.remove_container(&container.id).await;
+            removed.map_err(|e| self.complain(pod, "cannot remove a container", &e))?;
+        }
+        self.woken.notify_one();
+        Ok(())
+    }
+
     /// Stops everything of the pod, cleans up, and lets the API forget it.
     pub(super) async fn stop(&mut self, pod: &Arc<Pod>, grace: i64) -> Result<(), Failed> {
         let grace = Duration::from_secs(u64::try_from(grace).unwrap_or_default());
@@ -138,6 +158,7 @@ impl Worker {
         let _ = std::fs::remove_dir_all(container_config::log_dir(&self.context.log_root, pod)); // logs go with the pod
         self.context.remove_log_links(pod);
         self.context.tokens.forget(uid);
+        self.context.pod_certificates.forget(uid);
         self.context.images.forget(uid);
         self.context.dooms.forget(uid);
         self.context.probe_counts.forget(uid);

@@ -57,6 +57,8 @@ pub(crate) struct Worker {
     /// Everything of a pod that has ended is cleaned up.
     ended: bool,
     pub(super) mounting: Mounting,
+    /// All containers go, to run again.
+    restarting: bool,
 }
 
 /// When volumes that could not be set up may be tried again: after 0.5 s, then twice as long each time up to 2 min 2 s.
@@ -126,6 +128,7 @@ impl Worker {
             doom: None,
             ended: false,
             mounting: Mounting::default(),
+            restarting: false,
         }
     }
 
@@ -179,12 +182,17 @@ impl Worker {
             return if self.end(pod, look).await.is_ok() { NOTHING_TO_DO } else { RETRY };
         }
 
-        let active = plan.new_sandbox || !plan.start.is_empty() || !plan.kill.is_empty();
+        self.restarting = !plan.reset.is_empty();
+        let active = self.restarting || plan.new_sandbox || !plan.start.is_empty() || !plan.kill.is_empty();
         // The status goes out before containers start, so that everybody sees why it takes long.
         self.report(pod, &look, false).await;
         let mut failed = false;
         if active {
-            failed = self.carry_out(pod, &look, &plan).await.is_err();
+            failed = match self.restarting {
+                true => self.reset(&plan.reset, pod).await.is_err(),
+                false => self.carry_out(pod, &look, &plan).await.is_err(),
+            };
+            self.restarting &= failed;
             if let Ok(look) = self.look(pod).await {
                 self.start_probes(pod, &look);
                 self.report(pod, &look, false).await;
@@ -264,6 +272,7 @@ impl Worker {
         self.context.images.forget(uid);
         self.context.devices.keep_only(|other| other != uid);
         self.context.cpus.keep_only(|other| other != uid);
+        self.context.memory.keep_only(|other| other != uid);
         self.ended = true;
         Ok(())
     }
@@ -449,6 +458,7 @@ impl Worker {
             terminated,
             doom: self.doom.as_ref(),
             resize: self.resize.as_ref(),
+            restarting: self.restarting,
             actual: &self.actual,
             runtime: &self.context.runtime.name().await,
             now: Timestamp::now(),

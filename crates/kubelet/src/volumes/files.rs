@@ -2,7 +2,8 @@
 
 use k8s_openapi::api::core::v1::{DownwardAPIVolumeFile, KeyToPath, ProjectedVolumeSource};
 
-use super::Setup;
+use super::pod_certificates::Place;
+use super::{Setup, trust_bundles};
 use crate::env;
 
 /// One file of a volume, `path` relative to it.
@@ -93,10 +94,22 @@ pub(super) fn downward(setup: &Setup<'_>, items: &[DownwardAPIVolumeFile], mode:
     Ok(files)
 }
 
-pub(super) async fn projected(setup: &Setup<'_>, source: &ProjectedVolumeSource) -> Result<Vec<File>, String> {
+pub(super) async fn projected(
+    setup: &Setup<'_>,
+    volume: &str,
+    source: &ProjectedVolumeSource,
+) -> Result<Vec<File>, String> {
     let mode = source.default_mode.unwrap_or(0o644);
+    let user = common_user(setup);
+    // As upstream: what tells who the pod is, is for its user alone where all containers run as one; with fsGroup its group
+    // can read it.
+    let is_private = user.is_some() || setup.fs_group().is_some();
+    let own = |path: &str, text: String| {
+        let mode = if is_private { 0o600 } else { mode_of(mode) };
+        File { path: path.to_owned(), data: text.into_bytes(), mode, user }
+    };
     let mut files = Vec::new();
-    for part in source.sources.iter().flatten() {
+    for (index, part) in source.sources.iter().flatten().enumerate() {
         if let Some(s) = &part.config_map {
             files.extend(config_map(setup, &s.name, s.items.as_deref(), s.optional == Some(true), mode)?);
         }
@@ -110,10 +123,20 @@ pub(super) async fn projected(setup: &Setup<'_>, source: &ProjectedVolumeSource)
             let client = setup.context.client.as_ref().ok_or("there is no apiserver to ask for a token")?;
             let token = setup.context.tokens.get(client, setup.pod, s.audience.as_deref(), s.expiration_seconds).await;
             let token = token.map_err(|e| format!("failed to fetch token: {e}"))?;
-            let user = common_user(setup);
-            // As upstream: for its user alone where all containers run as one, readable by the group with fsGroup.
-            let mode = if user.is_some() || setup.fs_group().is_some() { 0o600 } else { mode_of(mode) };
-            files.push(File { path: s.path.clone(), data: token.text.into_bytes(), mode, user });
+            files.push(own(&s.path, token.text));
+        }
+        if let Some(s) = &part.cluster_trust_bundle {
+            files.push(own(&s.path, trust_bundles::anchors(setup.context.client.as_ref(), s).await?));
+        }
+        if let Some(s) = &part.pod_certificate {
+            let pod_uid = setup.pod.metadata.uid.clone().unwrap_or_default();
+            let place = Place { pod_uid, volume: volume.to_owned(), index };
+            let given = setup.context.pod_certificates.get(setup.context, setup.pod, &place, s).await?;
+            let named = |path: &Option<String>| path.clone().filter(|p| !p.is_empty());
+            let bundle = named(&s.credential_bundle_path);
+            files.extend(bundle.map(|path| own(&path, format!("{}{}", given.key, given.chain))));
+            files.extend(named(&s.key_path).map(|path| own(&path, given.key.clone())));
+            files.extend(named(&s.certificate_chain_path).map(|path| own(&path, given.chain.clone())));
         }
     }
     Ok(files)

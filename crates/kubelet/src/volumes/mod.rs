@@ -5,6 +5,9 @@
 mod atomic;
 mod claims;
 mod files;
+mod pem;
+mod pod_certificates;
+mod trust_bundles;
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -17,12 +20,15 @@ use crate::context::Context;
 use crate::env::Sources;
 use crate::materials::Materials;
 pub(crate) use files::File;
+pub(crate) use pod_certificates::PodCertificates;
 
 /// What stands behind a volume, as the runtime is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
     /// A file or directory on the host.
     Path(PathBuf),
+    /// A block device, or a link to one.
+    Device(PathBuf),
     /// An image, by the id that a pull has found; the runtime mounts it itself.
     Image(String),
 }
@@ -56,8 +62,8 @@ impl Setup<'_> {
         let mut volumes = Volumes::new();
         let all = self.pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
         for volume in all.filter(|v| v.image.is_none()) {
-            let path = self.one(volume).await.map_err(|why| MountError { volume: volume.name.clone(), why })?;
-            volumes.insert(volume.name.clone(), Source::Path(path));
+            let source = self.one(volume).await.map_err(|why| MountError { volume: volume.name.clone(), why })?;
+            volumes.insert(volume.name.clone(), source);
         }
         Ok(volumes)
     }
@@ -67,7 +73,7 @@ impl Setup<'_> {
         pod_dir(&self.context.root, uid).join("volumes").join(plugin).join(&volume.name)
     }
 
-    async fn one(&self, volume: &Volume) -> Result<PathBuf, String> {
+    async fn one(&self, volume: &Volume) -> Result<Source, String> {
         if let Some(claim) = &volume.persistent_volume_claim {
             let read_only = claim.read_only == Some(true);
             return claims::set_up(self, &claim.claim_name, volume.name.as_str(), read_only).await;
@@ -76,6 +82,11 @@ impl Setup<'_> {
             let pod = self.pod.metadata.name.as_deref().unwrap_or_default();
             return claims::set_up(self, &format!("{pod}-{}", volume.name), volume.name.as_str(), false).await;
         }
+        self.plain(volume).await.map(Source::Path)
+    }
+
+    /// A volume that the pod itself describes: always files.
+    async fn plain(&self, volume: &Volume) -> Result<PathBuf, String> {
         if let Some(csi) = &volume.csi {
             let done = crate::csi::set_up_inline(self.context, self.pod, &volume.name, csi).await;
             return done.map_err(|e| e.to_string());
@@ -107,7 +118,7 @@ impl Setup<'_> {
             let mode = source.default_mode.unwrap_or(0o644);
             ("kubernetes.io~downward-api", files::downward(self, source.items.as_deref().unwrap_or_default(), mode)?)
         } else if let Some(source) = &volume.projected {
-            ("kubernetes.io~projected", files::projected(self, source).await?)
+            ("kubernetes.io~projected", files::projected(self, &volume.name, source).await?)
         } else {
             return Err("this kind of volume is not supported on this node".to_owned());
         };

@@ -13,6 +13,7 @@ use tonic::{Request, Response, Status};
 use super::*;
 use crate::plugins::csi::node_client::NodeClient;
 use crate::plugins::csi::node_server::{Node, NodeServer};
+use crate::plugins::csi::volume_capability::AccessType;
 use crate::plugins::csi::{
     NodeExpandVolumeResponse, NodeGetCapabilitiesRequest, NodeGetCapabilitiesResponse, NodeGetInfoRequest,
     NodeGetInfoResponse, NodePublishVolumeResponse, NodeStageVolumeResponse, NodeUnpublishVolumeResponse,
@@ -66,7 +67,11 @@ impl Node for Books {
         request: Request<NodePublishVolumeRequest>,
     ) -> Answer<NodePublishVolumeResponse> {
         self.note("publish").await;
-        std::fs::create_dir_all(request.into_inner().target_path)?;
+        let asked = request.into_inner();
+        match asked.volume_capability.and_then(|c| c.access_type) {
+            Some(AccessType::Block(_)) => drop(std::fs::File::create(asked.target_path)?),
+            _ => std::fs::create_dir_all(asked.target_path)?,
+        }
         Ok(Response::new(Default::default()))
     }
 
@@ -105,12 +110,15 @@ struct Machine {
     books: Books,
     /// The size that the claim was told.
     told: &'static str,
+    mode: &'static str,
+    notes: tokio::sync::mpsc::Receiver<client::events::Note>,
 }
 
 impl Machine {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let context = Context::alone(&dir.path().join("root"));
+        let (events, notes) = client::events::Recorder::collecting(8);
+        let context = Context { events, ..Context::alone(&dir.path().join("root")) };
         let books = Books { calls: watch::Sender::default(), hangs_at: Arc::default(), grows: Arc::default() };
         let socket = dir.path().join("csi.sock");
         let listener = UnixListener::bind(&socket).unwrap();
@@ -119,12 +127,12 @@ impl Machine {
         let client = NodeClient::new(crate::plugins::connect(&socket));
         let driver = Driver { client, can: vec![Can::StageUnstageVolume, Can::ExpandVolume] };
         context.drivers.by_name.lock().insert(DRIVER.to_owned(), driver);
-        Machine { _dir: dir, context, books, told: "1Gi" }
+        Machine { _dir: dir, context, books, told: "1Gi", mode: "Filesystem", notes }
     }
 
     async fn set_up(&self, pod: &Pod) -> std::result::Result<PathBuf, String> {
         let volume = serde_json::from_value(json!({ "metadata": { "name": "disk" }, "spec": {
-            "capacity": { "storage": "1Gi" }, "accessModes": ["ReadWriteOnce"],
+            "capacity": { "storage": "1Gi" }, "accessModes": ["ReadWriteOnce"], "volumeMode": self.mode,
             "csi": { "driver": DRIVER, "volumeHandle": "disk-1", "fsType": "ext4" } } }));
         let claim = serde_json::from_value(json!({ "status": { "capacity": { "storage": self.told } } }));
         set_up(&self.context, pod, &volume.unwrap(), &claim.unwrap(), false).await.map_err(|e| e.to_string())
@@ -203,7 +211,8 @@ async fn a_volume_whose_driver_never_came_to_it_goes_without_the_driver() {
     let machine = Machine::new();
     let dir = volume_dir(&machine.context, &pod("a"), "disk");
     let data = Data { driver_name: DRIVER.to_owned(), volume_handle: "disk-1".to_owned(), ..Data::default() };
-    begin(&machine.context, &dir, &data).await.unwrap();
+    let paths = Paths::of_files(&machine.context, dir.clone(), DRIVER, "disk-1");
+    begin(&machine.context, &paths, &data).await.unwrap();
     machine.context.drivers.by_name.lock().clear();
     machine.tear_down(&pod("a")).await.unwrap();
     assert!(!dir.exists());
@@ -229,4 +238,32 @@ async fn what_a_first_try_did_not_reach_the_next_one_does() {
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
     machine.set_up(&pod).await.unwrap();
     assert_eq!(mode_of(), 0);
+}
+
+#[tokio::test]
+async fn a_device_is_brought_to_each_pod_by_a_link_and_goes_with_the_last() {
+    let machine = Machine { mode: "Block", ..Machine::new() };
+    let link = machine.set_up(&pod("a")).await.unwrap();
+    assert_eq!(link, machine.context.root.join("pods/a/volumeDevices/kubernetes.io~csi/disk"));
+    let node = machine.context.root.join("plugins/kubernetes.io/csi/volumeDevices");
+    assert_eq!(std::fs::read_link(&link).unwrap(), node.join("publish/disk/a"));
+    assert!(node.join("staging/disk").is_dir() && node.join("disk/data/vol_data.json").is_file());
+    machine.set_up(&pod("b")).await.unwrap();
+    assert_eq!(devices_in_use(&machine.context), [DEVICE.to_owned()].into());
+    machine.tear_down(&pod("a")).await.unwrap();
+    assert!(!machine.books.said().contains("unstage") && node.join("disk/data").exists());
+    machine.tear_down(&pod("b")).await.unwrap();
+    assert_eq!(machine.books.said(), "stage publish stage publish unpublish unpublish unstage");
+    assert!(machine.context.volumes_in_use.all().is_empty());
+    let left = ["publish/disk", "staging/disk", "disk"].map(|path| node.join(path).exists());
+    assert_eq!((left, link.is_symlink()), ([false; 3], false));
+}
+
+#[tokio::test]
+async fn a_volume_that_cannot_grow_now_says_so() {
+    let mut machine = Machine { told: "512Mi", ..Machine::new() };
+    machine.set_up(&pod("a")).await.unwrap_err();
+    let note = machine.notes.recv().await.unwrap();
+    assert_eq!(note.reason, "VolumeResizeFailed");
+    assert!(note.message.contains("failed for volume \"disk\" : rpc error"), "{}", note.message);
 }

@@ -177,9 +177,12 @@ fn devices(host: &Host, walk: &mut Walk) {
 
 const DRIVER: &str = "disks.example.com";
 
-/// A driver whose volumes are file systems in memory: staged once, bound into each pod.
+/// A driver whose volumes are file systems in memory: staged once, bound into each pod. Those that are used as devices are
+/// files behind loop devices.
 #[derive(Clone, Default)]
 struct Disks {
+    /// By where it is published.
+    loops: Arc<Mutex<HashMap<String, String>>>,
     calls: Arc<Mutex<Vec<String>>>,
     registered: Arc<Mutex<Option<RegistrationStatus>>>,
 }
@@ -200,6 +203,18 @@ fn is_mounted(path: &str) -> bool {
 
 fn failed(error: impl std::fmt::Display) -> Status {
     Status::internal(error.to_string())
+}
+
+fn is_block(capability: Option<&VolumeCapability>) -> bool {
+    matches!(capability.and_then(|c| c.access_type.as_ref()), Some(volume_capability::AccessType::Block(_)))
+}
+
+fn losetup(args: &[&str]) -> Result<String, Status> {
+    let done = std::process::Command::new("losetup").args(args).output().map_err(failed)?;
+    match done.status.success() {
+        true => Ok(String::from_utf8_lossy(&done.stdout).trim().to_owned()),
+        false => Err(failed(String::from_utf8_lossy(&done.stderr))),
+    }
 }
 
 #[tonic::async_trait]
@@ -230,7 +245,11 @@ impl Node for Disks {
     ) -> Result<Response<NodeStageVolumeResponse>, Status> {
         let asked = request.into_inner();
         let device = asked.publish_context.get("device").cloned().unwrap_or_default();
-        if !is_mounted(&asked.staging_target_path) {
+        if is_block(asked.volume_capability.as_ref()) {
+            self.note(format!("stage device {}", asked.volume_id));
+            let file = Path::new(&asked.staging_target_path).join("disk");
+            std::fs::File::create(file).and_then(|file| file.set_len(1 << 20)).map_err(failed)?;
+        } else if !is_mounted(&asked.staging_target_path) {
             self.note(format!("stage {} from {device}", asked.volume_id));
             let (none, at) = (MsFlags::empty(), asked.staging_target_path.as_str());
             mount(Some("tmpfs"), at, Some("tmpfs"), none, Some("mode=0755")).map_err(failed)?;
@@ -244,6 +263,11 @@ impl Node for Disks {
     ) -> Result<Response<NodeUnstageVolumeResponse>, Status> {
         let asked = request.into_inner();
         self.note(format!("unstage {}", asked.volume_id));
+        let file = Path::new(&asked.staging_target_path).join("disk");
+        if file.exists() {
+            std::fs::remove_file(file).map_err(failed)?;
+            return Ok(Response::new(NodeUnstageVolumeResponse {}));
+        }
         umount2(asked.staging_target_path.as_str(), MntFlags::empty()).map_err(failed)?;
         Ok(Response::new(NodeUnstageVolumeResponse {}))
     }
@@ -259,6 +283,14 @@ impl Node for Disks {
             return Ok(Response::new(NodePublishVolumeResponse {}));
         }
         let pod = asked.volume_context.get("csi.storage.k8s.io/pod.name").cloned().unwrap_or_default();
+        if is_block(asked.volume_capability.as_ref()) {
+            self.note(format!("publish device {} to {pod}", asked.volume_id));
+            let device = losetup(&["--find", "--show", &format!("{}/disk", asked.staging_target_path)])?;
+            std::fs::File::create(target).map_err(failed)?;
+            mount(Some(device.as_str()), target, None::<&str>, MsFlags::MS_BIND, None::<&str>).map_err(failed)?;
+            self.loops.lock().unwrap().insert(target.to_owned(), device);
+            return Ok(Response::new(NodePublishVolumeResponse {}));
+        }
         std::fs::create_dir_all(target).map_err(failed)?;
         if asked.staging_target_path.is_empty() {
             let tokens =
@@ -282,6 +314,11 @@ impl Node for Disks {
         let what = if asked.volume_id.starts_with("csi-") { "inline" } else { &asked.volume_id };
         self.note(format!("unpublish {what}"));
         umount2(asked.target_path.as_str(), MntFlags::empty()).map_err(failed)?;
+        if let Some(device) = self.loops.lock().unwrap().remove(&asked.target_path) {
+            losetup(&["--detach", &device])?;
+            std::fs::remove_file(&asked.target_path).map_err(failed)?;
+            return Ok(Response::new(NodeUnpublishVolumeResponse {}));
+        }
         std::fs::remove_dir(&asked.target_path).map_err(failed)?;
         Ok(Response::new(NodeUnpublishVolumeResponse {}))
     }
@@ -336,6 +373,41 @@ fn claims() -> Vec<Value> {
             "spec": { "accessModes": ["ReadWriteOnce"], "storageClassName": "", "volumeName": "disk",
                 "resources": { "requests": { "storage": "1Gi" } } } }),
     ]
+}
+
+/// A claim of which a pod wants the device.
+fn device_claim() -> Vec<Value> {
+    let name = json!({ "name": "device" });
+    vec![
+        json!({ "apiVersion": "v1", "kind": "PersistentVolume", "metadata": name,
+            "spec": { "capacity": { "storage": "1Gi" }, "accessModes": ["ReadWriteOnce"], "volumeMode": "Block",
+                "csi": { "driver": DRIVER, "volumeHandle": "disk-2" },
+                "storageClassName": "", "persistentVolumeReclaimPolicy": "Retain" } }),
+        json!({ "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": name,
+            "spec": { "accessModes": ["ReadWriteOnce"], "storageClassName": "", "volumeName": "device", "volumeMode": "Block",
+                "resources": { "requests": { "storage": "1Gi" } } } }),
+    ]
+}
+
+fn block_device(host: &Host, walk: &mut Walk, disks: &Disks) {
+    apply(host, &device_claim());
+    let mapped = json!({ "volumeDevices": [{ "name": "v", "devicePath": "/dev/disk" }] });
+    let volumes = json!([{ "name": "v", "persistentVolumeClaim": { "claimName": "device" } }]);
+    apply(host, &[pod("raw", json!({ "containers": [with(sh("c", RUN), mapped)], "volumes": volumes }))]);
+    attach(host);
+    walk.equals("CSI: a pod with a driver's device runs", &phase(host, "raw", &["Running"]), "Running");
+    walk.equals(
+        "CSI: staged and published as a device",
+        &disks.said(),
+        "stage device disk-2; publish device disk-2 to raw",
+    );
+    let script = "echo written > /dev/disk && /bin/busybox head -c 8 /dev/disk && /bin/busybox stat -c %F /dev/disk";
+    walk.equals("CSI: the container has the device", &exec(host, "raw", script), "written\nblock special file\n");
+    host.kubectl_ok(&["delete", "pod", "raw", "--timeout=60s"], "");
+    walk.equals("CSI: the device goes with its pod", &disks.said(), "unpublish disk-2; unstage disk-2");
+    let left =
+        last_within(LONG, || host.kubectl(&["get", "volumeattachments", "-o", "name"], "").out, String::is_empty);
+    walk.equals("CSI: and is detached", &left, "");
 }
 
 /// What the attacher beside a driver does: it says that the volume is attached, and where.
@@ -427,6 +499,8 @@ fn storage_driver(host: &Host, walk: &mut Walk, runtime: &tokio::runtime::Runtim
     let left =
         last_within(LONG, || host.kubectl(&["get", "volumeattachments", "-o", "name"], "").out, String::is_empty);
     walk.equals("CSI: and then the volume is detached", &left, "");
+
+    block_device(host, walk, &disks);
 
     serving.abort();
     std::fs::remove_file(&socket).unwrap();
