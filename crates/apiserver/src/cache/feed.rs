@@ -1,13 +1,13 @@
 //! Keeps the caches up with the store: one list of everything, then one watch of the whole registry.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use parking_lot::RwLock;
 use storage::{Key, KeyRange, Revision, Storage, StorageError, WatchEvent};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{BadObject, Cache, Object};
@@ -34,6 +34,8 @@ pub struct Feed {
     revision: watch::Sender<Revision>,
     joining: mpsc::Sender<Join>,
     joiners: parking_lot::Mutex<Option<mpsc::Receiver<Join>>>,
+    /// Something came that cannot be read.
+    lost: Notify,
 }
 
 /// A cache that is to be fed from now on.
@@ -69,6 +71,7 @@ impl Feed {
             revision: watch::Sender::new(Revision(0)),
             joining,
             joiners: parking_lot::Mutex::new(Some(joiners)),
+            lost: Notify::new(),
         }
     }
 
@@ -134,7 +137,7 @@ impl Feed {
     /// Feeds a cache no longer.
     pub fn leave(&self, prefix: &str) {
         if let Some(cache) = self.caches.write().remove(prefix) {
-            cache.reset(Vec::new(), self.revision());
+            cache.reset(Vec::new(), BTreeMap::new(), self.revision());
         }
     }
 
@@ -145,6 +148,13 @@ impl Feed {
 
     /// Follows the store until `stop`. When the store is away, the caches keep what they have until it is back.
     pub async fn run(&self, stop: CancellationToken) {
+        tokio::select! {
+            () = self.keep_following(stop) => {}
+            () = self.recover() => {}
+        }
+    }
+
+    async fn keep_following(&self, stop: CancellationToken) {
         let Some(mut joiners) = self.joiners.lock().take() else { return };
         let mut joining = Vec::new();
         let mut pause = SHORTEST_PAUSE;
@@ -213,12 +223,55 @@ impl Feed {
 
     async fn fill(&self, cache: &Cache, at: Revision) -> Result<(), StorageError> {
         let page = self.storage.range(&below(&cache.shape.prefix), 0, Some(at)).await?;
-        let objects = page
-            .entries
-            .into_iter()
-            .filter_map(|entry| or_log(Object::read(&cache.shape, entry.key, entry.value, entry.mod_revision)));
-        cache.reset(objects.collect(), at);
+        let (mut objects, mut unreadable) = (Vec::with_capacity(page.entries.len()), BTreeMap::new());
+        for entry in page.entries {
+            let (key, revision) = (entry.key.clone(), entry.mod_revision);
+            match or_log(Object::read(&cache.shape, entry.key, entry.value, revision)) {
+                Some(object) => objects.push(object),
+                None => {
+                    unreadable.insert(key, revision);
+                }
+            }
+        }
+        let whole = unreadable.is_empty();
+        cache.reset(objects, unreadable, at);
+        if !whole {
+            self.lost.notify_one();
+        }
         Ok(())
+    }
+
+    /// Looks again at what could not be read: who keeps the keys may be back. Holds up nobody: what it waits for, the rest
+    /// of the feed does not.
+    async fn recover(&self) {
+        loop {
+            self.lost.notified().await;
+            let mut pause = SHORTEST_PAUSE;
+            loop {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+                let caches: Vec<Arc<Cache>> = self.caches.read().values().cloned().collect();
+                let mut left = false;
+                for cache in caches {
+                    for (key, lost) in cache.unreadable(&cache.shape.prefix) {
+                        match self.storage.get(&key).await {
+                            Ok((None, _)) => cache.recover(&key, lost, None),
+                            Ok((Some(entry), _)) => {
+                                let read = Object::read(&cache.shape, entry.key, entry.value, entry.mod_revision);
+                                match read {
+                                    Ok(object) => cache.recover(&key, lost, Some(Arc::new(object))),
+                                    Err(_) => left = true,
+                                }
+                            }
+                            Err(_) => left = true,
+                        }
+                    }
+                }
+                if !left {
+                    break;
+                }
+            }
+        }
     }
 
     fn take(&self, change: WatchEvent) {
@@ -227,8 +280,13 @@ impl Feed {
             WatchEvent::Put { entry, .. } => {
                 if let Some(cache) = self.cache_of(&entry.key) {
                     let (key, revision) = (entry.key.clone(), entry.mod_revision);
-                    let object = or_log(Object::read(&cache.shape, entry.key, entry.value, revision));
-                    cache.apply(&key, object, revision);
+                    match or_log(Object::read(&cache.shape, entry.key, entry.value, revision)) {
+                        Some(object) => cache.apply(&key, Some(object), revision),
+                        None => {
+                            cache.lose(&key, revision);
+                            self.lost.notify_one();
+                        }
+                    }
                 }
                 entry.mod_revision
             }
@@ -264,7 +322,7 @@ fn or_log(read: Result<Object, BadObject>) -> Option<Arc<Object>> {
     match read {
         Ok(object) => Some(Arc::new(object)),
         Err(error) => {
-            tracing::error!(%error, "an object is left out");
+            tracing::error!(%error, "an object cannot be read: lists of its resource fail");
             None
         }
     }

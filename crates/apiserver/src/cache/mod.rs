@@ -20,6 +20,7 @@ pub(crate) mod selection;
 mod state;
 mod watch;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -42,6 +43,9 @@ pub struct Cache {
     /// Taken before `state` wherever both are needed.
     dispatcher: Mutex<Dispatcher>,
     generation: AtomicU64,
+    /// What the store holds and nobody can read, with the revision that wrote it. As long as there is any, lists would be
+    /// lies.
+    unreadable: Mutex<BTreeMap<Key, Revision>>,
 }
 
 /// The objects of a list and the revision that they are true of.
@@ -58,12 +62,19 @@ impl Cache {
     #[must_use]
     pub fn new(shape: Shape) -> Self {
         let state = RwLock::new(State::new([], Revision(0), &shape));
-        Cache { shape, state, dispatcher: Mutex::default(), generation: AtomicU64::new(0) }
+        Cache {
+            shape,
+            state,
+            dispatcher: Mutex::default(),
+            generation: AtomicU64::new(0),
+            unreadable: Mutex::default(),
+        }
     }
 
     /// Begins anew with what the store holds at a revision. Watches end: what happened in between is not known.
-    fn reset(&self, objects: Vec<Arc<Object>>, revision: Revision) {
+    fn reset(&self, objects: Vec<Arc<Object>>, unreadable: BTreeMap<Key, Revision>, revision: Revision) {
         let mut dispatcher = self.dispatcher.lock();
+        *self.unreadable.lock() = unreadable;
         *self.state.write() = State::new(objects, revision, &self.shape);
         self.generation.fetch_add(1, Ordering::Release);
         dispatcher.close_all();
@@ -71,11 +82,45 @@ impl Cache {
 
     fn apply(&self, key: &Key, current: Option<Arc<Object>>, revision: Revision) {
         let mut dispatcher = self.dispatcher.lock();
+        self.unreadable.lock().remove(key);
         let change = self.state.write().apply(&self.shape, key, current, revision);
         if let Some(change) = change {
             self.generation.fetch_add(1, Ordering::Release);
             dispatcher.send(&self.shape, &change);
         }
+    }
+
+    /// A version of an object came that cannot be read: the one before is not true any more. That is no deletion, so nobody
+    /// is told one: watches end.
+    fn lose(&self, key: &Key, revision: Revision) {
+        let mut dispatcher = self.dispatcher.lock();
+        self.unreadable.lock().insert(key.clone(), revision);
+        self.state.write().replace(&self.shape, key, None, revision);
+        self.generation.fetch_add(1, Ordering::Release);
+        dispatcher.close_all();
+    }
+
+    /// What was unreadable can be read now, or is gone. Nothing happens if another change of it has come meanwhile.
+    fn recover(&self, key: &Key, lost: Revision, found: Option<Arc<Object>>) {
+        let mut dispatcher = self.dispatcher.lock();
+        let mut unreadable = self.unreadable.lock();
+        let as_lost = found.as_ref().is_none_or(|object| object.revision == lost);
+        if unreadable.get(key) != Some(&lost) || !as_lost {
+            return;
+        }
+        unreadable.remove(key);
+        let mut state = self.state.write();
+        let now = state.revision();
+        state.replace(&self.shape, key, found, now);
+        self.generation.fetch_add(1, Ordering::Release);
+        dispatcher.close_all();
+    }
+
+    /// What below a prefix cannot be read.
+    #[must_use]
+    pub fn unreadable(&self, prefix: &str) -> Vec<(Key, Revision)> {
+        let unreadable = self.unreadable.lock();
+        unreadable.iter().filter(|(key, _)| key.0.starts_with(prefix)).map(|(k, r)| (k.clone(), *r)).collect()
     }
 
     #[must_use]

@@ -88,6 +88,19 @@ impl State {
         Some(change)
     }
 
+    /// Exchanges an object without a change that anybody could be told of: the past is forgotten.
+    pub(super) fn replace(&mut self, shape: &Shape, key: &Key, current: Option<Arc<Object>>, revision: Revision) {
+        if let Some(previous) = self.objects.remove(key) {
+            self.unpost(shape, &previous);
+        }
+        if let Some(object) = current {
+            self.post(shape, &object);
+            self.objects.insert(key.clone(), object);
+        }
+        self.revision = revision;
+        self.ring = Ring::new(revision);
+    }
+
     fn post(&mut self, shape: &Shape, object: &Arc<Object>) {
         for posting in postings_of(shape, object) {
             self.postings.entry(posting).or_default().insert(object.key.clone(), Arc::clone(object));

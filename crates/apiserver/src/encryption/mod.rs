@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use storage::{Entry, Key, KeyRange, Page, Revision, Storage, StorageError, Ttl, WatchEvent, WatchStream};
 use tokio::sync::watch;
 
@@ -163,17 +163,16 @@ impl Transforms {
         Err(Failure::Unreadable("no matching prefix found".to_owned()))
     }
 
-    /// What can never be read stays as it is: readers will find that it is no object.
-    ///
-    /// # Errors
-    /// When it may be readable later.
-    async fn decrypt_or_keep(&self, mut entry: Entry) -> Result<Entry, StorageError> {
-        match self.decrypt(&entry.key, entry.value.clone()).await {
-            Ok(value) => entry.value = value,
-            Err(Failure::Unreachable(why)) => return Err(transform(&entry.key, why)),
-            Err(Failure::Unreadable(why)) => tracing::error!(key = %entry.key.0, why, "a value cannot be decrypted"),
-        }
-        Ok(entry)
+    /// What cannot be read stays as it is: readers will find that it is no object. Tells whether it may be readable later.
+    async fn decrypt_or_keep(&self, entry: &mut Entry) -> Result<(), Failure> {
+        let read = self.decrypt(&entry.key, entry.value.clone()).await;
+        read.map(|value| entry.value = value)
+            .inspect_err(|why| tracing::error!(key = %entry.key.0, ?why, "a value cannot be decrypted"))
+    }
+
+    /// As [`Self::decrypt_or_keep`], without waiting for anybody: one who keeps keys and gives no answer holds up nothing.
+    fn decrypt_now_or_keep(&self, entry: &mut Entry) {
+        self.decrypt_or_keep(entry).now_or_never();
     }
 
     async fn is_stale(&self, key: &Key, value: &[u8]) -> bool {
@@ -187,26 +186,16 @@ impl Transforms {
         }
     }
 
-    async fn decrypt_change(&self, change: WatchEvent) -> Result<WatchEvent, StorageError> {
-        Ok(match change {
-            WatchEvent::Progress(revision) => WatchEvent::Progress(revision),
+    fn decrypt_change(&self, mut change: WatchEvent) -> WatchEvent {
+        match &mut change {
+            WatchEvent::Progress(_) => {}
             WatchEvent::Put { entry, previous } => {
-                let entry = self.decrypt_or_keep(entry).await?;
-                let previous = match previous {
-                    Some(previous) => Some(self.decrypt_past(previous).await),
-                    None => None,
-                };
-                WatchEvent::Put { entry, previous }
+                self.decrypt_now_or_keep(entry);
+                previous.iter_mut().for_each(|previous| self.decrypt_now_or_keep(previous));
             }
-            WatchEvent::Delete { previous, revision } => {
-                WatchEvent::Delete { previous: self.decrypt_past(previous).await, revision }
-            }
-        })
-    }
-
-    /// For what is no more, nobody waits.
-    async fn decrypt_past(&self, entry: Entry) -> Entry {
-        self.decrypt_or_keep(entry.clone()).await.unwrap_or(entry)
+            WatchEvent::Delete { previous, .. } => self.decrypt_now_or_keep(previous),
+        }
+        change
     }
 }
 
@@ -231,7 +220,9 @@ impl Storage for Encrypted {
         let value = self.transforms.encrypt(key, value).await?;
         match self.inner.update(key, value, expect, ttl).await {
             Err(StorageError::Conflict { key, current }) => {
-                let current = Box::new(self.transforms.decrypt_or_keep(*current).await?);
+                let mut current = current;
+                let read = self.transforms.decrypt_or_keep(&mut current).await;
+                read.map_err(|why| transform(&key, why.into()))?;
                 Err(StorageError::Conflict { key, current })
             }
             done => done,
@@ -241,7 +232,9 @@ impl Storage for Encrypted {
     async fn delete(&self, key: &Key, expect: Revision) -> Result<Revision, StorageError> {
         match self.inner.delete(key, expect).await {
             Err(StorageError::Conflict { key, current }) => {
-                let current = Box::new(self.transforms.decrypt_or_keep(*current).await?);
+                let mut current = current;
+                let read = self.transforms.decrypt_or_keep(&mut current).await;
+                read.map_err(|why| transform(&key, why.into()))?;
                 Err(StorageError::Conflict { key, current })
             }
             done => done,
@@ -257,11 +250,16 @@ impl Storage for Encrypted {
 
     async fn range(&self, range: &KeyRange, limit: usize, at: Option<Revision>) -> Result<Page, StorageError> {
         let mut page = self.inner.range(range, limit, at).await?;
-        let mut entries = Vec::with_capacity(page.entries.len());
-        for entry in page.entries {
-            entries.push(self.transforms.decrypt_or_keep(entry).await?);
+        let mut away = false;
+        for entry in &mut page.entries {
+            // Who gave no answer for one value is not waited for again.
+            if away {
+                self.transforms.decrypt_now_or_keep(entry);
+            } else {
+                let read = self.transforms.decrypt_or_keep(entry).await;
+                away = matches!(read, Err(Failure::Unreachable(_)));
+            }
         }
-        page.entries = entries;
         Ok(page)
     }
 
@@ -269,10 +267,7 @@ impl Storage for Encrypted {
         let mut rules = self.transforms.rules.subscribe();
         let changes = self.inner.watch(range, after).await?;
         let transforms = Arc::clone(&self.transforms);
-        let decrypted = changes.and_then(move |change| {
-            let transforms = Arc::clone(&transforms);
-            async move { transforms.decrypt_change(change).await }
-        });
+        let decrypted = changes.map_ok(move |change| transforms.decrypt_change(change));
         let decrypted = decrypted.take_until(async move {
             // An error means that the sender is gone, and with it the store.
             let _ = rules.changed().await;
@@ -308,7 +303,7 @@ mod tests {
     use crate::cache::feed::Feed;
     use crate::resources::Resources;
 
-    /// Gives no answer the next few times that it is to decrypt.
+    /// Gives no answer the next so many times that it is to decrypt.
     #[derive(Default)]
     struct Away(AtomicUsize);
 
@@ -333,7 +328,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_cannot_be_read_now_is_not_taken_for_deleted() {
+    async fn what_cannot_be_read_now_is_looked_for_again_and_holds_up_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let inner = Arc::new(Embedded::open(dir.path(), EmbeddedOptions::default()).unwrap());
         let provider = Arc::new(Away::default());
@@ -348,27 +343,43 @@ mod tests {
             Bytes::from(format!(r#"{head}"name":"a","namespace":"ns"}},"data":{{"a":"{data}"}}}}"#))
         };
         let created = store.create(&key, value("MQ=="), None).await.unwrap();
+        let other = maps.shape.key("ns", "plain");
+        let plain = format!(r#"{}"name":"plain","namespace":"ns"}}}}"#, maps.shape.head);
         let feed = Arc::new(Feed::new(Arc::clone(&store) as Arc<dyn Storage>, [Arc::clone(&secrets)]));
-        provider.0.store(2, Ordering::SeqCst);
+        let is_at = async |revision| {
+            while secrets.get(&key).map(|object| object.revision) != Some(revision) {
+                tokio::task::yield_now().await;
+            }
+        };
+        provider.0.store(usize::MAX, Ordering::SeqCst);
         let stop = CancellationToken::new();
         let (running, stopped) = (Arc::clone(&feed), stop.clone());
         let running = tokio::spawn(async move { running.run(stopped).await });
+        // The rest goes on without it.
         feed.reach_sync().await;
-        assert_eq!(secrets.get(&key).map(|object| object.revision), Some(created));
+        assert_eq!(secrets.unreadable(&secrets.shape.prefix), [(key.clone(), created)]);
+        provider.0.store(0, Ordering::SeqCst);
+        is_at(created).await;
+        assert_eq!(secrets.unreadable(&secrets.shape.prefix), []);
 
-        provider.0.store(1, Ordering::SeqCst);
+        provider.0.store(usize::MAX, Ordering::SeqCst);
         let updated = store.update(&key, value("Mg=="), created, None).await.unwrap();
         while feed.reach(updated).await.is_err() {}
-        assert_eq!(secrets.get(&key).map(|object| object.revision), Some(updated));
+        assert!(secrets.get(&key).is_none());
+        assert_eq!(secrets.unreadable(&secrets.shape.prefix), [(key.clone(), updated)]);
+        provider.0.store(0, Ordering::SeqCst);
+        is_at(updated).await;
 
-        // A cache that joins waits for it, too.
-        let key = maps.shape.key("ns", "a");
-        let value = format!(r#"{}"name":"a","namespace":"ns"}}}}"#, maps.shape.head);
-        let created = store.create(&key, value.into(), None).await.unwrap();
+        // A cache that joins is not held up either.
+        let created = store.create(&other, plain.into(), None).await.unwrap();
         while feed.reach(created).await.is_err() {}
-        provider.0.store(1, Ordering::SeqCst);
+        provider.0.store(usize::MAX, Ordering::SeqCst);
         feed.join(Arc::clone(&maps)).await;
-        assert_eq!(maps.get(&key).map(|object| object.revision), Some(created));
+        assert_eq!(maps.unreadable(&maps.shape.prefix), [(other.clone(), created)]);
+        provider.0.store(0, Ordering::SeqCst);
+        while maps.get(&other).is_none() {
+            tokio::task::yield_now().await;
+        }
         stop.cancel();
         running.await.unwrap();
     }

@@ -36,7 +36,11 @@ pub(super) async fn watch(call: &mut Call, target: &Target) -> Result<Response<B
     let framer = Framer::new(&target.resource, accepted, table::Options::parse(&call.query)?);
     let media_type = framer.media_type();
     let feed = Arc::clone(&call.server.registry().feed);
-    let stream = match start(call, &options).await {
+    let start = start(call, &options).await;
+    if matches!(start, Ok(Start::WithInitial { .. })) {
+        call.server.registry().demand_readable(&target.resource, &selection).await?;
+    }
+    let stream = match start {
         Ok(start) => match target.resource.stored().watch(selection, start) {
             // Asked for only now: a watch that began before this is ended with the others.
             Ok(_) if call.server.inner().closing.is_cancelled() => {

@@ -73,7 +73,20 @@ impl Registry {
     /// What the store answers.
     pub async fn list_now(&self, resource: &Resource, selection: &Selection) -> Result<ListResult, Status> {
         let fed = self.fresh(resource).await?;
-        Ok(whole(resource.stored().list(selection, fed)))
+        let listed = resource.stored().list(selection, fed);
+        self.demand_readable(resource, selection).await?;
+        Ok(whole(listed))
+    }
+
+    /// Nothing below that cannot be read: what is left out of a list would be taken for deleted.
+    ///
+    /// # Errors
+    /// 500, naming what cannot be read and why.
+    pub async fn demand_readable(&self, resource: &Resource, selection: &Selection) -> Result<(), Status> {
+        for (key, _) in resource.stored().unreadable(&list_prefix(resource, selection)) {
+            self.read(resource, &key).await?;
+        }
+        Ok(())
     }
 
     /// # Errors
@@ -111,7 +124,9 @@ impl Registry {
             Some(at) => self.feed.reach(at).await.map_err(|e| status::too_large(&e))?,
         };
         if options.limit == 0 || parsed == Some(Revision(0)) {
-            return Ok(whole(cache.list(selection, fed)));
+            let listed = cache.list(selection, fed);
+            self.demand_readable(resource, selection).await?;
+            return Ok(whole(listed));
         }
         let listed = self.list_past(resource, selection, fed, None, options.limit).await?;
         Ok(paged(listed, &prefix))
@@ -158,6 +173,7 @@ impl Registry {
     ) -> Result<Listed, Status> {
         let cache = resource.stored();
         if let Some(listed) = cache.list_at(selection, at, after, limit) {
+            self.demand_readable(resource, selection).await?;
             return Ok(listed);
         }
         let prefix = list_prefix(resource, selection);

@@ -68,7 +68,8 @@ async fn secrets_are_kept_encrypted_and_keys_can_be_changed() {
     let server = start(dir, &file, false).await;
     server.create(SECRETS, &secret("boxed")).await;
     let names = |list: Value| -> Vec<String> {
-        list["items"].as_array().unwrap().iter().map(|i| i["metadata"]["name"].as_str().unwrap().to_owned()).collect()
+        let items = list["items"].as_array().into_iter().flatten();
+        items.map(|i| i["metadata"]["name"].as_str().unwrap().to_owned()).collect()
     };
     assert_eq!(names(server.get(SECRETS).await.json()), ["boxed", "plain"]);
     let put = async |server: &Server, name: &str| {
@@ -106,7 +107,11 @@ async fn secrets_are_kept_encrypted_and_keys_can_be_changed() {
         "Internal error occurred: unable to transform key \"/registry/secrets/default/plain\": no matching prefix found"
     );
     assert_eq!(server.get(&format!("{SECRETS}/boxed")).await.code, 200);
-    until("what cannot be read is left out", || async { names(server.get(SECRETS).await.json()) == ["boxed"] }).await;
+    until("what cannot be read is missed", || async { server.get(SECRETS).await.code == 500 }).await;
+    assert_eq!(server.get(SECRETS).await.error().1, why);
+    assert_eq!(server.get(&format!("{SECRETS}?watch=true")).await.code, 500);
+    assert_eq!(server.get("/api/v1/namespaces/other/secrets").await.code, 200);
+    assert_eq!(server.get("/api/v1/configmaps").await.code, 200);
     replace(both);
     until("it can be read again", || async { names(server.get(SECRETS).await.json()) == ["boxed", "plain"] }).await;
 }
