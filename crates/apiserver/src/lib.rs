@@ -15,7 +15,6 @@ pub mod authz;
 mod body;
 pub mod bootstrap;
 mod cache;
-mod cel;
 mod config;
 mod custom;
 mod discovery;

@@ -42,6 +42,7 @@ mod webhook;
 pub use chain::{PluginError, Settings, Tools, plugins};
 pub use config::{PluginConfigs, load as load_config};
 pub use own::OwnObjects;
+pub(crate) use policy::{check_policy, check_webhooks};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

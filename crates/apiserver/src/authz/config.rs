@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::Decision;
 use super::webhook::Settings;
-use crate::cel::Program;
+use expressions::Program;
 
 const VERSIONS: &[&str] =
     &["apiserver.config.k8s.io/v1", "apiserver.config.k8s.io/v1beta1", "apiserver.config.k8s.io/v1alpha1"];

@@ -9,10 +9,10 @@ use compact_str::CompactString;
 
 use super::{Authorizer, Decision, Verdict};
 use crate::attributes::Attributes;
-use crate::cel::{Activation, Budget, CALL_LIMIT, Program, Val};
 use crate::outbound::document_of;
 use crate::outbound::kubeconfig::Remote;
 use crate::outbound::remembered::Remembered;
+use expressions::{Activation, Budget, CALL_LIMIT, Program, Val};
 
 /// How many answers are remembered, and how long a question may be that is.
 const REMEMBERED: usize = 8192;

@@ -1,15 +1,13 @@
 //! The rules of a definition's schemas: do they compile, and what may they cost?
 
-use ::cel::common::ast::{Expr, IdedExpr, LiteralValue};
 use apimachinery::Value;
 use apimachinery::field::{Cursor, ErrorKind, FieldError, FieldErrors, Path};
+use expressions::{Declarations, DeclaredType, Program, pattern};
 
 use super::cost;
 use super::default_check;
 use super::rules;
 use super::schema::{EMBEDDED, RULES, flag};
-use crate::cel::strings::pattern;
-use crate::cel::{Program, Type, mark_at};
 
 /// What is wrong with the rules of a definition, once everything else is right.
 #[must_use]
@@ -72,32 +70,31 @@ impl Checker<'_> {
 
     fn rule(&mut self, rule: &Cursor<'_>, schema: &Value, places: u64, root: bool) {
         let path = rule.path.child("rule");
-        let source = rule.str_at(&["rule"]);
-        match Program::compile(source) {
+        let of_self = DeclaredType::from(rules::type_of(schema, root || flag(schema, EMBEDDED)));
+        let of_old = match rule["optionalOldSelf"].as_bool() {
+            Some(true) => DeclaredType::Optional(of_self.clone().into()),
+            _ => of_self.clone(),
+        };
+        let names = Declarations::new().with("self", of_self).with("oldSelf", of_old);
+        match Program::checked(rule.str_at(&["rule"]), &names) {
             Err(error) => self.refuse(rule, &path, &format!("compilation failed: {error}")),
-            Ok(program) => {
-                let ty = rules::type_of(schema, root || flag(schema, EMBEDDED));
-                if let Some(field) = undefined(program.expression(), &ty) {
-                    let column = source.find(&format!(".{field}")).map_or(1, |i| i + 1);
-                    let error = mark_at(source, column, &format!("undefined field '{field}'"));
-                    self.refuse(rule, &path, &format!("compilation failed: {error}"));
-                } else if is_no_bool(program.expression()) {
-                    self.refuse(rule, &path, "cel expression must evaluate to a bool");
-                } else {
-                    let cost = cost::of_expression(program.expression(), schema).saturating_mul(places);
-                    if let Some(complaint) = cost::complaint_of_rule(cost) {
-                        self.errs.forbidden(&path, complaint);
-                    }
-                    self.rules.push((path, cost));
+            Ok((program, DeclaredType::Bool)) => {
+                let cost = cost::of_expression(program.expression(), schema).saturating_mul(places);
+                if let Some(complaint) = cost::complaint_of_rule(cost) {
+                    self.errs.forbidden(&path, complaint);
                 }
+                self.rules.push((path, cost));
             }
+            Ok(_) => self.refuse(rule, &path, "cel expression must evaluate to a bool"),
         }
         let wording = rule.str_at(&["messageExpression"]);
-        if !wording.is_empty()
-            && let Err(error) = Program::compile(wording)
-        {
-            let path = rule.path.child("messageExpression");
-            self.refuse(rule, &path, &format!("messageExpression compilation failed: {error}"));
+        if !wording.is_empty() {
+            let why = match Program::checked(wording, &names) {
+                Err(error) => format!("messageExpression compilation failed: {error}"),
+                Ok((_, DeclaredType::String)) => return,
+                Ok(_) => "messageExpression must evaluate to a string".to_owned(),
+            };
+            self.refuse(rule, &rule.path.child("messageExpression"), &why);
         }
     }
 
@@ -114,79 +111,5 @@ impl Checker<'_> {
         ]));
         let error = FieldError { kind: ErrorKind::Invalid, path: path.clone(), shown: Some(shown), detail: why.into() };
         self.errs.0.push(error);
-    }
-}
-
-/// The first field that is selected from `self` or `oldSelf` and that the schema does not have.
-fn undefined<'e>(expr: &'e IdedExpr, of_self: &Type) -> Option<&'e str> {
-    let mut found = None;
-    visit(expr, &mut |expr| {
-        if found.is_none()
-            && let Expr::Select(select) = &expr.expr
-            && let Some(Type::Object(object)) = type_at(&select.operand, of_self)
-            && object.field(&select.field).is_none()
-        {
-            found = Some(select.field.as_str());
-        }
-    });
-    found
-}
-
-/// The type at the end of a chain of fields that begins with `self`.
-fn type_at(expr: &IdedExpr, of_self: &Type) -> Option<Type> {
-    match &expr.expr {
-        Expr::Ident(name) if name == "self" => Some(of_self.clone()),
-        Expr::Select(select) if !select.test => match type_at(&select.operand, of_self)? {
-            Type::Object(object) => object.field(&select.field).map(|f| f.ty.clone()),
-            _ => None,
-        },
-        _ => None,
-    }
-}
-
-fn visit<'e>(expr: &'e IdedExpr, see: &mut impl FnMut(&'e IdedExpr)) {
-    see(expr);
-    match &expr.expr {
-        Expr::Select(select) => visit(&select.operand, see),
-        Expr::Call(call) => {
-            if let Some(target) = &call.target {
-                visit(target, see);
-            }
-            call.args.iter().for_each(|a| visit(a, see));
-        }
-        Expr::List(list) => list.elements.iter().for_each(|e| visit(e, see)),
-        Expr::Comprehension(loops) => {
-            visit(&loops.iter_range, see);
-            // An inner variable may be called `self` too; then this says nothing about ours.
-            if loops.iter_var != "self" {
-                visit(&loops.loop_step, see);
-            }
-        }
-        _ => {}
-    }
-}
-
-/// It can be told that the result is no truth value.
-fn is_no_bool(expr: &IdedExpr) -> bool {
-    match &expr.expr {
-        Expr::Literal(literal) => !matches!(literal, LiteralValue::Boolean(_)),
-        Expr::List(_) | Expr::Map(_) => true,
-        Expr::Call(call) => matches!(
-            call.func_name.as_str(),
-            "_+_"
-                | "_-_"
-                | "_*_"
-                | "_/_"
-                | "_%_"
-                | "-_"
-                | "size"
-                | "string"
-                | "int"
-                | "double"
-                | "uint"
-                | "timestamp"
-                | "duration"
-        ),
-        _ => false,
     }
 }

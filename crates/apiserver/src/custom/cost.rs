@@ -151,7 +151,7 @@ impl<'e> Estimate<'e> {
 /// The schema of a field, by the name that expressions use.
 fn below<'s>(schema: &'s Value, name: &str) -> Option<&'s Value> {
     let properties = schema["properties"].entries();
-    let by_name = properties.iter().find(|(real, _)| crate::cel::escape(real).is_some_and(|e| e == name));
+    let by_name = properties.iter().find(|(real, _)| expressions::escape(real).is_some_and(|e| e == name));
     by_name.map(|(_, property)| property).or_else(|| schema.get("additionalProperties"))
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use crate::cel::strings::pattern;
+use expressions::pattern;
 
 /// Is the text of that format?
 #[must_use]
@@ -11,7 +11,7 @@ pub(super) fn fits(format: &str, text: &str) -> bool {
     match format {
         "date-time" | "datetime" => apimachinery::time::parse(text).is_ok(),
         "date" => text.len() == 10 && text.parse::<jiff::civil::Date>().is_ok(),
-        "byte" => crate::cel::decode_base64(text).is_some(),
+        "byte" => expressions::decode_base64(text).is_some(),
         "ipv4" => text.parse::<Ipv4Addr>().is_ok(),
         "ipv6" => text.parse::<Ipv6Addr>().is_ok(),
         "cidr" => text.parse::<ipnet::IpNet>().is_ok(),
@@ -25,8 +25,8 @@ pub(super) fn fits(format: &str, text: &str) -> bool {
             text.len() <= 255 && matches(&format!(r"^{label}(\.{label})*\.?$"))
         }
         "email" => matches(r"^[^@\s]+@[^@\s]+$"),
-        "uri" => crate::cel::is_url(text),
-        "duration" => crate::cel::is_duration(text),
+        "uri" => expressions::is_url(text),
+        "duration" => expressions::is_duration(text),
         "hexcolor" => matches("^#?([0-9a-fA-F]{3}|[0-9a-fA-F]{6})$"),
         "rgbcolor" => matches(r"^rgb\(\s*\d{1,3}\s*,\s*\d{1,3}\s*,\s*\d{1,3}\s*\)$"),
         "ssn" => matches(r"^\d{3}[- ]?\d{2}[- ]?\d{4}$"),

@@ -31,7 +31,7 @@ use apimachinery::schema::TypeRef;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use crate::cel::Program;
+use expressions::Program;
 
 pub(crate) use check::check_definition;
 pub(crate) use decode::{decode, typed};

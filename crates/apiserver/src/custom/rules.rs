@@ -2,11 +2,12 @@
 
 use apimachinery::Value;
 use apimachinery::field::{Cursor, ErrorKind, FieldError, FieldErrors, Path, shown};
+use compact_str::CompactString;
 
 use super::Custom;
 use super::schema::{EMBEDDED, INT_OR_STRING, RULES, flag};
 use super::validate::correlated;
-use crate::cel::{Activation, Budget, CALL_LIMIT, Error, OBJECT_LIMIT, ObjectType, Program, Type, Val};
+use expressions::{Activation, Budget, CALL_LIMIT, Error, OBJECT_LIMIT, ObjectType, Program, Type, Val};
 
 /// Does any part of the schema have rules?
 #[must_use]
@@ -34,9 +35,8 @@ pub(super) fn type_of(schema: &Value, root: bool) -> Type {
                 return Type::Map(type_of(values, false).into());
             }
             let properties = schema["properties"].entries().iter().map(|(k, p)| (k.clone(), type_of(p, false)));
-            let envelope = ["apiVersion", "kind", "metadata"].into_iter().map(|k| (k.into(), Type::Dyn));
             let whole = root || flag(schema, EMBEDDED);
-            Type::Object(ObjectType::new(properties.chain(envelope.filter(|_| whole))).into())
+            Type::Object(ObjectType::new(properties.chain(envelope().into_iter().filter(|_| whole))).into())
         }
         ("array", _) => Type::List(type_of(&schema["items"], false).into()),
         ("integer", _) => Type::Int,
@@ -48,6 +48,13 @@ pub(super) fn type_of(schema: &Value, root: bool) -> Type {
         ("string", _) => Type::String,
         _ => Type::Dyn,
     }
+}
+
+/// Of a whole object: of its metadata, only the name is anybody's business here.
+fn envelope() -> [(CompactString, Type); 3] {
+    let metadata = ObjectType::new(["name", "generateName"].map(|field| (field.into(), Type::String)));
+    let text = |field: &str| (field.into(), Type::String);
+    [text("apiVersion"), text("kind"), ("metadata".into(), Type::Object(metadata.into()))]
 }
 
 /// Evaluates every rule over the object.

@@ -7,7 +7,7 @@ use apimachinery::field::{Cursor, ErrorKind, FieldError, FieldErrors, Path, show
 
 use super::formats;
 use super::schema::{INT_OR_STRING, LIST_KEYS, LIST_TYPE, flag};
-use crate::cel::strings::pattern;
+use expressions::pattern;
 
 /// All that is wrong with a value; `old` is what stood in its place.
 pub(super) fn validate(at: &Cursor<'_>, schema: &Value, old: Option<&Value>, errs: &mut FieldErrors) {

@@ -64,9 +64,7 @@ impl Registry {
         let mut errs = meta::validate(object, def);
         errs.extend(meta::validate_finalizer_names(object, def));
         errs.extend(def.strategy.validate(object));
-        if errs.is_empty() && def.gvr.resource == "customresourcedefinitions" {
-            errs.extend(crate::custom::check_definition(object));
-        }
+        errs.extend(super::cel::check(def, object, None, errs.is_empty()));
         if !errs.is_empty() {
             return Err(Status::invalid(&def.storage, object.name(), &errs));
         }

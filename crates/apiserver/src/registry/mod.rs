@@ -1,6 +1,7 @@
 //! The generic registry: every verb on every stored resource, once. What differs between kinds is in their strategies.
 
 mod admit;
+mod cel;
 mod create;
 mod delete;
 mod delete_collection;

@@ -219,10 +219,7 @@ impl Registry {
         check_version(write, object, &old)?;
         prepare(write, part, object, &old);
         let mut errs = validate(write, part, object, &old);
-        let versions = |definition: &Value| definition.at(&["spec", "versions"]).clone();
-        if errs.is_empty() && def.gvr.resource == "customresourcedefinitions" && versions(object) != versions(&old) {
-            errs.extend(crate::custom::check_definition(object));
-        }
+        errs.extend(super::cel::check(def, object, Some(&old), errs.is_empty()));
         if !errs.is_empty() {
             return Err(Status::invalid(&def.storage, object.name(), &errs));
         }

@@ -9,7 +9,7 @@ use futures::FutureExt;
 use crate::admission::Request;
 use crate::attributes::{Attributes, RequestInfo, UserInfo};
 use crate::authz::{Authorizer, Decision, Verdict};
-use crate::cel::{Error, Opaque, Val};
+use expressions::{Error, Opaque, Val};
 
 /// What upstream counts for one question.
 const CHECK_COST: u64 = 350_000;

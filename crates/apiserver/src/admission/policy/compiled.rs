@@ -6,8 +6,8 @@ use std::sync::Arc;
 use apimachinery::Value;
 use parking_lot::Mutex;
 
-use crate::cel::Program;
 use crate::lister::Lister;
+use expressions::Program;
 
 /// An expression, or why it is none.
 pub(in crate::admission) struct Compiled {

@@ -11,8 +11,8 @@ use super::compiled::Compiled;
 use crate::admission::Request;
 use crate::admission::dynamic::review::{object_value, request_value};
 use crate::authz::Authorizer;
-use crate::cel::{Activation, Budget, CALL_LIMIT, Error, OBJECT_LIMIT, Opaque, Val};
 use crate::lister::Lister;
+use expressions::{Activation, Budget, CALL_LIMIT, Error, OBJECT_LIMIT, Opaque, Val};
 
 /// The values behind the names: one for all policies that look at a request.
 pub(in crate::admission) struct Facts {

@@ -12,7 +12,7 @@ use super::scope::{Facts, Failure, Scope};
 use crate::admission::dynamic::matching::{Matcher, is_exempt, is_question};
 use crate::admission::{Plugin, Request, Tools};
 use crate::authz::Authorizer;
-use crate::cel::Val;
+use expressions::Val;
 
 /// Longer messages of expressions are not shown.
 const MAX_MESSAGE: usize = 5 << 10;

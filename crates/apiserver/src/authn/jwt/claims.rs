@@ -7,7 +7,7 @@ use apimachinery::Value;
 
 use super::settings::{Issuer, Source};
 use crate::attributes::UserInfo;
-use crate::cel::{Activation, Budget, CALL_LIMIT, Program, Val};
+use expressions::{Activation, Budget, CALL_LIMIT, Program, Val};
 
 /// Names a token, for audit.
 const CREDENTIAL_ID: &str = "authentication.kubernetes.io/credential-id";

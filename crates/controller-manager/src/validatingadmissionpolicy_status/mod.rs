@@ -1,4 +1,7 @@
-//! Says of each ValidatingAdmissionPolicy which generation of it was looked at.
+//! Says of each ValidatingAdmissionPolicy what in its expressions does not fit the kinds that it is about.
+
+mod type_check;
+mod types;
 
 use client::{
     ObjectKey,
@@ -40,9 +43,12 @@ impl Controller for PolicyStatusController {
             return Ok(Action::await_change());
         }
         let mut written = (*policy).clone();
+        let spec = policy.spec.clone().unwrap_or_default();
+        let types = types::about(&self.client, &spec).await?;
+        let warnings = type_check::warnings(&spec, &types);
         let status = written.status.get_or_insert_default();
         status.observed_generation = generation;
-        status.type_checking.get_or_insert_with(TypeChecking::default);
+        status.type_checking = Some(TypeChecking { expression_warnings: (!warnings.is_empty()).then_some(warnings) });
         let api = Api::<ValidatingAdmissionPolicy>::all(self.client.clone());
         ignore_not_found(api.replace_status(key.name(), &PostParams::default(), &written).await)?;
         Ok(Action::await_change())

@@ -22,7 +22,7 @@ thread_local! {
 ///
 /// # Errors
 /// What is wrong with it.
-pub(crate) fn pattern(text: &str) -> Result<Regex, Error> {
+pub fn pattern(text: &str) -> Result<Regex, Error> {
     PATTERNS.with_borrow_mut(|kept| {
         if let Some(regex) = kept.get(text) {
             return Ok(regex.clone());

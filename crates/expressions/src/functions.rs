@@ -6,7 +6,7 @@ use super::{kubernetes, lists, strings, time};
 
 /// What stands before the dot of functions that belong to no value.
 pub(super) const NAMESPACES: &[&str] =
-    &["optional", "sets", "format", "ip", "cidr", "math", "strings", "base64", "semver"];
+    &["optional", "sets", "format", "ip", "cidr", "math", "strings", "base64", "semver", "jsonpatch"];
 
 /// What a call costs, by the sizes of what it looks at.
 pub(super) fn cost(name: &str, target: Option<&Val<'_>>, args: &[Val<'_>]) -> u64 {
@@ -64,6 +64,7 @@ pub(super) fn global<'a>(name: &str, args: &[Val<'a>]) -> Result<Val<'a>, Error>
         ("optional.none", []) => Ok(Val::Optional(None)),
         ("optional.ofNonZeroValue", [v]) => Ok(if is_zero(v) { Val::Optional(None) } else { Val::some(v.clone()) }),
         ("timestamp" | "duration", [v]) => time::convert(name, v),
+        ("jsonpatch.escapeKey", [Val::String(s)]) => Ok(Val::string(s.replace('~', "~0").replace('/', "~1"))),
         ("sets.contains" | "sets.intersects" | "sets.equivalent", [a, b]) => lists::sets(name, a, b),
         _ => kubernetes::global(name, args),
     }

@@ -7,7 +7,7 @@ use compact_str::CompactString;
 
 /// The type of an expression or of a value that a schema describes.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) enum Type {
+pub enum Type {
     #[default]
     Dyn,
     Bool,
@@ -24,18 +24,18 @@ pub(crate) enum Type {
 
 /// An object with known fields, by their names as expressions write them.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct ObjectType {
+pub struct ObjectType {
     pub fields: BTreeMap<CompactString, FieldType>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct FieldType {
+pub struct FieldType {
     /// As the object has it.
     pub name: CompactString,
     pub ty: Type,
 }
 
-pub(crate) static DYN: Type = Type::Dyn;
+pub(super) static DYN: Type = Type::Dyn;
 
 const RESERVED: &[&str] = &[
     "true",
@@ -63,7 +63,7 @@ const RESERVED: &[&str] = &[
 
 /// A property's name as an expression writes it; `None` for one that cannot be written.
 #[must_use]
-pub(crate) fn escape(name: &str) -> Option<CompactString> {
+pub fn escape(name: &str) -> Option<CompactString> {
     if RESERVED.contains(&name) {
         return Some(format!("__{name}__").into());
     }
@@ -91,13 +91,13 @@ pub(crate) fn escape(name: &str) -> Option<CompactString> {
 impl ObjectType {
     /// From properties by their real names; those that no expression can write are left out.
     #[must_use]
-    pub(crate) fn new(properties: impl IntoIterator<Item = (CompactString, Type)>) -> Self {
+    pub fn new(properties: impl IntoIterator<Item = (CompactString, Type)>) -> Self {
         let named = |(name, ty): (CompactString, Type)| Some((escape(&name)?, FieldType { name, ty }));
         ObjectType { fields: properties.into_iter().filter_map(named).collect() }
     }
 
     #[must_use]
-    pub(crate) fn field(&self, name: &str) -> Option<&FieldType> {
+    pub fn field(&self, name: &str) -> Option<&FieldType> {
         self.fields.get(name)
     }
 }

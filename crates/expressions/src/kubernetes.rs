@@ -7,12 +7,12 @@ use std::rc::Rc;
 use apimachinery::quantity::{Format as QuantityFormat, Quantity};
 use ipnet::IpNet;
 
+use super::Error;
 use super::value::Val;
-use super::{Error, functions};
 
 /// A URL in its parts.
 #[derive(Debug, Default)]
-pub(crate) struct Url {
+pub struct Url {
     pub text: String,
     scheme: String,
     host: String,
@@ -22,14 +22,14 @@ pub(crate) struct Url {
 
 /// A version as semver.org defines it.
 #[derive(Debug)]
-pub(crate) struct Semver {
+pub struct Semver {
     pub text: String,
     numbers: [u64; 3],
     pre: Vec<String>,
 }
 
 /// A named format with its check: what is wrong with a text.
-pub(crate) struct Format {
+pub struct Format {
     pub name: &'static str,
     check: fn(&str) -> Vec<String>,
 }
@@ -163,11 +163,8 @@ pub(super) fn parse_url(text: &str) -> Result<Url, String> {
     {
         return Err(wrong(&format!("invalid port {:?} after host", format!(":{port}"))));
     }
-    let query = query.split('&').filter(|p| !p.is_empty()).map(|pair| {
-        let (k, v) = pair.split_once('=').unwrap_or((pair, ""));
-        (crate::query::decode_path(&k.replace('+', " ")), crate::query::decode_path(&v.replace('+', " ")))
-    });
-    Ok(Url { text: text.to_owned(), scheme, host: host.to_owned(), path: path.to_owned(), query: query.collect() })
+    let query = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+    Ok(Url { text: text.to_owned(), scheme, host: host.to_owned(), path: path.to_owned(), query })
 }
 
 fn parse_ip(text: &str) -> Result<IpAddr, Error> {
@@ -423,10 +420,6 @@ fn of_cidr<'a>(name: &str, net: &IpNet, args: &[Val<'a>]) -> Result<Val<'a>, Err
             };
             Ok(Val::Bool(net.contains(&other)))
         }
-        _ => {
-            // Nothing else is known of a network; its text says which one it was.
-            tracing::trace!(name, net = functions::to_text(&Val::Cidr(*net)).unwrap_or_default(), "no such method");
-            Err(Error::no_overload())
-        }
+        _ => Err(Error::no_overload()),
     }
 }

@@ -15,7 +15,7 @@ use super::types::{DYN, Type};
 
 /// A value. Lists and objects of the API are looked into, never copied.
 #[derive(Clone)]
-pub(crate) enum Val<'a> {
+pub enum Val<'a> {
     Null,
     Bool(bool),
     Int(i64),
@@ -43,7 +43,7 @@ pub(crate) enum Val<'a> {
 }
 
 /// An object with fields and methods of its own, bound by whoever evaluates.
-pub(crate) trait Opaque<'a> {
+pub trait Opaque<'a> {
     fn type_name(&self) -> &'static str;
 
     /// `x.name`; `None`: it has no such field.
@@ -60,13 +60,13 @@ pub(crate) trait Opaque<'a> {
 impl<'a> Val<'a> {
     /// A value of the API, without a schema.
     #[must_use]
-    pub(crate) fn json(value: &'a Value) -> Self {
+    pub fn json(value: &'a Value) -> Self {
         Self::typed(value, &DYN)
     }
 
     /// A value of the API that has this type.
     #[must_use]
-    pub(crate) fn typed(value: &'a Value, ty: &'a Type) -> Self {
+    pub fn typed(value: &'a Value, ty: &'a Type) -> Self {
         match value {
             Value::Null => Val::Null,
             Value::Bool(b) => Val::Bool(*b),
@@ -85,27 +85,27 @@ impl<'a> Val<'a> {
     }
 
     #[must_use]
-    pub(crate) fn text(s: &'a str) -> Self {
+    pub fn text(s: &'a str) -> Self {
         Val::String(Cow::Borrowed(s))
     }
 
     #[must_use]
-    pub(crate) fn string(s: impl Into<String>) -> Self {
+    pub fn string(s: impl Into<String>) -> Self {
         Val::String(Cow::Owned(s.into()))
     }
 
     #[must_use]
-    pub(crate) fn list(items: Vec<Val<'a>>) -> Self {
+    pub fn list(items: Vec<Val<'a>>) -> Self {
         Val::List(Rc::new(items))
     }
 
     #[must_use]
-    pub(crate) fn some(value: Val<'a>) -> Self {
+    pub fn some(value: Val<'a>) -> Self {
         Val::Optional(Some(Rc::new(value)))
     }
 
     #[must_use]
-    pub(crate) fn as_bool(&self) -> Option<bool> {
+    pub fn as_bool(&self) -> Option<bool> {
         match self {
             Val::Bool(b) => Some(*b),
             _ => None,
@@ -113,7 +113,7 @@ impl<'a> Val<'a> {
     }
 
     #[must_use]
-    pub(crate) fn as_str(&self) -> Option<&str> {
+    pub fn as_str(&self) -> Option<&str> {
         match self {
             Val::String(s) => Some(s),
             _ => None,
@@ -122,7 +122,7 @@ impl<'a> Val<'a> {
 
     /// The items of a list; `None` for anything else.
     #[must_use]
-    pub(crate) fn items(&self) -> Option<Vec<Val<'a>>> {
+    pub fn items(&self) -> Option<Vec<Val<'a>>> {
         match self {
             Val::List(items) => Some(items.as_ref().clone()),
             Val::Json(Value::Array(items), ty) => {
@@ -135,7 +135,7 @@ impl<'a> Val<'a> {
 
     /// The entries of a map or an object; `None` for anything else.
     #[must_use]
-    pub(crate) fn entries(&self) -> Option<Vec<(Val<'a>, Val<'a>)>> {
+    pub fn entries(&self) -> Option<Vec<(Val<'a>, Val<'a>)>> {
         match self {
             Val::Map(entries) => Some(entries.as_ref().clone()),
             Val::Json(Value::Object(map), ty) => {
@@ -148,7 +148,7 @@ impl<'a> Val<'a> {
 
     /// How many items, entries or characters it has.
     #[must_use]
-    pub(crate) fn size(&self) -> Option<usize> {
+    pub fn size(&self) -> Option<usize> {
         match self {
             Val::String(s) => Some(s.chars().count()),
             Val::Bytes(b) => Some(b.len()),
@@ -162,7 +162,7 @@ impl<'a> Val<'a> {
 
     /// The name of its type, as expressions and messages have it.
     #[must_use]
-    pub(crate) fn type_name(&self) -> &'static str {
+    pub fn type_name(&self) -> &'static str {
         match self {
             Val::Null => "null_type",
             Val::Bool(_) => "bool",
@@ -189,7 +189,7 @@ impl<'a> Val<'a> {
 
     /// The value as JSON; `None` for what has no JSON.
     #[must_use]
-    pub(crate) fn to_value(&self) -> Option<Value> {
+    pub fn to_value(&self) -> Option<Value> {
         Some(match self {
             Val::Null => Value::Null,
             Val::Bool(b) => Value::Bool(*b),
@@ -231,7 +231,7 @@ fn property_type<'t>(ty: &'t Type, key: &str) -> &'t Type {
 }
 
 /// `map[key]`, `object.key`: `None` if it is not there, an error if this is no map.
-pub(crate) fn lookup<'a>(of: &Val<'a>, key: &Val<'_>) -> Result<Option<Val<'a>>, Error> {
+pub(super) fn lookup<'a>(of: &Val<'a>, key: &Val<'_>) -> Result<Option<Val<'a>>, Error> {
     match of {
         Val::Json(Value::Object(map), ty) => {
             let ty: &'a Type = ty;
@@ -256,7 +256,7 @@ pub(crate) fn lookup<'a>(of: &Val<'a>, key: &Val<'_>) -> Result<Option<Val<'a>>,
 
 /// CEL's `==`: values of different types are different, except that numbers compare by what they are worth.
 #[must_use]
-pub(crate) fn equal(a: &Val<'_>, b: &Val<'_>) -> bool {
+pub(super) fn equal(a: &Val<'_>, b: &Val<'_>) -> bool {
     match (a, b) {
         (Val::Null, Val::Null) => true,
         (Val::Bool(x), Val::Bool(y)) => x == y,
@@ -287,7 +287,7 @@ pub(crate) fn equal(a: &Val<'_>, b: &Val<'_>) -> bool {
 
 /// The order of two values; `None` for values that have none.
 #[must_use]
-pub(crate) fn compare(a: &Val<'_>, b: &Val<'_>) -> Option<Ordering> {
+pub(super) fn compare(a: &Val<'_>, b: &Val<'_>) -> Option<Ordering> {
     #[expect(clippy::cast_precision_loss, reason = "that is how CEL compares an integer with a float")]
     match (a, b) {
         (Val::Bool(x), Val::Bool(y)) => Some(x.cmp(y)),

@@ -7,14 +7,14 @@ use super::{Error, functions, macros, operators};
 
 /// What evaluation may still cost.
 #[derive(Clone, Debug)]
-pub(crate) struct Budget {
+pub struct Budget {
     left: u64,
     limit: u64,
 }
 
 /// Names and what they stand for; inner ones hide outer ones.
 #[derive(Clone, Default)]
-pub(crate) struct Activation<'a>(Vec<(&'a str, Val<'a>)>);
+pub struct Activation<'a>(Vec<(&'a str, Val<'a>)>);
 
 /// One evaluation under way.
 pub(super) struct Run<'r, 'a> {
@@ -26,23 +26,23 @@ pub(super) struct Run<'r, 'a> {
 
 impl Budget {
     #[must_use]
-    pub(crate) fn new(limit: u64) -> Self {
+    pub fn new(limit: u64) -> Self {
         Budget { left: limit, limit }
     }
 
     #[must_use]
-    pub(crate) fn spent(&self) -> u64 {
+    pub fn spent(&self) -> u64 {
         self.limit - self.left
     }
 
     #[must_use]
-    pub(crate) fn left(&self) -> u64 {
+    pub fn left(&self) -> u64 {
         self.left
     }
 
     /// # Errors
     /// [`Error::Budget`] when that is more than is left.
-    pub(crate) fn spend(&mut self, cost: u64) -> Result<(), Error> {
+    pub fn spend(&mut self, cost: u64) -> Result<(), Error> {
         match self.left.checked_sub(cost) {
             Some(left) => {
                 self.left = left;
@@ -60,11 +60,11 @@ impl Budget {
 
 impl<'a> Activation<'a> {
     #[must_use]
-    pub(crate) fn new() -> Self {
+    pub fn new() -> Self {
         Self::default()
     }
 
-    pub(crate) fn bind(&mut self, name: &'a str, value: Val<'a>) {
+    pub fn bind(&mut self, name: &'a str, value: Val<'a>) {
         self.0.push((name, value));
     }
 

@@ -34,7 +34,7 @@ fn in_entry(entry: &EntryExpr, within: &impl Fn(&IdedExpr) -> bool) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use crate::cel::Program;
+    use crate::Program;
 
     #[test]
     fn fields_are_found_wherever_they_are_selected() {
