@@ -3,6 +3,7 @@
 use apimachinery::Value;
 use apimachinery::field::{Cursor, FieldErrors};
 
+use crate::validation::labels::{label_requirement, operator};
 use crate::validation::{Checks, text};
 
 /// The rules of an access review of that kind; upstream answers 422 to what breaks them.
@@ -22,6 +23,8 @@ pub fn validate_access_review(kind: &str, review: &Value) -> FieldErrors {
     if about_another && spec["user"].is_empty_value() && spec["groups"].items().is_empty() {
         errs.invalid_text(&spec.field("user"), "at least one of user or group must be specified");
     }
+    validate_selectors(&resource, &mut errs);
+    validate_metadata(kind, review, &mut errs);
     if kind == "LocalSubjectAccessReview" {
         let namespace = resource.field("namespace");
         if !resource.is_absent() && text(&namespace) != review.namespace() {
@@ -32,6 +35,45 @@ pub fn validate_access_review(kind: &str, review: &Value) -> FieldErrors {
         }
     }
     errs
+}
+
+fn validate_selectors(resource: &Cursor<'_>, errs: &mut FieldErrors) {
+    for name in ["fieldSelector", "labelSelector"] {
+        let selector = resource.field(name);
+        if selector.is_absent() {
+            continue;
+        }
+        let (raw, requirements) = (selector.field("rawSelector"), selector.field("requirements"));
+        match (text(&raw).is_empty(), requirements.items().is_empty()) {
+            (false, false) => errs.invalid(&raw, "may not specified at the same time as requirements"),
+            (true, true) => {
+                let why = format!("when {} is specified, requirements or rawSelector is required", selector.path);
+                errs.required(&requirements.path, why);
+            }
+            _ => {}
+        }
+        for requirement in requirements.elements() {
+            if name == "labelSelector" {
+                label_requirement(errs, &requirement, true, true);
+            } else {
+                errs.present(&requirement.field("key"), "must be specified");
+                operator(errs, &requirement, &requirement.field("values"), true);
+            }
+        }
+    }
+}
+
+/// A question has no name; who sent which of its fields is noted all the same.
+fn validate_metadata(kind: &str, review: &Value, errs: &mut FieldErrors) {
+    let metadata = Cursor::root(review).field("metadata");
+    let local = kind == "LocalSubjectAccessReview";
+    let is_said = |(name, value): (&str, Cursor<'_>)| {
+        name != "managedFields" && !(local && name == "namespace") && !value.is_empty_value()
+    };
+    if metadata.map_entries().any(is_said) {
+        let why = if local { "must be empty except for namespace" } else { "must be empty" };
+        errs.invalid(&metadata, why);
+    }
 }
 
 #[cfg(test)]
@@ -59,6 +101,35 @@ mod tests {
             "LocalSubjectAccessReview",
             r#"{"metadata":{"namespace":"a"},"spec":{"user":"u","resourceAttributes":{"namespace":"b"}}}"#,
             &[r#"spec.resourceAttributes.namespace: Invalid value: "b": must match metadata.namespace"#],
+        );
+        check(
+            "SelfSubjectAccessReview",
+            r#"{"metadata":{"name":"a","managedFields":[{}]},"spec":{"resourceAttributes":{}}}"#,
+            &[r#"metadata: Invalid value: {"name":"a","managedFields":[{}]}: must be empty"#],
+        );
+    }
+
+    #[test]
+    fn selectors_are_spelled_in_one_way() {
+        let ask = |attributes: &str| format!(r#"{{"spec":{{"resourceAttributes":{attributes}}}}}"#);
+        check(
+            "SelfSubjectAccessReview",
+            &ask(
+                r#"{"fieldSelector":{"rawSelector":"a","requirements":[{"operator":"In"},{"key":"x","operator":"Near"}]},"labelSelector":{}}"#,
+            ),
+            &[
+                r#"spec.resourceAttributes.fieldSelector.rawSelector: Invalid value: "a": may not specified at the same time as requirements"#,
+                "spec.resourceAttributes.fieldSelector.requirements[0].key: Required value: must be specified",
+                "spec.resourceAttributes.fieldSelector.requirements[0].values: Required value: must be specified when `operator` is 'In' or 'NotIn'",
+                "spec.resourceAttributes.labelSelector.requirements: Required value: when spec.resourceAttributes.labelSelector is specified, requirements or rawSelector is required",
+            ],
+        );
+        check(
+            "SelfSubjectAccessReview",
+            &ask(r#"{"labelSelector":{"requirements":[{"key":"x","operator":"Exists","values":["v"]}]}}"#),
+            &[
+                "spec.resourceAttributes.labelSelector.requirements[0].values: Forbidden: may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
+            ],
         );
     }
 }

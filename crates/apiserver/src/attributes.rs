@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use apimachinery::Value;
 use apimachinery::meta::Gvr;
+use apimachinery::selector::{FieldSelector, LabelSelector, ParseError};
 
 /// An authenticated user.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -56,8 +57,25 @@ pub struct RequestInfo {
     pub name: String,
     /// Parts after the subresource, joined by slashes (`proxy`).
     pub rest: String,
-    pub label_selector: Option<String>,
-    pub field_selector: Option<String>,
+    /// Of a request for many objects: which of them. Authorizers may allow what is asked so and refuse the whole (KEP-4601).
+    pub label_selector: Narrowed<LabelSelector>,
+    pub field_selector: Narrowed<FieldSelector>,
+}
+
+/// A selector as authorizers see it. What of it cannot be told is left out: what is asked for is then the wider right.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Narrowed<S> {
+    pub selector: S,
+    /// Something is left out.
+    pub partly: bool,
+}
+
+impl<S: Default> Narrowed<S> {
+    #[must_use]
+    pub fn of(parsed: Result<S, ParseError>) -> Self {
+        let partly = parsed.is_err();
+        Narrowed { selector: parsed.unwrap_or_default(), partly }
+    }
 }
 
 /// A question to the authorizers.

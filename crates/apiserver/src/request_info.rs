@@ -1,9 +1,10 @@
 //! From a path, a method and a query to what is asked: upstream's `RequestInfo`.
 
 use apimachinery::meta::Gvr;
+use apimachinery::selector::{FieldSelector, LabelSelector};
 use http::Method;
 
-use crate::attributes::RequestInfo;
+use crate::attributes::{Narrowed, RequestInfo};
 use crate::query::Query;
 
 /// Subresources of a namespace that are not resources inside it.
@@ -58,22 +59,29 @@ pub(crate) fn request_info(method: &Method, path: &str, query: &Query) -> Reques
         }
     }
 
-    info.label_selector = query.get("labelSelector").filter(|s| !s.is_empty()).map(str::to_owned);
-    info.field_selector = query.get("fieldSelector").filter(|s| !s.is_empty()).map(str::to_owned);
     if info.name.is_empty() {
         match info.verb.as_str() {
+            "get" if query.is_true("watch") => info.verb = "watch".into(),
             "get" => info.verb = "list".into(),
             "delete" => info.verb = "deletecollection".into(),
             _ => {}
         }
-        if info.verb == "list" && query.is_true("watch") {
-            info.verb = "watch".into();
+    }
+    // The deprecated form has endpoints for one object, where selectors mean nothing: there they narrow no right.
+    if !deprecated {
+        let text = |name: &str| query.get(name).filter(|text| !text.is_empty());
+        if let Some(text) = text("labelSelector") {
+            info.label_selector = Narrowed::of(LabelSelector::parse(text));
+        }
+        if let Some(text) = text("fieldSelector") {
+            info.field_selector = Narrowed::of(FieldSelector::parse(text));
         }
         // A list of one name is a question about that object alone.
-        if matches!(info.verb.as_str(), "list" | "watch" | "deletecollection")
-            && let Some(name) = info.field_selector.as_deref().and_then(name_in_selector)
+        if info.name.is_empty()
+            && matches!(info.verb.as_str(), "list" | "watch")
+            && let Some(name) = name_in(&info.field_selector.selector)
         {
-            info.name = name;
+            info.name = name.to_owned();
         }
     }
     info
@@ -90,14 +98,11 @@ fn verb_of(method: &Method) -> &'static str {
     }
 }
 
-/// The name in a selector that holds `metadata.name=…` as a whole term.
-fn name_in_selector(selector: &str) -> Option<String> {
-    let name = selector.split(',').find_map(|term| {
-        let value = term.strip_prefix("metadata.name=")?;
-        Some(value.strip_prefix('=').unwrap_or(value))
-    })?;
-    let plain = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b':'));
-    plain.then(|| name.to_owned())
+/// The name that a selector demands.
+fn name_in(selector: &FieldSelector) -> Option<&str> {
+    let term = selector.terms.iter().find(|term| term.field == "metadata.name" && term.equal)?;
+    let is_segment = !matches!(term.value.as_str(), "" | "." | "..") && !term.value.contains(['/', '%']);
+    is_segment.then_some(term.value.as_str())
 }
 
 /// Requests that last as long as the client likes: they have no deadline and take no seat.
@@ -149,9 +154,27 @@ mod tests {
         check("GET", "/api/v1/pods?watch=1", "watch pods ns= name= sub= rest=");
         check("GET", "/api/v1/pods?watch=false", "list pods ns= name= sub= rest=");
         check("GET", "/api/v1/pods?fieldSelector=metadata.name%3Dx", "list pods ns= name=x sub= rest=");
+        check("DELETE", "/api/v1/pods?fieldSelector=metadata.name%3Dx", "deletecollection pods ns= name= sub= rest=");
+        check("GET", "/api/v1/pods?fieldSelector=a!=b,metadata.name==x", "list pods ns= name=x sub= rest=");
+        check("GET", "/api/v1/pods?fieldSelector=metadata.name!=x", "list pods ns= name= sub= rest=");
+        check("GET", "/api/v1/watch/pods?fieldSelector=metadata.name%3Dx", "watch pods ns= name= sub= rest=");
         check("GET", "/api/v1/nodes/n/proxy/logs/", "get nodes ns= name=n sub=proxy rest=logs/");
         check("GET", "/api/v1", "get /api/v1");
         check("GET", "/healthz", "get /healthz");
         check("GET", "/apis/apps/v1", "get /apis/apps/v1");
+    }
+
+    #[test]
+    fn selectors_are_told_and_what_cannot_be_read_widens_the_question() {
+        let info = |target: &str| {
+            let (path, query) = target.split_once('?').unwrap();
+            request_info(&Method::GET, path, &Query::parse(query))
+        };
+        let told = info("/api/v1/pods?labelSelector=a%3Db&fieldSelector=spec.nodeName%3Dn");
+        assert_eq!(told.label_selector, Narrowed::of(LabelSelector::parse("a=b")));
+        assert_eq!(told.field_selector, Narrowed::of(FieldSelector::parse("spec.nodeName=n")));
+        let unread = info("/api/v1/pods?labelSelector=a+in+(");
+        assert!(unread.label_selector.partly && unread.label_selector.selector.is_empty());
+        assert_eq!(info("/api/v1/watch/pods?labelSelector=a").label_selector, Narrowed::default());
     }
 }

@@ -24,13 +24,23 @@ pub(crate) fn label_map(errs: &mut FieldErrors, labels: &Cursor<'_>) {
 pub(crate) fn label_selector(errs: &mut FieldErrors, selector: &Cursor<'_>, check_values: bool) {
     label_map(errs, &selector.field("matchLabels"));
     for requirement in selector.field("matchExpressions").elements() {
-        let values = requirement.field("values");
-        operator(errs, &requirement, &values);
-        label_name(errs, &requirement.field("key"));
-        if check_values {
-            for value in values.elements() {
-                errs.each(&value, label_value(text(&value)));
-            }
+        label_requirement(errs, &requirement, check_values, false);
+    }
+}
+
+/// A `LabelSelectorRequirement`. A newer client's operators are let pass where the answer does not rest on them.
+pub(crate) fn label_requirement(
+    errs: &mut FieldErrors,
+    requirement: &Cursor<'_>,
+    check_values: bool,
+    any_operator: bool,
+) {
+    let values = requirement.field("values");
+    operator(errs, requirement, &values, any_operator);
+    label_name(errs, &requirement.field("key"));
+    if check_values {
+        for value in values.elements() {
+            errs.each(&value, label_value(text(&value)));
         }
     }
 }
@@ -43,7 +53,7 @@ pub(crate) fn selector_is_valid(selector: &Cursor<'_>) -> bool {
 }
 
 /// That the operator suits the values.
-fn operator(errs: &mut FieldErrors, requirement: &Cursor<'_>, values: &Cursor<'_>) {
+pub(crate) fn operator(errs: &mut FieldErrors, requirement: &Cursor<'_>, values: &Cursor<'_>, any: bool) {
     match requirement.str_at(&["operator"]) {
         "In" | "NotIn" => {
             errs.present(values, "must be specified when `operator` is 'In' or 'NotIn'");
@@ -53,6 +63,7 @@ fn operator(errs: &mut FieldErrors, requirement: &Cursor<'_>, values: &Cursor<'_
                 errs.forbidden(&values.path, "may not be specified when `operator` is 'Exists' or 'DoesNotExist'");
             }
         }
+        _ if any => {}
         _ => errs.invalid_text(&requirement.field("operator"), "not a valid selector operator"),
     }
 }

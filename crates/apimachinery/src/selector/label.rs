@@ -56,15 +56,7 @@ impl LabelSelector {
             requirements.push(checked(key, Operator::In, values)?);
         }
         for expression in selector["matchExpressions"].items() {
-            let operator = match expression.str_at(&["operator"]) {
-                "In" => Operator::In,
-                "NotIn" => Operator::NotIn,
-                "Exists" => Operator::Exists,
-                "DoesNotExist" => Operator::DoesNotExist,
-                other => return Err(ParseError(format!("{other:?} is not a valid label selector operator"))),
-            };
-            let values = expression["values"].items().iter().filter_map(Value::as_str).map(CompactString::from);
-            requirements.push(checked(expression.str_at(&["key"]), operator, values.collect())?);
+            requirements.push(Requirement::from_value(expression)?);
         }
         Ok(Some(LabelSelector { requirements }))
     }
@@ -96,6 +88,22 @@ impl LabelSelector {
 }
 
 impl Requirement {
+    /// From a `metav1.LabelSelectorRequirement`.
+    ///
+    /// # Errors
+    /// In upstream's words.
+    pub fn from_value(requirement: &Value) -> Result<Self, ParseError> {
+        let operator = match requirement.str_at(&["operator"]) {
+            "In" => Operator::In,
+            "NotIn" => Operator::NotIn,
+            "Exists" => Operator::Exists,
+            "DoesNotExist" => Operator::DoesNotExist,
+            other => return Err(ParseError(format!("{other:?} is not a valid label selector operator"))),
+        };
+        let values = requirement["values"].items().iter().filter_map(Value::as_str).map(CompactString::from);
+        checked(requirement.str_at(&["key"]), operator, values.collect())
+    }
+
     #[must_use]
     pub fn matches(&self, value: Option<&str>) -> bool {
         match self.operator {

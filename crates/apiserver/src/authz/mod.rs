@@ -7,6 +7,7 @@ pub(crate) mod modes;
 pub mod node;
 pub mod rbac;
 pub mod rule;
+pub(crate) mod selectors;
 pub(crate) mod webhook;
 
 use std::sync::Arc;

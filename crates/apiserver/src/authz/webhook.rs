@@ -3,11 +3,9 @@
 use std::time::Duration;
 
 use apimachinery::Value;
-use apimachinery::selector::{FieldSelector, LabelSelector, Operator};
 use async_trait::async_trait;
-use compact_str::CompactString;
 
-use super::{Authorizer, Decision, Verdict};
+use super::{Authorizer, Decision, Verdict, selectors};
 use crate::attributes::Attributes;
 use crate::outbound::document_of;
 use crate::outbound::kubeconfig::Remote;
@@ -133,8 +131,8 @@ fn spec_of(attributes: &Attributes) -> Value {
         ] {
             put(&["resourceAttributes", field], text);
         }
-        let fields = request.field_selector.as_deref().map(field_requirements).unwrap_or_default();
-        let labels = request.label_selector.as_deref().map(label_requirements).unwrap_or_default();
+        let fields = selectors::field_requirements(&request.field_selector.selector);
+        let labels = selectors::label_requirements(&request.label_selector.selector);
         for (field, requirements) in [("fieldSelector", fields), ("labelSelector", labels)] {
             if !requirements.is_empty() {
                 spec.set(&["resourceAttributes", field, "requirements"], requirements);
@@ -151,36 +149,6 @@ fn spec_of(attributes: &Attributes) -> Value {
         spec.set(&["extra", key], list(values));
     }
     spec
-}
-
-/// What a selector demands. A demand that cannot be told is left out: what is asked for is then the wider right.
-fn field_requirements(selector: &str) -> Vec<Value> {
-    let terms = FieldSelector::parse(selector).unwrap_or_default().terms.into_iter();
-    terms.map(|term| requirement(&term.field, if term.equal { "In" } else { "NotIn" }, [term.value])).collect()
-}
-
-fn label_requirements(selector: &str) -> Vec<Value> {
-    let demands = LabelSelector::parse(selector).unwrap_or_default().requirements.into_iter();
-    let told = demands.filter_map(|demand| {
-        let operator = match demand.operator {
-            Operator::In => "In",
-            Operator::NotIn => "NotIn",
-            Operator::Exists => "Exists",
-            Operator::DoesNotExist => "DoesNotExist",
-            Operator::GreaterThan | Operator::LessThan => return None,
-        };
-        Some(requirement(&demand.key, operator, demand.values))
-    });
-    told.collect()
-}
-
-fn requirement(key: &str, operator: &str, values: impl IntoIterator<Item = CompactString>) -> Value {
-    let mut requirement = Value::from([("key", key.into()), ("operator", operator.into())]);
-    let values: Vec<Value> = values.into_iter().map(Value::from).collect();
-    if !values.is_empty() {
-        requirement.set(&["values"], values);
-    }
-    requirement
 }
 
 /// An older version calls the groups by another name.
@@ -209,8 +177,10 @@ fn verdict_of(review: &Value) -> Verdict {
 mod tests {
     use std::sync::Arc;
 
+    use apimachinery::selector::LabelSelector;
+
     use super::*;
-    use crate::attributes::{RequestInfo, UserInfo};
+    use crate::attributes::{Narrowed, RequestInfo, UserInfo};
 
     fn json(text: &str) -> Value {
         serde_json::from_str(text).unwrap()
@@ -224,7 +194,7 @@ mod tests {
             verb: "list".to_owned(),
             gvr: apimachinery::meta::Gvr::new("apps", "v1", "deployments"),
             namespace: "default".to_owned(),
-            label_selector: Some("a=b".to_owned()),
+            label_selector: Narrowed::of(LabelSelector::parse("a=b")),
             ..RequestInfo::default()
         };
         let spec = spec_of(&Attributes { user: Arc::new(user), request: Arc::new(request) });
@@ -235,22 +205,6 @@ mod tests {
             )
         );
         assert_eq!(in_version(spec, "v1beta1")["group"], json(r#"["dev"]"#));
-    }
-
-    #[test]
-    fn selectors_are_told_as_what_they_demand() {
-        let labels = |selector: &str| apimachinery::field::shown(&Value::from(label_requirements(selector)));
-        let fields = |selector: &str| apimachinery::field::shown(&Value::from(field_requirements(selector)));
-        assert_eq!(
-            labels("a notin (c,b),!d,e,f>1"),
-            r#"[{"key":"a","operator":"NotIn","values":["b","c"]},{"key":"d","operator":"DoesNotExist"},{"key":"e","operator":"Exists"}]"#
-        );
-        assert_eq!((labels("a in ("), labels("f<1")), ("[]".to_owned(), "[]".to_owned()));
-        assert_eq!(
-            fields("spec.nodeName=n,status.phase!=Failed"),
-            r#"[{"key":"spec.nodeName","operator":"In","values":["n"]},{"key":"status.phase","operator":"NotIn","values":["Failed"]}]"#
-        );
-        assert_eq!(fields("nothing"), "[]");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::{answer_value, decoded_body};
 use crate::attributes::{Attributes, RequestInfo, UserInfo};
 use crate::authn::Outcome;
 use crate::authz::rule::Rule;
-use crate::authz::{self, Decision};
+use crate::authz::{self, Decision, selectors};
 use crate::body::{Body, RequestBody};
 use crate::handlers::{Call, Target};
 use crate::registry::{FieldManager, Write, WriteKind, WriteOptions};
@@ -160,16 +160,20 @@ async fn access(call: &Call, review: &mut Value, user: &Arc<UserInfo>) {
         RequestInfo { verb: text(n, "verb"), path: text(n, "path"), ..RequestInfo::default() }
     } else {
         let r = &spec["resourceAttributes"];
+        let version = Some(text(r, "version")).filter(|version| !version.is_empty()).unwrap_or_else(|| "*".to_owned());
         RequestInfo {
             is_resource: true,
             verb: text(r, "verb"),
-            gvr: Gvr::new(&text(r, "group"), &text(r, "version"), &text(r, "resource")),
+            gvr: Gvr::new(&text(r, "group"), &version, &text(r, "resource")),
             subresource: text(r, "subresource"),
             namespace: text(r, "namespace"),
             name: text(r, "name"),
+            label_selector: selectors::labels_of(&r["labelSelector"]),
+            field_selector: selectors::fields_of(&r["fieldSelector"]),
             ..RequestInfo::default()
         }
     };
+    let ignored = ignored_selectors(&request);
     let attributes = Attributes { user: Arc::clone(user), request: Arc::new(request) };
     let verdict = authz::judge(&call.server.inner().security.authorizers, &attributes).await;
     let mut status = Value::from([("allowed", (verdict.decision == Decision::Allow).into())]);
@@ -179,7 +183,24 @@ async fn access(call: &Call, review: &mut Value, user: &Arc<UserInfo>) {
     if !verdict.reason.is_empty() {
         status.set(&["reason"], verdict.reason);
     }
+    if !ignored.is_empty() {
+        status.set(&["evaluationError"], ignored.join("; "));
+    }
     review.set(&["status"], status);
+}
+
+/// What of the selectors the answer does not rest on.
+fn ignored_selectors(request: &RequestInfo) -> Vec<String> {
+    let (fields, labels) = (&request.field_selector, &request.label_selector);
+    let about = [
+        ("fieldSelector", fields.partly, fields.selector.is_empty()),
+        ("labelSelector", labels.partly, labels.selector.is_empty()),
+    ];
+    let ignored = about.into_iter().filter(|(_, partly, _)| *partly).map(|(field, _, wholly)| {
+        let how = if wholly { "ignored" } else { "partially ignored" };
+        format!("spec.resourceAttributes.{field} {how} due to parse error")
+    });
+    ignored.collect()
 }
 
 fn rules(call: &Call, review: &mut Value, user: &UserInfo) -> Result<(), Status> {

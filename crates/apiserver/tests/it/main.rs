@@ -16,5 +16,6 @@ mod kubelet;
 mod limits;
 mod outside;
 mod proxy;
+mod selectors;
 mod store;
 mod tls;

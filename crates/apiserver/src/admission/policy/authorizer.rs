@@ -4,10 +4,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use apimachinery::meta::Gvr;
+use apimachinery::selector::{FieldSelector, LabelSelector};
 use futures::FutureExt;
 
 use crate::admission::Request;
-use crate::attributes::{Attributes, RequestInfo, UserInfo};
+use crate::attributes::{Attributes, Narrowed, RequestInfo, UserInfo};
 use crate::authz::{Authorizer, Decision, Verdict};
 use expressions::{Error, Opaque, Val};
 
@@ -27,7 +28,7 @@ impl Asker {
     pub(in crate::admission) fn new(authorizers: &Arc<[Arc<dyn Authorizer>]>, request: &Request) -> Self {
         let resource = RequestInfo {
             is_resource: true,
-            gvr: request.gvr.clone(),
+            gvr: Gvr::new(&request.gvr.group, "*", &request.gvr.resource),
             subresource: request.subresource.clone(),
             namespace: request.namespace.clone(),
             name: request.name.clone(),
@@ -111,8 +112,19 @@ impl<'a> Opaque<'a> for Asking {
         let texts: Option<Vec<&str>> = arguments.iter().map(Val::as_str).collect();
         let texts = texts?;
         match (&self.at, method, texts.as_slice()) {
+            (At::Authorizer, "path", [path]) if path.trim().is_empty() => {
+                Some(Err(Error::new("path must not be empty")))
+            }
             (At::Authorizer, "path", [path]) => Some(Ok(self.with(At::Path((*path).to_owned())))),
             (At::Authorizer, "group", [group]) => Some(Ok(self.with(At::Group((*group).to_owned())))),
+            (At::Authorizer, "serviceAccount", [_, name]) if !api::strategy::dns_subdomain(name, false).is_empty() => {
+                Some(Err(Error::new("Invalid service account name")))
+            }
+            (At::Authorizer, "serviceAccount", [namespace, _])
+                if !api::strategy::dns_label(namespace, false).is_empty() =>
+            {
+                Some(Err(Error::new("Invalid service account namespace")))
+            }
             (At::Authorizer, "serviceAccount", [namespace, name]) => {
                 let groups = [
                     "system:serviceaccounts".to_owned(),
@@ -127,6 +139,9 @@ impl<'a> Opaque<'a> for Asking {
                 let asker = Asker { user: Arc::new(user), ..self.asker.clone() };
                 Some(Ok(Val::Opaque(Rc::new(Asking { asker, at: At::Authorizer }))))
             }
+            (At::Group(_), "resource", [resource]) if resource.trim().is_empty() => {
+                Some(Err(Error::new("resource must not be empty")))
+            }
             (At::Group(group), "resource", [resource]) => {
                 let info =
                     RequestInfo { is_resource: true, gvr: Gvr::new(group, "*", resource), ..RequestInfo::default() };
@@ -138,10 +153,10 @@ impl<'a> Opaque<'a> for Asking {
             }
             (At::Resource(_), "name", [name]) => self.narrowed(|info| (*name).clone_into(&mut info.name)),
             (At::Resource(_), "fieldSelector", [selector]) => {
-                self.narrowed(|info| info.field_selector = Some((*selector).to_owned()))
+                self.narrowed(|info| info.field_selector = Narrowed::of(FieldSelector::parse(selector)))
             }
             (At::Resource(_), "labelSelector", [selector]) => {
-                self.narrowed(|info| info.label_selector = Some((*selector).to_owned()))
+                self.narrowed(|info| info.label_selector = Narrowed::of(LabelSelector::parse(selector)))
             }
             (At::Resource(info), "check", [verb]) => {
                 *cost += CHECK_COST;
