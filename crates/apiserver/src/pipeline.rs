@@ -52,6 +52,9 @@ pub(crate) struct Peer {
 }
 
 /// Answers a request. Never fails: what goes wrong is an answer too.
+///
+/// The future is moved several times before it is first polled, and each future holds those that it may wait for: the
+/// larger ones of them are boxed here and below, so that what is moved stays small.
 pub(crate) async fn serve(server: ApiServer, request: Request<RequestBody>, origin: Origin) -> Response<Body> {
     let started = Instant::now();
     let (parts, body) = request.into_parts();
@@ -148,12 +151,12 @@ async fn steps(
         }
     };
     let Some(record) = recorded.begin(&server, &parts, &info, &user, remote) else {
-        return authenticated(server, parts, body, query, info, user, remote).await;
+        return Box::pin(authenticated(server, parts, body, query, info, user, remote)).await;
     };
     let record = recorded.record.get_or_init(|| record);
     record.received().await?;
     let body = record.watch_body(&parts, body);
-    record.during(authenticated(server, parts, body, query, info, user, remote)).await
+    record.during(Box::pin(authenticated(server, parts, body, query, info, user, remote))).await
 }
 
 /// What follows once it is known who asks.
@@ -200,11 +203,11 @@ async fn seated(call: Call, body: RequestBody, deadline: Option<Duration>) -> Re
     let backend = call.server.inner().aggregator.backend_of(&call.info.path);
     within(deadline, async {
         if let Some(backend) = backend {
-            aggregation::proxy::handle(call, &backend, body).await
+            Box::pin(aggregation::proxy::handle(call, &backend, body)).await
         } else if call.info.is_resource && call.server.resources().answers_for(&call.info.gvr) {
             handlers::handle(call, body).await
         } else {
-            nonresource::handle(call, body).await
+            Box::pin(nonresource::handle(call, body)).await
         }
     })
     .await

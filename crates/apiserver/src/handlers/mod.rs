@@ -102,10 +102,10 @@ async fn by_verb(call: &mut Call, body: RequestBody) -> Result<Response<Body>, S
         call.warnings.push(warning);
     }
     if target.subresource.is_some() {
-        return crate::subresources::handle(call, target, body).await;
+        return Box::pin(crate::subresources::handle(call, target, body)).await;
     }
     if target.resource.cache.is_none() {
-        return crate::subresources::handle_virtual(call, target, body).await;
+        return Box::pin(crate::subresources::handle_virtual(call, target, body)).await;
     }
     if target.resource.custom.is_some() {
         refuse_protobuf(call)?;
