@@ -1,15 +1,15 @@
 //! Follows one kind: a streaming list and watch where the server knows them, else pages and a watch; after an error
 //! again, with growing pauses.
 
-use std::{borrow::Cow, fmt::Debug, sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use futures::{StreamExt, future::BoxFuture};
 use kube::{
     Api, Client, Resource,
-    core::{ApiResource, DynamicObject, DynamicResourceScope, ObjectMeta, PartialObjectMeta},
+    core::{ApiResource, DynamicObject, DynamicResourceScope, ObjectMeta},
     runtime::watcher::{self, Error as WatchError, Event as WatchEvent, InitialListStrategy, watcher},
 };
-use serde::{Deserialize, Deserializer, de::DeserializeOwned, de::Error as _};
+use serde::{Deserialize, Deserializer, de::Error as _};
 use serde_json::value::RawValue;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -45,7 +45,7 @@ impl<K: Kind> Reflector<K> {
             WatchEvent::Apply(object) => decode(&object, trim).into_iter().for_each(|object| shared.apply(object)),
             WatchEvent::Delete(object) => decode(&object, trim).into_iter().for_each(|object| shared.delete(object)),
         };
-        follow_undecoded(K::kind(&()), api, config, stop, Box::new(take))
+        follow(K::kind(&()), api, config, stop, Box::new(take))
     }
 }
 
@@ -151,29 +151,52 @@ pub async fn follow_metadata(
     client: Client,
     resource: ApiResource,
     stop: CancellationToken,
-    take: impl FnMut(WatchEvent<PartialObjectMeta<DynamicObject>>) + Send + 'static,
+    mut take: impl FnMut(WatchEvent<ObjectMeta>) + Send + 'static,
 ) {
-    let api = Api::<PartialObjectMeta<DynamicObject>>::all_with(client, &resource);
-    let config = watcher::Config::default().streaming_lists();
-    follow(&resource.kind, api, config, stop, Box::new(take)).await;
+    let api = Api::all_with(client, &resource);
+    let kind = resource.kind.clone();
+    let take = move |event| {
+        let event = match event {
+            WatchEvent::Init => Some(WatchEvent::Init),
+            WatchEvent::InitApply(object) => metadata_of(&kind, &object).map(WatchEvent::InitApply),
+            WatchEvent::InitDone => Some(WatchEvent::InitDone),
+            WatchEvent::Apply(object) => metadata_of(&kind, &object).map(WatchEvent::Apply),
+            WatchEvent::Delete(object) => metadata_of(&kind, &object).map(WatchEvent::Delete),
+        };
+        event.into_iter().for_each(&mut take);
+    };
+    follow(resource.kind.into(), api, watcher::Config::default().streaming_lists(), stop, Box::new(take)).await;
 }
 
-type Take<T> = Box<dyn FnMut(WatchEvent<T>) + Send>;
+fn metadata_of(kind: &str, object: &Undecoded) -> Option<ObjectMeta> {
+    #[derive(Deserialize)]
+    struct Described {
+        metadata: ObjectMeta,
+    }
+    let decoded = serde_json::from_str::<Described>(&object.text);
+    decoded.inspect_err(|error| tell_unreadable(kind, &object.meta, error)).ok().map(|decoded| decoded.metadata)
+}
 
-fn follow_undecoded(
+type Take = Box<dyn FnMut(WatchEvent<Undecoded>) + Send>;
+
+/// Boxed, so that it is compiled here and not where it is awaited.
+fn follow(
     kind: Cow<'static, str>,
     api: Api<Undecoded>,
     config: watcher::Config,
     stop: CancellationToken,
-    take: Take<Undecoded>,
+    take: Take,
 ) -> BoxFuture<'static, ()> {
-    Box::pin(async move { follow(&kind, api, config, stop, take).await })
+    Box::pin(follow_until(kind, api, config, stop, take))
 }
 
-async fn follow<T>(kind: &str, api: Api<T>, mut config: watcher::Config, stop: CancellationToken, mut take: Take<T>)
-where
-    T: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
-{
+async fn follow_until(
+    kind: Cow<'static, str>,
+    api: Api<Undecoded>,
+    mut config: watcher::Config,
+    stop: CancellationToken,
+    mut take: Take,
+) {
     let mut pause = FIRST_PAUSE;
     let mut events = watcher(api.clone(), config.clone()).boxed();
     while let Some(Some(event)) = stop.run_until_cancelled(events.next()).await {
@@ -259,5 +282,7 @@ mod tests {
         let bad = undecoded(r#"{"metadata":{"name":"a"},"data":7}"#);
         assert_eq!(decode::<ConfigMap>(&good, |_| ()).and_then(|map| map.metadata.name), Some("a".to_owned()));
         assert_eq!(decode::<ConfigMap>(&bad, |_| ()), None);
+        assert_eq!(metadata_of("ConfigMap", &bad).and_then(|meta| meta.name), Some("a".to_owned()));
+        assert_eq!(metadata_of("ConfigMap", &undecoded(r#"{"metadata":{"name":"a","labels":7}}"#)), None);
     }
 }

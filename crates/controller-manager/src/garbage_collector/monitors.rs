@@ -6,10 +6,7 @@ use std::{
 };
 
 use client::informer::{WatchEvent, follow_metadata};
-use kube::{
-    Client,
-    core::{DynamicObject, ObjectMeta, PartialObjectMeta},
-};
+use kube::{Client, core::ObjectMeta};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -112,11 +109,11 @@ struct Intake {
 }
 
 impl Intake {
-    fn take(&mut self, event: WatchEvent<PartialObjectMeta<DynamicObject>>) {
+    fn take(&mut self, event: WatchEvent<ObjectMeta>) {
         match event {
             WatchEvent::Init => self.listed.clear(),
-            WatchEvent::InitApply(object) => {
-                if let Some(observed) = observed(&self.kind, &object.metadata, &self.shared.names) {
+            WatchEvent::InitApply(meta) => {
+                if let Some(observed) = observed(&self.kind, &meta, &self.shared.names) {
                     self.listed.insert(observed.uid.clone());
                     self.shared.observe(&observed);
                 }
@@ -126,14 +123,14 @@ impl Intake {
                 self.shared.keep_only(&self.kind, &listed);
                 self.synced.send_replace(true);
             }
-            WatchEvent::Apply(object) => {
-                if let Some(observed) = observed(&self.kind, &object.metadata, &self.shared.names) {
+            WatchEvent::Apply(meta) => {
+                if let Some(observed) = observed(&self.kind, &meta, &self.shared.names) {
                     self.shared.observe(&observed);
                 }
                 self.shared.kind_changed(&self.kind);
             }
-            WatchEvent::Delete(object) => {
-                if let Some(uid) = object.metadata.uid {
+            WatchEvent::Delete(meta) => {
+                if let Some(uid) = meta.uid {
                     self.shared.forget(&Uid::from(uid));
                 }
                 self.shared.kind_changed(&self.kind);

@@ -12,10 +12,7 @@ use client::{
     workqueue::Queue,
 };
 use k8s_openapi::api::core::v1::ResourceQuota;
-use kube::{
-    Client,
-    core::{DynamicObject, PartialObjectMeta},
-};
+use kube::{Client, core::ObjectMeta};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -99,14 +96,12 @@ struct Intake {
 }
 
 impl Intake {
-    fn take(&mut self, event: WatchEvent<PartialObjectMeta<DynamicObject>>) {
-        let id = |object: PartialObjectMeta<DynamicObject>| {
-            (object.metadata.namespace.unwrap_or_default(), object.metadata.name.unwrap_or_default())
-        };
+    fn take(&mut self, event: WatchEvent<ObjectMeta>) {
+        let id = |meta: ObjectMeta| (meta.namespace.unwrap_or_default(), meta.name.unwrap_or_default());
         match event {
             WatchEvent::Init => self.objects.clear(),
-            WatchEvent::InitApply(object) => {
-                self.objects.insert(id(object));
+            WatchEvent::InitApply(meta) => {
+                self.objects.insert(id(meta));
             }
             WatchEvent::InitDone => {
                 let mut counts = HashMap::new();
@@ -117,16 +112,16 @@ impl Intake {
                 self.synced.send_replace(true);
                 self.quotas.list().iter().for_each(|quota| self.queue.add(ObjectKey::of(&**quota)));
             }
-            WatchEvent::Apply(object) => {
-                let id = id(object);
+            WatchEvent::Apply(meta) => {
+                let id = id(meta);
                 let namespace = id.0.clone();
                 if self.objects.insert(id) {
                     // Admission has charged it.
                     *self.counts.lock().entry(namespace).or_default() += 1;
                 }
             }
-            WatchEvent::Delete(object) => {
-                let id = id(object);
+            WatchEvent::Delete(meta) => {
+                let id = id(meta);
                 if self.objects.remove(&id) {
                     *self.counts.lock().entry(id.0.clone()).or_default() -= 1;
                     let in_namespace = self.quotas.in_namespace(&id.0);
