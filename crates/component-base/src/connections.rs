@@ -1,5 +1,7 @@
 //! What servers do with connections before they know what is wanted: take them, each in a task of its own, and agree on TLS.
 
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use hyper_util::rt::{TokioExecutor, TokioTimer};
@@ -12,6 +14,20 @@ use tokio_util::task::TaskTracker;
 
 /// How long a client may take to agree on TLS, or to send its request's head.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Listens at an address. `0.0.0.0` means every address of the host, also those of IPv6, as it does in Go.
+///
+/// # Errors
+/// When the address cannot be bound.
+pub async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    if address.ip() == IpAddr::V4(Ipv4Addr::UNSPECIFIED) {
+        // A host may have no IPv6.
+        if let Ok(listener) = TcpListener::bind((Ipv6Addr::UNSPECIFIED, address.port())).await {
+            return Ok(listener);
+        }
+    }
+    TcpListener::bind(address).await
+}
 
 /// Serves each connection until `stop`, which ends those that there are, too. Returns when none is left.
 pub async fn accept<F>(listener: TcpListener, stop: CancellationToken, serve: impl Fn(TcpStream) -> F)
@@ -66,6 +82,17 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
+
+    #[tokio::test]
+    async fn every_address_is_one_of_both_families() {
+        let listener = listen(([0, 0, 0, 0], 0).into()).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
+        if std::path::Path::new("/proc/net/if_inet6").exists() {
+            TcpStream::connect((Ipv6Addr::LOCALHOST, port)).await.unwrap();
+        }
+        assert!(listen(([127, 0, 0, 1], 0).into()).await.unwrap().local_addr().unwrap().is_ipv4());
+    }
 
     #[tokio::test]
     async fn the_end_is_the_end_of_connections_that_hang() {

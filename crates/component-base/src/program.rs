@@ -1,8 +1,10 @@
 //! Running other programs to their end.
 
+use std::fs::File;
+use std::io::{self, Seek, Write};
 use std::process::Stdio;
 
-use tokio::io::AsyncWriteExt;
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use tokio::process::Command;
 
 #[derive(Debug, thiserror::Error)]
@@ -13,30 +15,27 @@ pub enum Failed {
     Refused { program: String, said: String },
 }
 
-/// Runs a program with this input, which it is fed while it is listened to. Gives what it says if it succeeds; it ends when nobody
-/// waits for it any more.
+/// Runs a program with this input. Gives what it says if it succeeds; it ends when nobody waits for it any more.
+///
+/// The program finds its input whole: one that takes orders would carry out half of them if we ended while we speak.
 ///
 /// # Errors
 /// When there is no such program, or with the first lines of its complaint.
 pub async fn run(program: &str, args: &[&str], input: &str) -> Result<String, Failed> {
+    let mut command = Command::new(program);
+    command.args(args);
+    run_command(command, program, input).await
+}
+
+/// As [`run`], a command that is already put together; `program` is what it is called in a complaint.
+///
+/// # Errors
+/// When there is no such program, or with the first lines of its complaint.
+pub async fn run_command(mut command: Command, program: &str, input: &str) -> Result<String, Failed> {
     let failed = |source| Failed::Run { program: program.to_owned(), source };
-    let mut child = Command::new(program)
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(failed)?;
-    let stdin = child.stdin.take();
-    let feed = async {
-        if let Some(mut stdin) = stdin {
-            // One that ends early says why.
-            let _ = stdin.write_all(input.as_bytes()).await;
-        }
-    };
-    let ((), done) = tokio::join!(feed, child.wait_with_output());
-    let done = done.map_err(failed)?;
+    let stdin = if input.is_empty() { Stdio::null() } else { whole(input).map_err(failed)?.into() };
+    command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let done = command.output().await.map_err(failed)?;
     if done.status.success() {
         return Ok(String::from_utf8_lossy(&done.stdout).into_owned());
     }
@@ -45,9 +44,25 @@ pub async fn run(program: &str, args: &[&str], input: &str) -> Result<String, Fa
     Err(Failed::Refused { program: program.to_owned(), said })
 }
 
+/// A file in memory that begins with this text.
+fn whole(text: &str) -> io::Result<File> {
+    let mut file = File::from(memfd_create(c"input", MFdFlags::MFD_CLOEXEC)?);
+    file.write_all(text.as_bytes())?;
+    file.rewind()?;
+    Ok(file)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_program_is_told_everything_before_it_starts() {
+        let orders = "add this\nremove that\n";
+        assert_eq!(run("stat", &["--dereference", "--format=%s", "/dev/stdin"], orders).await.unwrap(), "21\n");
+        assert_eq!(run("cat", &["/dev/stdin"], orders).await.unwrap(), orders);
+        assert_eq!(run("cat", &[], "").await.unwrap(), "");
+    }
 
     #[tokio::test]
     async fn a_program_may_speak_before_it_has_heard_everything() {

@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use rustls::ServerConfig;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
@@ -54,6 +54,63 @@ impl Endpoints {
     }
 }
 
+/// A JSON answer of a server that says its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    pub code: StatusCode,
+    pub headers: Vec<(&'static str, String)>,
+    pub body: String,
+}
+
+/// Answers questions at a path; `None`: there is nothing.
+pub type Respond = Arc<dyn Fn(&str) -> Option<Answer> + Send + Sync>;
+
+/// Answers at an address until `stop` in a task of its own, as load balancers ask about health.
+///
+/// # Errors
+/// When the address cannot be bound.
+pub fn answer(
+    address: SocketAddr,
+    respond: Respond,
+    stop: CancellationToken,
+) -> BoxFuture<'static, std::io::Result<SocketAddr>> {
+    Box::pin(async move {
+        let listener = connections::listen(address).await?;
+        let bound = listener.local_addr()?;
+        let serve = move |socket| {
+            let respond = Arc::clone(&respond);
+            let service = service_fn(move |request: Request<Incoming>| {
+                let answer = respond(request.uri().path());
+                async move { Ok::<_, std::convert::Infallible>(answered(answer)) }
+            });
+            async move { served(connections::http().serve_connection(TokioIo::new(socket), service).await) }
+        };
+        tokio::spawn(connections::accept(listener, stop, serve));
+        Ok(bound)
+    })
+}
+
+fn answered(answer: Option<Answer>) -> Response<Full<Bytes>> {
+    let Some(Answer { code, headers, body }) = answer else {
+        return text(StatusCode::NOT_FOUND, "404 page not found\n");
+    };
+    let mut response = with_type("application/json", body);
+    *response.status_mut() = code;
+    let nosniff = ("x-content-type-options", "nosniff".to_owned());
+    for (name, value) in headers.into_iter().chain([nosniff]) {
+        if let Ok(value) = value.parse() {
+            response.headers_mut().insert(name, value);
+        }
+    }
+    response
+}
+
+fn served<E: std::fmt::Display>(ended: Result<(), E>) {
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection broke");
+    }
+}
+
 pub struct Server {
     pub address: SocketAddr,
     /// Without one the server speaks plain HTTP.
@@ -73,7 +130,7 @@ impl Server {
     }
 
     async fn bind_and_serve(self, stop: CancellationToken) -> std::io::Result<SocketAddr> {
-        let listener = TcpListener::bind(self.address).await?;
+        let listener = connections::listen(self.address).await?;
         let address = listener.local_addr()?;
         let acceptor = self.tls.map(|config| TlsAcceptor::from(Arc::new(config)));
         let handler = Arc::new(Handler { endpoints: self.endpoints, guard: self.guard });
@@ -95,9 +152,7 @@ async fn serve(socket: TcpStream, acceptor: Option<TlsAcceptor>, handler: Arc<Ha
             None => return,
         },
     };
-    if let Err(error) = served {
-        tracing::debug!(%error, "a connection broke");
-    }
+    self::served(served);
 }
 
 struct Handler {
@@ -218,13 +273,22 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     async fn get(address: SocketAddr, path: &str) -> (u16, String) {
+        let answer = whole(address, path).await;
+        let code = answer.split(' ').nth(1).unwrap().parse().unwrap();
+        (code, answer.split_once("\r\n\r\n").unwrap().1.to_owned())
+    }
+
+    async fn head(address: SocketAddr, path: &str) -> String {
+        whole(address, path).await.split_once("\r\n\r\n").unwrap().0.to_owned()
+    }
+
+    async fn whole(address: SocketAddr, path: &str) -> String {
         let mut socket = TcpStream::connect(address).await.unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
         socket.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         socket.read_to_string(&mut answer).await.unwrap();
-        let code = answer.split(' ').nth(1).unwrap().parse().unwrap();
-        (code, answer.split_once("\r\n\r\n").unwrap().1.to_owned())
+        answer
     }
 
     #[tokio::test]
@@ -244,6 +308,25 @@ mod tests {
         assert_eq!(get(address, "/healthz/leaderElection").await, (200, "ok".into()));
         assert_eq!(get(address, "/nothing").await.0, 404);
         assert!(get(address, "/metrics").await.1.contains("process_cpu_seconds_total"));
+        stop.cancel();
+    }
+
+    #[tokio::test]
+    async fn a_server_may_say_its_own() {
+        let busy = Answer {
+            code: StatusCode::SERVICE_UNAVAILABLE,
+            headers: vec![("x-load-balancing-endpoint-weight", "0".to_owned())],
+            body: "{}".to_owned(),
+        };
+        let respond: Respond = Arc::new(move |path| (path == "/healthz").then(|| busy.clone()));
+        let stop = CancellationToken::new();
+        let address = answer(([127, 0, 0, 1], 0).into(), respond, stop.clone()).await.unwrap();
+        let head = head(address, "/healthz?x=1").await;
+        for line in ["HTTP/1.1 503", "content-type: application/json", "x-load-balancing-endpoint-weight: 0"] {
+            assert!(head.contains(line), "{line}: {head}");
+        }
+        assert_eq!(get(address, "/healthz").await, (503, "{}".into()));
+        assert_eq!(get(address, "/").await, (404, "404 page not found\n".into()));
         stop.cancel();
     }
 

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use component_base::connections;
 use http::Version;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -38,8 +39,9 @@ const MAX_CONNECTIONS: usize = 32_768;
 
 /// Binds and serves in the server's own tasks. Returns the address.
 pub(super) async fn listen(server: &ApiServer, config: &ServingConfig) -> Result<SocketAddr, Error> {
-    let listener =
-        TcpListener::bind(config.address).await.map_err(|source| Error::Listen { address: config.address, source })?;
+    let listener = connections::listen(config.address)
+        .await
+        .map_err(|source| Error::Listen { address: config.address, source })?;
     let address = listener.local_addr().map_err(|source| Error::Listen { address: config.address, source })?;
     let front = Front {
         server: server.clone(),
@@ -64,7 +66,8 @@ async fn accept_all(front: Front, listener: TcpListener) {
     let places = Arc::new(tokio::sync::Semaphore::new(MAX_CONNECTIONS));
     while let Some(accepted) = inner.closing.run_until_cancelled(listener.accept()).await {
         let (socket, remote) = match accepted {
-            Ok(accepted) => accepted,
+            // A socket for both families sees IPv4 addresses as IPv6's.
+            Ok((socket, remote)) => (socket, SocketAddr::new(remote.ip().to_canonical(), remote.port())),
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
                 // Out of file descriptors, most likely: the next attempt would fail at once too.

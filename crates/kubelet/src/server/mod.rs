@@ -19,7 +19,6 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
@@ -87,7 +86,7 @@ impl Server {
         // HTTP/1.1 only: exec, attach and port-forward upgrade their connections.
         let acceptor = TlsAcceptor::from(Arc::new(tls::server_config(certificate, roots, &["http/1.1"])?));
         let address = self.config.address;
-        let listener = TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, source })?;
+        let listener = connections::listen(address).await.map_err(|source| ServeError::Listen { address, source })?;
         let port = listener.local_addr().map_or(address.port(), |a| a.port());
         let server = Arc::new(self);
         let serve = move |socket| Arc::clone(&server).serve(socket, acceptor.clone());
