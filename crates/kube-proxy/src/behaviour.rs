@@ -251,7 +251,10 @@ fn cases() -> Vec<Case> {
             name: "node ports are served on the node's primary addresses only",
             spec: balanced(json!({})),
             endpoints: there(),
-            packets: &[("198.51.100.77 > 203.0.113.1:30080/tcp", "untouched")],
+            packets: &[
+                ("198.51.100.77 > 203.0.113.1:30080/tcp", "untouched"),
+                ("127.0.0.1 > 127.0.0.1:30080/tcp", "untouched"),
+            ],
         },
         Case {
             name: "draining endpoints serve while there is no other, hinted ones only where they are for",

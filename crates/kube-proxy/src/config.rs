@@ -29,6 +29,9 @@ pub struct Flags {
     /// Removes all rules that a proxy of any mode wrote, and ends.
     #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub cleanup: bool,
+    /// Sets the kernel's parameters, which takes more rights than the rest, and ends.
+    #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub init_only: bool,
     #[arg(long)]
     pub kubeconfig: Option<PathBuf>,
     /// The pods' network: traffic from elsewhere to a cluster IP is masqueraded.
@@ -55,6 +58,33 @@ pub struct Flags {
     pub bind_address_hard_fail: bool,
     #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub masquerade_all: bool,
+    /// Serves node ports on 127.0.0.1 too, in iptables mode.
+    #[arg(long, default_value_t = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub iptables_localhost_nodeports: bool,
+    /// Which bit of a packet's mark says that it is to be masqueraded, in iptables and ipvs mode.
+    #[arg(long)]
+    pub iptables_masquerade_bit: Option<u8>,
+    #[arg(long, value_parser = flags::go_duration)]
+    pub iptables_sync_period: Option<Duration>,
+    #[arg(long, value_parser = flags::go_duration)]
+    pub iptables_min_sync_period: Option<Duration>,
+    /// How a virtual server of ipvs mode chooses an endpoint.
+    #[arg(long, default_value = "")]
+    pub ipvs_scheduler: String,
+    #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub ipvs_strict_arp: bool,
+    #[arg(long, value_delimiter = ',')]
+    pub ipvs_exclude_cidrs: Vec<String>,
+    #[arg(long, value_parser = flags::go_duration)]
+    pub ipvs_sync_period: Option<Duration>,
+    #[arg(long, value_parser = flags::go_duration)]
+    pub ipvs_min_sync_period: Option<Duration>,
+    #[arg(long, value_parser = flags::go_duration)]
+    pub ipvs_tcp_timeout: Option<Duration>,
+    #[arg(long, value_parser = flags::go_duration)]
+    pub ipvs_tcpfin_timeout: Option<Duration>,
+    #[arg(long, value_parser = flags::go_duration)]
+    pub ipvs_udp_timeout: Option<Duration>,
     #[arg(long, default_value_t = -999)]
     pub oom_score_adj: i32,
     #[arg(long, default_value_t = Limits::default().max_per_core)]
@@ -182,11 +212,14 @@ pub struct VirtualServers {
     pub strict_arp: bool,
     /// Networks whose virtual servers are somebody else's.
     pub excluded: Vec<IpNet>,
+    /// How long the kernel remembers an idle TCP connection, one that is ended, and a flow of UDP; zero: as long as it did.
+    pub timeouts: [Duration; 3],
 }
 
 impl Default for VirtualServers {
     fn default() -> Self {
-        VirtualServers { scheduler: "rr".to_owned(), strict_arp: false, excluded: Vec::new() }
+        let timeouts = [Duration::ZERO; 3];
+        VirtualServers { scheduler: "rr".to_owned(), strict_arp: false, excluded: Vec::new(), timeouts }
     }
 }
 
@@ -199,6 +232,8 @@ pub struct Config {
     pub virtual_servers: VirtualServers,
     pub detect_local: DetectLocal,
     pub node_port_addresses: NodePortAddresses,
+    /// Whether node ports are served on localhost, as far as iptables mode can and that is among their addresses.
+    pub localhost_node_ports: bool,
     /// Masquerade everything that goes to a cluster IP.
     pub masquerade_all: bool,
     /// Which bit of a packet's mark says that it is to be masqueraded: 0 to 31.
@@ -233,6 +268,7 @@ impl Config {
             virtual_servers: VirtualServers::default(),
             detect_local: DetectLocal::Nothing,
             node_port_addresses: NodePortAddresses::Primary,
+            localhost_node_ports: true,
             masquerade_all: false,
             masquerade_bit: 14,
             sync_period: Duration::from_secs(30),
@@ -246,6 +282,11 @@ impl Config {
             configz: serde_json::json!({}),
             metrics: Metrics::new(),
         }
+    }
+
+    /// The kernel leads packets of 127.0.0.1 elsewhere only where it is told to, which only iptables mode does.
+    pub(crate) fn serves_localhost(&self) -> bool {
+        self.mode == Mode::Iptables && self.localhost_node_ports && self.node_port_addresses.include_localhost()
     }
 }
 
@@ -283,6 +324,8 @@ impl Flags {
     fn as_file(&self) -> File {
         let text = |address: Option<SocketAddr>| address.map(|a| a.to_string()).unwrap_or_default();
         let time = |time: Option<Duration>| time.map(flags::show_go_duration);
+        let text_of = |duration: Option<Duration>| time(duration).unwrap_or_default();
+        let masquerade_all = self.masquerade_all;
         File {
             mode: self.proxy_mode.clone(),
             cluster_cidr: show(&self.cluster_cidr),
@@ -306,9 +349,28 @@ impl Flags {
                 udp_timeout: time(self.conntrack_udp_timeout),
                 udp_stream_timeout: time(self.conntrack_udp_timeout_stream),
             },
-            nftables: Backend { masquerade_all: self.masquerade_all, ..Backend::default() },
-            iptables: Backend { masquerade_all: self.masquerade_all, ..Backend::default() },
-            ipvs: Backend { masquerade_all: self.masquerade_all, ..Backend::default() },
+            nftables: Backend { masquerade_all, ..Backend::default() },
+            iptables: Backend {
+                masquerade_all,
+                masquerade_bit: self.iptables_masquerade_bit,
+                sync_period: text_of(self.iptables_sync_period),
+                min_sync_period: text_of(self.iptables_min_sync_period),
+                localhost_node_ports: Some(self.iptables_localhost_nodeports),
+                ..Backend::default()
+            },
+            ipvs: Backend {
+                masquerade_all,
+                masquerade_bit: self.iptables_masquerade_bit,
+                sync_period: text_of(self.ipvs_sync_period),
+                min_sync_period: text_of(self.ipvs_min_sync_period),
+                scheduler: self.ipvs_scheduler.clone(),
+                strict_arp: self.ipvs_strict_arp,
+                exclude_cidrs: (!self.ipvs_exclude_cidrs.is_empty()).then(|| self.ipvs_exclude_cidrs.clone()),
+                tcp_timeout: text_of(self.ipvs_tcp_timeout),
+                tcp_fin_timeout: text_of(self.ipvs_tcpfin_timeout),
+                udp_timeout: text_of(self.ipvs_udp_timeout),
+                localhost_node_ports: None,
+            },
             feature_gates: self.feature_gates.as_ref().map(|gates| {
                 let names = gates.check(&[]).unwrap_or_default();
                 names.into_iter().map(|name| (name, true)).collect()
@@ -336,13 +398,20 @@ impl File {
             Mode::Ipvs => &self.ipvs,
         };
         config.masquerade_all = backend.masquerade_all;
+        config.localhost_node_ports = self.iptables.localhost_node_ports.unwrap_or(config.localhost_node_ports);
         if !self.ipvs.scheduler.is_empty() {
             config.virtual_servers.scheduler.clone_from(&self.ipvs.scheduler);
         }
         config.virtual_servers.strict_arp = self.ipvs.strict_arp;
         let excluded = self.ipvs.exclude_cidrs.iter().flatten().map(String::as_str);
         config.virtual_servers.excluded = networks("ipvs.excludeCIDRs", excluded)?;
-        config.ignored = self.ignored(config.mode)?;
+        let timeout = |field, text| Ok::<_, FlagError>(duration(field, text)?.unwrap_or_default());
+        config.virtual_servers.timeouts = [
+            timeout("ipvs.tcpTimeout", &self.ipvs.tcp_timeout)?,
+            timeout("ipvs.tcpFinTimeout", &self.ipvs.tcp_fin_timeout)?,
+            timeout("ipvs.udpTimeout", &self.ipvs.udp_timeout)?,
+        ];
+        config.ignored = self.ignored();
         if let Some(bit) = backend.masquerade_bit {
             let invalid = || FlagError::Invalid { field: "masqueradeBit", value: bit.to_string() };
             config.masquerade_bit = Some(bit).filter(|bit| *bit < 32).ok_or_else(invalid)?;
@@ -356,22 +425,9 @@ impl File {
     }
 
     /// What is set and changes nothing.
-    fn ignored(&self, mode: Mode) -> Result<Vec<String>, FlagError> {
+    fn ignored(&self) -> Vec<String> {
         let gates = self.feature_gates.iter().flat_map(BTreeMap::keys);
-        let mut names: Vec<String> = gates.map(|gate| format!("featureGates.{gate}")).collect();
-        if mode == Mode::Iptables && self.iptables.localhost_node_ports == Some(true) {
-            names.push("iptables.localhostNodePorts".to_owned());
-        }
-        for (name, time) in [
-            ("ipvs.tcpTimeout", &self.ipvs.tcp_timeout),
-            ("ipvs.tcpFinTimeout", &self.ipvs.tcp_fin_timeout),
-            ("ipvs.udpTimeout", &self.ipvs.udp_timeout),
-        ] {
-            if mode == Mode::Ipvs && duration(name, time)?.is_some_and(|time| !time.is_zero()) {
-                names.push(name.to_owned());
-            }
-        }
-        Ok(names)
+        gates.map(|gate| format!("featureGates.{gate}")).collect()
     }
 
     fn detect_local(&self) -> Result<DetectLocal, FlagError> {
@@ -559,23 +615,48 @@ mod tests {
     }
 
     #[test]
+    fn localhost_has_node_ports_in_iptables_mode_alone() {
+        let serves = |file: &str| complete(file).unwrap().serves_localhost();
+        assert!(serves("mode: iptables\n"));
+        assert!(!serves("mode: iptables\niptables: {localhostNodePorts: false}\n"));
+        assert!(!serves("mode: iptables\nnodePortAddresses: [192.0.2.0/24]\n"));
+        assert!(!serves("mode: nftables\nnodePortAddresses: [0.0.0.0/0]\n"));
+        let flags = |flag: &str| {
+            let flags = flags::parse::<Flags>("kube-proxy", ["--proxy-mode=iptables", flag].map(str::to_owned));
+            flags.unwrap().complete("host").unwrap().serves_localhost()
+        };
+        assert!(flags("--v=0") && !flags("--iptables-localhost-nodeports=false"));
+    }
+
+    #[test]
     fn what_is_set_without_effect_is_named() {
         let ignored = |file: &str| complete(file).unwrap().ignored;
         let gates = "featureGates: {NFTablesProxyMode: true}\n";
         assert_eq!(ignored(&format!("mode: nftables\n{gates}")), ["featureGates.NFTablesProxyMode"]);
         let flags = flags::parse::<Flags>("kube-proxy", ["--feature-gates=A=false".to_owned()]).unwrap();
         assert_eq!(flags.complete("host").unwrap().ignored, ["featureGates.A"]);
-        let local = "iptables: {localhostNodePorts: true}\n";
-        assert_eq!(ignored(&format!("mode: iptables\n{local}")), ["iptables.localhostNodePorts"]);
-        assert!(ignored(local).is_empty(), "of another mode");
         let ipvs = complete(
             "mode: ipvs\nipvs: {tcpTimeout: 0s, udpTimeout: 5s, strictARP: true, excludeCIDRs: [192.0.2.0/24], scheduler: lc}\n\
              clusterCIDR: '10.244.0.0/16,fd00:244::/48'\n",
         )
         .unwrap();
-        assert_eq!(ipvs.ignored, ["ipvs.udpTimeout"]);
+        assert!(ipvs.ignored.is_empty());
         let excluded = vec!["192.0.2.0/24".parse().unwrap()];
-        assert_eq!(ipvs.virtual_servers, VirtualServers { scheduler: "lc".into(), strict_arp: true, excluded });
+        let timeouts = [0, 0, 5].map(Duration::from_secs);
+        let want = VirtualServers { scheduler: "lc".into(), strict_arp: true, excluded, timeouts };
+        assert_eq!(ipvs.virtual_servers, want);
+        let flags = [
+            "--proxy-mode=ipvs",
+            "--ipvs-udp-timeout=5s",
+            "--ipvs-strict-arp",
+            "--ipvs-exclude-cidrs=192.0.2.0/24",
+            "--ipvs-scheduler=lc",
+            "--ipvs-sync-period=7s",
+            "--iptables-masquerade-bit=5",
+        ];
+        let flags = flags::parse::<Flags>("kube-proxy", flags.map(str::to_owned)).unwrap().complete("host").unwrap();
+        assert_eq!((flags.virtual_servers, flags.sync_period), (want, Duration::from_secs(7)));
+        assert_eq!(flags.masquerade_bit, 5);
     }
 
     #[test]

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
+use component_base::serving::Answer;
+use http::StatusCode;
 use jiff::Timestamp;
 
-use crate::answer::Answer;
 use crate::metrics::ProxyMetrics;
 
 /// Shared by the loop that writes rules, which says what it does, and the servers that are asked.
@@ -61,7 +62,7 @@ impl Health {
     }
 
     /// `/healthz`: whether balancers should send traffic here. `/livez`: whether the proxy works.
-    pub(crate) fn answer(&self, path: &str) -> Answer {
+    pub(crate) fn answer(&self, path: &str) -> Option<Answer> {
         let (node_eligible, last_updated) = self.with(|state| (state.node_eligible, state.last_updated));
         let now = Timestamp::now();
         let (healthy, counter, eligible) = match path {
@@ -70,15 +71,15 @@ impl Health {
                 (self.is_healthy() && node_eligible, &self.0.metrics.healthz, eligible)
             }
             "/livez" => (self.is_healthy(), &self.0.metrics.livez, String::new()),
-            _ => return Answer::not_found(),
+            _ => return None,
         };
-        let code = if healthy { 200 } else { 503 };
-        ProxyMetrics::count_code(counter, code);
+        let code = if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        ProxyMetrics::count_code(counter, code.as_u16());
         // While healthy, the last update is as good as now: nothing was to be written since.
         let last_updated = if healthy { now } else { last_updated };
         let (last_updated, now) = (go_time(last_updated), go_time(now));
         let body = format!("{{\"lastUpdated\": \"{last_updated}\",\"currentTime\": \"{now}\"{eligible}}}");
-        Answer { code, headers: Vec::new(), body }
+        Some(Answer { code, headers: Vec::new(), body })
     }
 }
 
@@ -90,23 +91,26 @@ fn go_time(time: Timestamp) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proxier::Mode;
     use component_base::metrics::Metrics;
 
     #[test]
     fn a_change_that_waits_too_long_is_unhealthy() {
         let metrics = Metrics::new();
-        let health = Health::new(Duration::ZERO, metrics.register(ProxyMetrics::register));
-        assert_eq!((health.answer("/healthz").code, health.answer("/livez").code), (200, 200));
+        let health =
+            Health::new(Duration::ZERO, metrics.register(|registry| ProxyMetrics::register(registry, Mode::Nftables)));
+        let codes = || ["/healthz", "/livez"].map(|path| health.answer(path).unwrap().code.as_u16());
+        assert_eq!(codes(), [200, 200]);
         health.queued();
-        assert_eq!((health.answer("/healthz").code, health.answer("/livez").code), (503, 503));
+        assert_eq!(codes(), [503, 503]);
         health.updated();
         assert!(health.is_healthy());
         health.set_node_eligible(false);
-        let told = health.answer("/healthz");
-        assert!(told.code == 503 && told.body.ends_with(", \"nodeEligible\": false}"), "{told:?}");
-        assert_eq!(health.answer("/livez").code, 200);
-        assert_eq!(health.answer("/other").code, 404);
+        assert_eq!(codes(), [503, 200]);
+        let told = health.answer("/healthz").unwrap();
+        assert!(told.body.ends_with(", \"nodeEligible\": false}"), "{told:?}");
+        assert_eq!(health.answer("/other"), None);
         let counted = metrics.text();
-        assert!(counted.contains("kubeproxy_proxy_healthz_total{code=\"503\"} 2"), "{counted}");
+        assert!(counted.contains("kubeproxy_proxy_healthz_total{code=\"503\"} 3"), "{counted}");
     }
 }

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
+use component_base::serving::{self, Answer, Respond};
+use http::StatusCode;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::answer::{self, Answer};
 use crate::health::Health;
 
 /// One Service's answer.
@@ -63,9 +64,9 @@ impl HealthChecks {
         let stop = self.stop.child_token();
         let (sender, receiver) = watch::channel(check.clone());
         let health = self.health.clone();
-        let respond: answer::Respond = Arc::new(move |_| answer_of(&receiver.borrow(), health.is_healthy()));
-        match answer::start(address, respond, stop.clone()).await {
-            Ok(()) => {
+        let respond: Respond = Arc::new(move |_| Some(answer_of(&receiver.borrow(), health.is_healthy())));
+        match serving::answer(address, respond, stop.clone()).await {
+            Ok(_) => {
                 self.running.insert(address, (sender, stop));
             }
             // It is tried again with the next change.
@@ -81,8 +82,8 @@ fn answer_of(check: &Check, healthy: bool) -> Answer {
         serde_json::Value::from(namespace.as_str()),
         serde_json::Value::from(name.as_str()),
     );
-    let code = if *local_endpoints > 0 && healthy { 200 } else { 503 };
-    Answer { code, headers: vec![("X-Load-Balancing-Endpoint-Weight", local_endpoints.to_string())], body }
+    let code = if *local_endpoints > 0 && healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    Answer { code, headers: vec![("x-load-balancing-endpoint-weight", local_endpoints.to_string())], body }
 }
 
 #[cfg(test)]
@@ -96,7 +97,7 @@ mod tests {
             assert_eq!(answer_of(&check(local), healthy).code, code);
         }
         let told = answer_of(&check(2), true);
-        assert_eq!(told.headers, [("X-Load-Balancing-Endpoint-Weight", "2".to_owned())]);
+        assert_eq!(told.headers, [("x-load-balancing-endpoint-weight", "2".to_owned())]);
         let body: serde_json::Value = serde_json::from_str(&told.body).unwrap();
         let want = serde_json::json!({"service": {"namespace": "prod", "name": "web"}, "localEndpoints": 2, "serviceProxyHealthy": true});
         assert_eq!(body, want);

@@ -1,18 +1,21 @@
 //! The rules in the kernel: network namespaces as a node, a pod and a client, with no way out.
 
-use std::net::IpAddr;
+use std::io::Read;
+use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use socket2::{Domain, Protocol, Socket, Type};
 use testing::netns::{Namespaces, ip};
 
-use crate::iptables::{Balancer, Iptables};
-use crate::ipvs;
+use crate::config::VirtualServers;
+use crate::iptables::{self, Balancer, Iptables};
+use crate::ipvs::{self, Ipvs};
 use crate::local::{self, LocalTraffic, Surroundings};
 use crate::model::{Family, ServiceRules, fixture};
 use crate::nftables::{self, Mark, Nftables};
-use crate::proxier::{Change, ServiceId};
+use crate::proxier::{self, Change, Mode, ServiceId};
 
 const NODE: &str = "192.0.2.1";
 /// A new link may lose the first packet, which is sent again after a second.
@@ -72,7 +75,7 @@ fn surroundings() -> [Surroundings; 2] {
             Family::V6 => ("fd00:244::/48", "2001:db8::1".parse().unwrap()),
         };
         let pods = Some(LocalTraffic::Networks(vec![pods.parse().unwrap()]));
-        Surroundings { family, masquerade_all: false, pods, node_port_ips: Some(vec![node]) }
+        Surroundings { family, masquerade_all: false, pods, node_port_ips: Some(vec![node]), localhost: false }
     };
     Family::BOTH.map(own)
 }
@@ -200,6 +203,92 @@ fn rules_that_somebody_removes_come_back_and_a_clean_up_leaves_nothing() {
 }
 
 #[test]
+fn localhost_reaches_node_ports_in_iptables_mode_and_nobody_else_reaches_localhost() {
+    let net = Net::new();
+    net.serve("10.244.0.2:8080");
+    net.0.serve("node", "127.0.0.1:8081");
+    let mut around = surroundings();
+    (around[0].localhost, around[0].node_port_ips) = (true, None);
+    let mut proxy = Iptables::new(0x4000, around, Balancer::Chains);
+    net.inside("node", || iptables::let_localhost_be_routed().unwrap());
+    // A neighbour that sends to a loopback address by way of the node.
+    ip(&format!("netns exec {} sysctl -qw net.ipv4.conf.all.route_localnet=1", net.ns("client")));
+    for words in [
+        "route add 127.0.0.1/32 via 192.0.2.1 table 9",
+        "rule add lookup local priority 1",
+        "rule del lookup local priority 0",
+        "rule add to 127.0.0.1 lookup 9 priority 0",
+    ] {
+        net.ip("client", words);
+    }
+    assert_eq!(net.call("client", "127.0.0.1:8081"), "192.0.2.77");
+    let rules = web(&json!({}), &here());
+    let change = Change { id: ServiceId(1), key: "prod/web", old: None, new: Some(&rules) };
+    net.block_on("node", proxy.sync(&[change])).unwrap();
+    for (from, to, heard) in [
+        ("node", "127.0.0.1:30080", "10.244.0.1"),
+        ("node", "127.0.0.1:8081", "127.0.0.1"),
+        ("client", "192.0.2.1:30080", "10.244.0.1"),
+        ("client", "127.0.0.1:8081", "silence"),
+    ] {
+        assert_eq!(net.call(from, to), heard, "{from} to {to}");
+    }
+    // Without them, the chain goes, and what leads to it.
+    let mut again = Iptables::new(0x4000, surroundings(), Balancer::Chains);
+    net.block_on("node", again.sync(&[change])).unwrap();
+    let rules = ip(&format!("netns exec {} iptables-save", net.ns("node")));
+    assert!(!rules.contains("KUBE-FIREWALL") && rules.contains("KUBE-SVC-"), "{rules}");
+    assert_eq!(net.call("client", "192.0.2.1:30080"), "10.244.0.1");
+}
+
+#[test]
+fn every_mode_leaves_nothing_of_the_others() {
+    let net = Net::new();
+    net.serve("10.244.0.2:8080");
+    let rules = web(&json!({"loadBalancerSourceRanges": ["192.0.2.0/24"]}), &here());
+    let change = Change { id: ServiceId(1), key: "prod/web", old: None, new: Some(&rules) };
+    let left = || {
+        let said = ["iptables-save", "ip6tables-save", "nft list ruleset", "ip link"];
+        let said = said.map(|words| ip(&format!("netns exec {} {words}", net.ns("node"))));
+        (
+            said[..2].concat().matches("KUBE-").count() > 0,
+            said[2].contains("table ip kube-proxy"),
+            said[3].contains(ipvs::DEVICE),
+        )
+    };
+    for mode in [Mode::Nftables, Mode::Iptables, Mode::Nftables] {
+        // As a start does it.
+        net.block_on("node", proxier::clean_up_but(Some(mode))).unwrap();
+        if mode == Mode::Nftables {
+            write(&net, &mut nftables(), None, Some(&rules));
+        } else {
+            let mut proxy = Iptables::new(0x4000, surroundings(), Balancer::Chains);
+            net.block_on("node", proxy.sync(&[change])).unwrap();
+        }
+        assert_eq!(left(), (mode == Mode::Iptables, mode == Mode::Nftables, false), "{mode:?}");
+        assert_eq!(net.call("client", "192.0.2.1:30080"), "10.244.0.1", "{mode:?}");
+    }
+    net.block_on("node", proxier::clean_up_but(None)).unwrap();
+    assert_eq!(left(), (false, false, false));
+}
+
+#[test]
+fn a_write_that_is_cut_off_leaves_rules_whole() {
+    let net = Net::new();
+    net.serve("10.244.0.2:8080");
+    let rules = web(&json!({}), &here());
+    write(&net, &mut nftables(), None, Some(&rules));
+    for cut_off in (0..60).step_by(3) {
+        // A start writes everything anew.
+        let mut proxy = nftables();
+        let all = Change { id: ServiceId(1), key: "prod/web", old: None, new: Some(&rules) };
+        let writing = async { proxy.sync(&[all], || vec![all]).await };
+        let _ = net.block_on("node", async { tokio::time::timeout(Duration::from_millis(cut_off), writing).await });
+        assert_eq!(net.call("client", "192.0.2.1:30080"), "10.244.0.1", "cut off after {cut_off} ms");
+    }
+}
+
+#[test]
 fn what_one_family_refuses_does_not_keep_the_other_from_being_written() {
     let net = Net::new();
     net.serve("[fd00:244::2]:8080");
@@ -216,6 +305,100 @@ fn what_one_family_refuses_does_not_keep_the_other_from_being_written() {
     proxy.surround(surroundings(), &[change]);
     net.block_on("node", proxy.sync(&[])).unwrap();
     assert_eq!(net.call("client", "10.96.0.9:80"), "10.244.0.1");
+}
+
+/// The first packet of an SCTP association (RFC 9260).
+fn sctp_init(from: u16, to: u16) -> Vec<u8> {
+    let mut packet = [from.to_be_bytes(), to.to_be_bytes()].concat();
+    packet.extend([0; 8]); // no tag yet, and the checksum's place
+    packet.extend([1, 0, 0, 20]); // INIT, of 20 bytes
+    packet.extend([0, 0, 0, 1, 0, 1, 0, 0, 0, 10, 0, 10, 0, 0, 0, 1]);
+    let sum = crc32c(&packet).to_le_bytes();
+    packet[8..12].copy_from_slice(&sum);
+    packet
+}
+
+fn crc32c(bytes: &[u8]) -> u32 {
+    let step = |crc: u32, byte: &u8| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 })
+    };
+    !bytes.iter().fold(!0, step)
+}
+
+#[test]
+fn an_association_of_sctp_begins_at_an_endpoint() {
+    let net = Net::new();
+    // Kernels may lack SCTP itself and translate it all the same.
+    let raw = |name| net.inside(name, || Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(132))).unwrap());
+    let (pod, client) = (raw("pod"), raw("client"));
+    pod.set_read_timeout(Some(PATIENCE)).unwrap();
+    let spec = json!({"ports": [{"port": 99, "nodePort": 30099, "protocol": "SCTP"}]});
+    write(&net, &mut nftables(), None, Some(&web(&spec, &here())));
+    for (from, to, port) in [(1001, "10.96.0.9", 99), (1002, "192.0.2.1", 30099), (1003, "198.51.100.9", 99)] {
+        let to: SocketAddr = format!("{to}:0").parse().unwrap();
+        client.send_to(&sctp_init(from, port), &to.into()).unwrap();
+        let mut packet = [0; 128];
+        let length = (&pod).read(&mut packet).unwrap_or_else(|error| panic!("{to} {port}: {error}"));
+        let sctp = &mut packet[20..length];
+        assert_eq!(u16::from_be_bytes([sctp[2], sctp[3]]), 8080, "{to} {port}");
+        let sum = u32::from_le_bytes([sctp[8], sctp[9], sctp[10], sctp[11]]);
+        sctp[8..12].fill(0);
+        assert_eq!(sum, crc32c(sctp), "{to} {port}");
+    }
+}
+
+#[test]
+#[ignore = "the kernel must have ip_vs: bench/ipvs.sh boots one"]
+fn virtual_servers_lead_packets_where_the_model_says() {
+    let net = Net::new();
+    net.serve("10.244.0.2:8080");
+    net.serve("[fd00:244::2]:8080");
+    let mut proxy = Ipvs::new(0x4000, surroundings(), VirtualServers::default());
+    let write = |proxy: &mut Ipvs, new: Option<&ServiceRules>| {
+        let change = Change { id: ServiceId(1), key: "prod/web", old: None, new };
+        net.block_on("node", proxy.sync(&[change])).unwrap();
+    };
+    let cluster = web(&json!({}), &here());
+    write(&mut proxy, Some(&cluster));
+    let answers = |heard: &[(&str, &str, &str)]| {
+        for (from, to, heard) in heard {
+            assert_eq!(net.call(from, to), *heard, "{from} to {to}");
+        }
+    };
+    let ways = [
+        ("pod", "10.96.0.9:80", "10.244.0.1"), // the pod through its Service to itself
+        ("client", "10.96.0.9:80", "10.244.0.1"),
+        ("client", "[fd00:96::9]:80", "fd00:244::1"),
+        ("client", "192.0.2.1:30080", "10.244.0.1"),
+        ("client", "[2001:db8::1]:30080", "fd00:244::1"),
+        ("client", "198.51.100.9:80", "10.244.0.1"),
+        ("client", "198.51.100.8:80", "10.244.0.1"),
+        ("node", "10.96.0.9:80", "10.244.0.1"),
+        ("client", "192.0.2.1:30081", "refused"),
+    ];
+    answers(&ways);
+    let nodes = |words: &str| ip(&format!("netns exec {} {words}", net.ns("node")));
+    assert!(nodes("ipvsadm --save --numeric").contains("-a -t 10.96.0.9:80 -r 10.244.0.2:8080 -m -w 1"));
+    // What somebody removes comes back.
+    for damage in ["ipvsadm --clear", "ip addr flush dev kube-ipvs0"] {
+        nodes(damage);
+        net.block_on("node", proxy.check());
+        write(&mut proxy, Some(&cluster));
+        answers(&ways);
+    }
+    // Another start takes over what is there.
+    let mut again = Ipvs::new(0x4000, surroundings(), VirtualServers::default());
+    write(&mut again, Some(&cluster));
+    answers(&ways);
+    let local = web(&json!({"externalTrafficPolicy": "Local", "loadBalancerSourceRanges": ["192.0.2.0/28"]}), &here());
+    write(&mut again, Some(&local));
+    answers(&[("client", "192.0.2.1:30080", "192.0.2.77"), ("client", "198.51.100.8:80", "silence")]);
+    write(&mut again, Some(&web(&json!({}), &json!([]))));
+    answers(&[("client", "10.96.0.9:80", "refused"), ("client", "192.0.2.1:30080", "refused")]);
+    write(&mut again, None);
+    assert!(!nodes("ipvsadm --save --numeric").contains("10.96.0.9"));
+    net.block_on("node", ipvs::clean_up()).unwrap();
+    assert!(!nodes("ip link").contains(ipvs::DEVICE));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! kube-proxy: Service addresses lead to endpoints, by rules of the kernel's packet filter.
 //!
 //! It knows Services, EndpointSlices and its own Node; nothing of pods or of the pod network. Entry points: [`Flags`],
-//! [`Config`], [`run`], [`clean_up`].
+//! [`Config`], [`run`], [`set_parameters`], [`clean_up`].
 //!
 //! Invariants:
 //! - One pure model ([`model`]) says what is to happen to packets; every back end renders it and looks at nothing else.
@@ -11,7 +11,6 @@
 
 #![forbid(unsafe_code)]
 
-mod answer;
 #[cfg(test)]
 mod behaviour;
 mod config;
@@ -34,7 +33,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use client::ObjectKey;
 use client::informer::{Event, Lister, Selection, SharedInformer, SharedInformerFactory};
-use component_base::serving::{Endpoints, Server};
+use component_base::serving::{self, Endpoints, Respond, Server};
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -70,6 +69,18 @@ const RETRY: Duration = Duration::from_secs(2);
 /// When the kernel refuses.
 pub fn clean_up() -> BoxFuture<'static, Result<(), Error>> {
     Box::pin(async { proxier::clean_up_but(None).await.map_err(|error| Error::CleanUp(error.to_string())) })
+}
+
+/// Sets the kernel's parameters that the proxy needs.
+pub fn set_parameters(config: &Config) {
+    if let Some(limits) = &config.conntrack {
+        conntrack::set_limits(limits);
+    }
+    if config.serves_localhost()
+        && let Err(error) = iptables::let_localhost_be_routed()
+    {
+        tracing::warn!(%error, "node ports are not served on localhost");
+    }
 }
 
 /// What changed since rules were last written.
@@ -131,12 +142,10 @@ async fn keep_rules(config: Config, client: kube::Client, stop: CancellationToke
     for name in &config.ignored {
         tracing::warn!("{name} is set and has no effect here");
     }
-    let metrics = config.metrics.register(ProxyMetrics::register);
+    let metrics = config.metrics.register(|registry| ProxyMetrics::register(registry, config.mode));
     let health = Health::new(config.sync_period, metrics.clone());
     serve(&config, &health, &stop).await?;
-    if let Some(limits) = &config.conntrack {
-        conntrack::set_limits(limits);
-    }
+    set_parameters(&config);
     let informers = SharedInformerFactory::new(client, stop.clone());
     let services = informers.informer::<Service>();
     let slices = informers.informer::<EndpointSlice>();
@@ -217,8 +226,8 @@ async fn serve(config: &Config, health: &Health, stop: &CancellationToken) -> Re
     };
     if let Some(address) = config.healthz_address {
         let health = health.clone();
-        let respond: answer::Respond = Arc::new(move |path| health.answer(path));
-        bound(address, answer::start(address, respond, stop.clone()).await)?;
+        let respond: Respond = Arc::new(move |path| health.answer(path));
+        bound(address, serving::answer(address, respond, stop.clone()).await.map(drop))?;
     }
     if let Some(address) = config.metrics_address {
         let mut endpoints = Endpoints::new("kube-proxy", config.metrics.clone());
@@ -304,7 +313,10 @@ impl Proxy {
         match written {
             Ok(commands) => {
                 let unwritten = std::mem::take(&mut self.unwritten);
+                let began = Instant::now();
                 let stale = conntrack::forget_stale(&self.tracker.changes(unwritten.changed())).await;
+                self.metrics.reconciled(began.elapsed());
+                self.backend.count_rules(&self.metrics);
                 stale.into_iter().for_each(|(family, flows)| self.metrics.forgotten(family, flows));
                 self.health.updated();
                 self.metrics.synced(full, started.elapsed());

@@ -1,9 +1,9 @@
 //! What the proxy knows of its node: how traffic of the node's own pods is told from other traffic, and on which of the
 //! node's addresses node ports are served.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use k8s_openapi::api::core::v1::Node;
 
 use crate::ipvs;
@@ -59,6 +59,20 @@ pub enum NodePortAddresses {
 }
 
 impl NodePortAddresses {
+    /// Whether the node's loopback addresses of IPv4 are among them.
+    pub(crate) fn include_localhost(&self) -> bool {
+        let localhost: IpNet = Ipv4Net::new_assert(Ipv4Addr::LOCALHOST, 8).into();
+        match self {
+            NodePortAddresses::All => true,
+            NodePortAddresses::Primary => false,
+            NodePortAddresses::Within(nets) => {
+                let mut nets = nets.iter().filter(|net| net.addr().is_ipv4()).peekable();
+                // None of the family means all of it.
+                nets.peek().is_none() || nets.any(|net| net.contains(&localhost.addr()) || localhost.contains(net))
+            }
+        }
+    }
+
     /// The addresses of the family; `None`: all that the node has. `present` are those that its interfaces have.
     pub(crate) fn of(&self, family: Family, facts: &NodeFacts, present: &[IpAddr]) -> Option<Vec<IpAddr>> {
         let own = |ip: &&IpAddr| family.has(**ip);
@@ -140,6 +154,8 @@ pub(crate) struct Surroundings {
     pub pods: Option<LocalTraffic>,
     /// Where node ports are served; `None`: on every address of the node.
     pub node_port_ips: Option<Vec<IpAddr>>,
+    /// Whether node ports are served on loopback addresses too, as far as they are among those.
+    pub localhost: bool,
 }
 
 /// The addresses of this host's interfaces; those of Services that ipvs mode holds are not the host's.
@@ -197,6 +213,17 @@ mod tests {
         assert_eq!(within(&["0.0.0.0/0"]), None);
         assert_eq!(within(&["192.0.2.0/24", "2001:db8::/64"]), Some(vec![present[1]]));
         assert_eq!(within(&["2001:db8::/64"]), None, "nothing is said of this family");
+    }
+
+    #[test]
+    fn localhost_is_among_all_addresses_and_in_its_own_network() {
+        let within = |nets: &[&str]| NodePortAddresses::Within(nets.iter().map(|net| net.parse().unwrap()).collect());
+        for which in [NodePortAddresses::All, within(&["0.0.0.0/0"]), within(&["127.0.0.1/32"]), within(&["::1/128"])] {
+            assert!(which.include_localhost(), "{which:?}");
+        }
+        for which in [NodePortAddresses::Primary, within(&["192.0.2.0/24"]), within(&["192.0.2.0/24", "::/0"])] {
+            assert!(!which.include_localhost(), "{which:?}");
+        }
     }
 
     #[test]

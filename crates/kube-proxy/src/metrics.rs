@@ -10,6 +10,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets, line
 use prometheus_client::registry::Registry;
 
 use crate::model::{Family as IpFamily, Frontend, Policy, ServiceRules};
+use crate::proxier::Mode;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct OfFamily {
@@ -20,6 +21,12 @@ pub(crate) struct OfFamily {
 pub(crate) struct OfPolicy {
     ip_family: &'static str,
     traffic_policy: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct OfTable {
+    ip_family: &'static str,
+    table: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -47,6 +54,10 @@ pub(crate) struct ProxyMetrics {
     endpoints_pending: Gauges,
     no_local_endpoints: Family<OfPolicy, Gauge>,
     conntrack_deleted: Counters,
+    conntrack_sync: Histograms,
+    /// Of iptables alone.
+    rules: Family<OfTable, Gauge>,
+    rules_written: Family<OfTable, Gauge>,
     pub(crate) healthz: Family<OfCode, Counter>,
     pub(crate) livez: Family<OfCode, Counter>,
 }
@@ -70,7 +81,7 @@ fn each(work: impl Fn(&OfFamily)) {
 }
 
 impl ProxyMetrics {
-    pub(crate) fn register(registry: &mut Registry) -> Self {
+    pub(crate) fn register(registry: &mut Registry, mode: Mode) -> Self {
         let histograms = || Histograms::new_with_constructor(durations);
         let metrics = ProxyMetrics {
             sync: histograms(),
@@ -86,6 +97,9 @@ impl ProxyMetrics {
             endpoints_pending: Gauges::default(),
             no_local_endpoints: Family::default(),
             conntrack_deleted: Counters::default(),
+            conntrack_sync: histograms(),
+            rules: Family::default(),
+            rules_written: Family::default(),
             healthz: Family::default(),
             livez: Family::default(),
         };
@@ -97,7 +111,19 @@ impl ProxyMetrics {
             "Time of a sync of changes",
             metrics.partial_sync.clone(),
         );
-        r.register("sync_proxy_rules_nftables_sync_failures", "Failed syncs", metrics.failures.clone());
+        let failures = match mode {
+            Mode::Nftables => "sync_proxy_rules_nftables_sync_failures",
+            Mode::Iptables | Mode::Ipvs => "sync_proxy_rules_iptables_restore_failures",
+        };
+        r.register(failures, "Failed syncs", metrics.failures.clone());
+        if mode != Mode::Nftables {
+            r.register("sync_proxy_rules_iptables_total", "Rules that there are", metrics.rules.clone());
+            r.register(
+                "sync_proxy_rules_iptables_last",
+                "Rules that the last sync wrote",
+                metrics.rules_written.clone(),
+            );
+        }
         r.register("sync_proxy_rules_last_timestamp_seconds", "Last sync since 1970", metrics.last_sync.clone());
         r.register(
             "sync_proxy_rules_last_queued_timestamp_seconds",
@@ -126,6 +152,11 @@ impl ProxyMetrics {
             "conntrack_reconciler_deleted_entries",
             "Flows that were forgotten",
             metrics.conntrack_deleted.clone(),
+        );
+        r.register(
+            "conntrack_reconciler_sync_duration_seconds",
+            "Time of forgetting flows",
+            metrics.conntrack_sync.clone(),
         );
         r.register("proxy_healthz", "Answers of /healthz", metrics.healthz.clone());
         r.register("proxy_livez", "Answers of /livez", metrics.livez.clone());
@@ -169,6 +200,18 @@ impl ProxyMetrics {
         });
     }
 
+    /// Keeps the number of rules in a table of iptables, and how many of them were just written.
+    pub(crate) fn count_rules(&self, ip_family: IpFamily, table: &'static str, total: usize, written: usize) {
+        let labels = OfTable { ip_family: ip_family.name(), table };
+        let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        self.rules.get_or_create(&labels).set(number(total));
+        self.rules_written.get_or_create(&labels).set(number(written));
+    }
+
+    pub(crate) fn reconciled(&self, took: Duration) {
+        each(|family| self.conntrack_sync.get_or_create(family).observe(took.as_secs_f64()));
+    }
+
     pub(crate) fn forgotten(&self, family: IpFamily, flows: u64) {
         self.conntrack_deleted.get_or_create(&OfFamily { ip_family: family.name() }).inc_by(flows);
     }
@@ -210,11 +253,33 @@ mod tests {
     #[test]
     fn forgotten_flows_count_for_their_family() {
         let metrics = Metrics::new();
-        let proxy = metrics.register(ProxyMetrics::register);
+        let proxy = metrics.register(|registry| ProxyMetrics::register(registry, Mode::Nftables));
         proxy.forgotten(IpFamily::V6, 3);
         let text = metrics.text();
         let counted: Vec<&str> =
             text.lines().filter(|line| line.starts_with("kubeproxy_conntrack_reconciler_deleted_entries")).collect();
         assert_eq!(counted, ["kubeproxy_conntrack_reconciler_deleted_entries_total{ip_family=\"IPv6\"} 3"]);
+    }
+
+    #[test]
+    fn failures_and_rules_have_the_names_of_their_mode() {
+        let shown = |mode| {
+            let metrics = Metrics::new();
+            let proxy = metrics.register(|registry| ProxyMetrics::register(registry, mode));
+            proxy.failed();
+            proxy.count_rules(IpFamily::V4, "nat", 7, 2);
+            let text = metrics.text();
+            let own =
+                text.lines().filter(|l| !l.starts_with('#') && (l.contains("failures") || l.contains("iptables")));
+            own.filter(|l| !l.contains("IPv6")).map(str::to_owned).collect::<Vec<_>>()
+        };
+        let nftables = ["kubeproxy_sync_proxy_rules_nftables_sync_failures_total{ip_family=\"IPv4\"} 1"];
+        assert_eq!(shown(Mode::Nftables), nftables);
+        let iptables = [
+            "kubeproxy_sync_proxy_rules_iptables_restore_failures_total{ip_family=\"IPv4\"} 1",
+            "kubeproxy_sync_proxy_rules_iptables_total{ip_family=\"IPv4\",table=\"nat\"} 7",
+            "kubeproxy_sync_proxy_rules_iptables_last{ip_family=\"IPv4\",table=\"nat\"} 2",
+        ];
+        assert_eq!(shown(Mode::Iptables), iptables);
     }
 }

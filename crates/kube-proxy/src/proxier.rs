@@ -16,6 +16,7 @@ use crate::iptables;
 use crate::iptables::{Balancer, Iptables};
 use crate::ipvs::{self, Ipvs};
 use crate::local::{NodeFacts, Surroundings};
+use crate::metrics::ProxyMetrics;
 use crate::model::{self, BY_SERVICE, Family, Place, ServiceRules};
 use crate::nftables::{self, Mark, Nftables};
 
@@ -167,11 +168,12 @@ pub(crate) enum Backend {
 }
 
 fn surroundings(config: &Config, facts: &NodeFacts, present: &[IpAddr]) -> [Surroundings; 2] {
-    Family::BOTH.map(|family| Surroundings {
-        family,
-        masquerade_all: config.masquerade_all,
-        pods: config.detect_local.of(family, facts),
-        node_port_ips: config.node_port_addresses.of(family, facts, present),
+    Family::BOTH.map(|family| {
+        let localhost = family == Family::V4 && config.serves_localhost();
+        let mut node_port_ips = config.node_port_addresses.of(family, facts, present);
+        node_port_ips.iter_mut().for_each(|ips| ips.retain(|ip| localhost || !ip.is_loopback()));
+        let pods = config.detect_local.of(family, facts);
+        Surroundings { family, masquerade_all: config.masquerade_all, pods, node_port_ips, localhost }
     })
 }
 
@@ -226,6 +228,18 @@ impl Backend {
             Backend::Nftables(nftables) => nftables.sync(changes, || tracker.all()).await,
             Backend::Iptables(iptables) => iptables.sync(changes).await,
             Backend::Ipvs(ipvs) => ipvs.sync(changes).await,
+        }
+    }
+
+    /// Counts the rules of iptables, where there are any.
+    pub(crate) fn count_rules(&self, metrics: &ProxyMetrics) {
+        let iptables = match self {
+            Backend::Nftables(_) => return,
+            Backend::Iptables(iptables) => iptables,
+            Backend::Ipvs(ipvs) => ipvs.rules(),
+        };
+        for (family, table, counted) in iptables.counts() {
+            metrics.count_rules(family, table, counted.total, counted.written);
         }
     }
 

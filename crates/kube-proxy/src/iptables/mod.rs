@@ -14,7 +14,7 @@ use crate::local::Surroundings;
 use crate::model::Family;
 use crate::proxier::Change;
 pub(crate) use render::Balancer;
-use render::{ChainId, Chains, Fragment, JUMPS, is_ours};
+use render::{ChainId, Chains, Fragment, JUMPS, LOCALHOST_GUARD, is_ours, needs};
 
 /// Another program that holds the lock is waited for.
 const WAIT: &str = "--wait=5";
@@ -30,6 +30,24 @@ struct Rules {
     services: BTreeMap<String, Fragment>,
     /// What the kernel has, as far as it was written from here.
     written: Option<Chains>,
+    counted: BTreeMap<&'static str, Counted>,
+}
+
+/// Rules of one table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counted {
+    pub total: usize,
+    pub written: usize,
+}
+
+fn count(old: &Chains, new: &Chains) -> BTreeMap<&'static str, Counted> {
+    let mut tables: BTreeMap<&'static str, Counted> = BTreeMap::new();
+    for (id @ (table, _), rules) in new {
+        let counted = tables.entry(table).or_default();
+        counted.total += rules.len();
+        counted.written += if old.get(id) == Some(rules) { 0 } else { rules.len() };
+    }
+    tables
 }
 
 /// The program's name begins with this.
@@ -42,7 +60,14 @@ fn program(family: Family) -> &'static str {
 
 impl Iptables {
     pub(crate) fn new(mark: u32, surroundings: [Surroundings; 2], balancer: Balancer) -> Self {
-        let rules = |around| Rules { around, mark, balancer, services: BTreeMap::new(), written: None };
+        let rules = |around| Rules {
+            around,
+            mark,
+            balancer,
+            services: BTreeMap::new(),
+            written: None,
+            counted: BTreeMap::new(),
+        };
         Iptables { families: surroundings.into_iter().map(rules).collect() }
     }
 
@@ -89,13 +114,23 @@ impl Iptables {
         lines
     }
 
+    /// How many rules there are, and how many were written last.
+    pub(crate) fn counts(&self) -> Vec<(Family, &'static str, Counted)> {
+        let of = |rules: &Rules| {
+            let family = rules.around.family;
+            rules.counted.iter().map(|(table, counted)| (family, *table, *counted)).collect::<Vec<_>>()
+        };
+        self.families.iter().flat_map(of).collect()
+    }
+
     /// Looks whether the kernel still has the rules; if somebody removed them, the next sync writes everything.
     pub(crate) async fn check(&mut self) {
         for rules in &mut self.families {
             let Some(written) = &rules.written else { continue };
             let present = present(rules.around.family).await.unwrap_or_default();
             let is_there = |(id, wanted): (&ChainId, &Vec<String>)| present.rules.get(id) == Some(&wanted.len());
-            if !written.iter().all(is_there) || present.jumps.len() < JUMPS.len() {
+            let leads = |jump: usize| !needs(&rules.around, jump) || present.jumps.contains(&jump);
+            if !written.iter().all(is_there) || !(0..JUMPS.len()).all(leads) {
                 tracing::warn!(
                     program = program(rules.around.family),
                     "the rules were changed by somebody else and are restored"
@@ -152,7 +187,14 @@ impl Rules {
         let (written, jumps) = match self.written.take() {
             Some(written) => (written, None),
             None => {
-                let present = present(family).await?;
+                let mut present = present(family).await?;
+                if !self.around.localhost {
+                    present = present.without_kubelets();
+                }
+                // A chain that is jumped to cannot go.
+                for jump in present.jumps.iter().filter(|jump| !needs(&self.around, **jump)) {
+                    change_jump(family, *jump, "-D").await?;
+                }
                 // What is in the chains is not known, so that each differs from what is wanted.
                 let unknown = |id: &ChainId| (id.clone(), vec![String::new()]);
                 (present.rules.keys().map(unknown).collect(), Some(present.jumps))
@@ -164,11 +206,11 @@ impl Rules {
             program::run(&restore, &[WAIT, "--noflush"], &script).await?;
         }
         if let Some(present) = jumps {
-            for jump in (0..JUMPS.len()).rev().filter(|i| !present.contains(i)) {
-                let words = jump_words(jump, "-I");
-                program::run(program(family), &words.iter().map(String::as_str).collect::<Vec<_>>(), "").await?;
+            for jump in (0..JUMPS.len()).rev().filter(|i| needs(&self.around, *i) && !present.contains(i)) {
+                change_jump(family, jump, "-I").await?;
             }
         }
+        self.counted = count(&written, &wanted);
         self.written = Some(wanted);
         Ok(script.lines().count())
     }
@@ -213,8 +255,22 @@ fn jump_words(jump: usize, verb: &str) -> Vec<String> {
     if is_new {
         words.extend(["-m", "conntrack", "--ctstate", "NEW"]);
     }
-    words.extend(["-m", "comment", "--comment", comment, "-j", to]);
+    if !comment.is_empty() {
+        words.extend(["-m", "comment", "--comment", comment]);
+    }
+    words.extend(["-j", to]);
     words.into_iter().map(str::to_owned).collect()
+}
+
+async fn change_jump(family: Family, jump: usize, verb: &str) -> Result<(), Failed> {
+    let words = jump_words(jump, verb);
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    program::run(program(family), &words, "").await.map(drop)
+}
+
+/// Lets the kernel lead packets of 127.0.0.1 elsewhere, and answers back to it.
+pub(crate) fn let_localhost_be_routed() -> std::io::Result<()> {
+    std::fs::write("/proc/sys/net/ipv4/conf/all/route_localnet", "1")
 }
 
 /// What the kernel has of ours.
@@ -224,6 +280,8 @@ struct Present {
     rules: BTreeMap<ChainId, usize>,
     /// Which of [`JUMPS`] are there.
     jumps: BTreeSet<usize>,
+    /// Whether upstream's kubelet lives here.
+    has_kubelet: bool,
 }
 
 async fn present(family: Family) -> Result<Present, Failed> {
@@ -238,6 +296,7 @@ async fn present(family: Family) -> Result<Present, Failed> {
 impl Present {
     /// From what `iptables-save` says of a table.
     fn read(&mut self, table: &'static str, said: &str) {
+        self.has_kubelet |= said.contains(":KUBE-KUBELET-CANARY ");
         for line in said.lines() {
             if let Some(chain) = line.strip_prefix(':').and_then(|rest| rest.split(' ').next()) {
                 if is_ours(chain) {
@@ -256,15 +315,24 @@ impl Present {
             self.jumps.extend(found);
         }
     }
+
+    /// What may be removed: the chain that upstream's kubelet shares with its proxy is left to it.
+    fn without_kubelets(mut self) -> Self {
+        if self.has_kubelet {
+            self.rules.retain(|(_, chain), _| chain != LOCALHOST_GUARD);
+            self.jumps.retain(|jump| JUMPS[*jump].2 != LOCALHOST_GUARD);
+        }
+        self
+    }
 }
 
 /// Removes our chains and what leads to them, if there are any.
 pub(crate) async fn clean_up() -> Result<(), Failed> {
     for family in Family::BOTH {
         let Ok(found) = present(family).await else { continue }; // the host has no such program
+        let found = found.without_kubelets();
         for jump in found.jumps {
-            let words = jump_words(jump, "-D");
-            program::run(program(family), &words.iter().map(String::as_str).collect::<Vec<_>>(), "").await?;
+            change_jump(family, jump, "-D").await?;
         }
         let chains = found.rules.into_keys().map(|id| (id, vec![String::new()])).collect();
         let script = difference(&chains, &Chains::new());

@@ -17,7 +17,7 @@ const NAT: &str = "nat";
 const FILTER: &str = "filter";
 
 /// Where the kernel's own chains lead to ours: table, chain, our chain, what is matched before, and upstream's comment.
-pub(crate) const JUMPS: [(&str, &str, &str, bool, &str); 13] = [
+pub(crate) const JUMPS: [(&str, &str, &str, bool, &str); 15] = [
     (FILTER, "INPUT", "KUBE-PROXY-FIREWALL", true, "kubernetes load balancer firewall"),
     (FILTER, "OUTPUT", "KUBE-PROXY-FIREWALL", true, "kubernetes load balancer firewall"),
     (FILTER, "FORWARD", "KUBE-PROXY-FIREWALL", true, "kubernetes load balancer firewall"),
@@ -31,11 +31,22 @@ pub(crate) const JUMPS: [(&str, &str, &str, bool, &str); 13] = [
     (NAT, "PREROUTING", "KUBE-SERVICES", false, "kubernetes service portals"),
     (NAT, "OUTPUT", "KUBE-SERVICES", false, "kubernetes service portals"),
     (NAT, "POSTROUTING", "KUBE-POSTROUTING", false, "kubernetes postrouting rules"),
+    (FILTER, "INPUT", LOCALHOST_GUARD, false, ""),
+    (FILTER, "OUTPUT", LOCALHOST_GUARD, false, ""),
 ];
+
+/// Keeps others out of what is on loopback addresses only, which routes to them would open. Upstream's kubelet writes the same
+/// chain for itself.
+pub(crate) const LOCALHOST_GUARD: &str = "KUBE-FIREWALL";
+
+/// Whether a family's rules need a jump.
+pub(crate) fn needs(around: &Surroundings, jump: usize) -> bool {
+    around.localhost || JUMPS[jump].2 != LOCALHOST_GUARD
+}
 
 /// Whether a chain is the proxy's, of any version that upstream's users may have.
 pub(crate) fn is_ours(chain: &str) -> bool {
-    const NAMES: [&str; 7] = [
+    const NAMES: [&str; 8] = [
         "KUBE-SERVICES",
         "KUBE-EXTERNAL-SERVICES",
         "KUBE-NODEPORTS",
@@ -43,6 +54,7 @@ pub(crate) fn is_ours(chain: &str) -> bool {
         "KUBE-MARK-MASQ",
         "KUBE-FORWARD",
         "KUBE-PROXY-FIREWALL",
+        LOCALHOST_GUARD,
     ];
     const PREFIXES: [&str; 5] = ["KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-SEP-", "KUBE-FW-"];
     NAMES.contains(&chain) || PREFIXES.iter().any(|prefix| chain.starts_with(prefix))
@@ -366,10 +378,19 @@ pub(crate) fn skeleton(around: &Surroundings, mark: u32) -> Skeleton {
         format!("-j MARK --xor-mark {mark}"),
         format!("{} -j MASQUERADE --random-fully", comment("kubernetes service traffic requiring SNAT")),
     ];
+    if around.localhost {
+        let text = comment("block incoming localnet connections");
+        let unasked = "-d 127.0.0.0/8 ! -s 127.0.0.0/8 -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT";
+        chains.insert(id(FILTER, LOCALHOST_GUARD), vec![format!("{text} {unasked} -j DROP")]);
+    }
     let text = comment("kubernetes service nodeports; NOTE: this must be the last rule in this chain");
-    let loopback = if around.family == Family::V4 { "127.0.0.0/8" } else { "::1/128" };
+    let but_localhost = match around.family {
+        _ if around.localhost => "",
+        Family::V4 => "! -d 127.0.0.0/8 ",
+        Family::V6 => "! -d ::1/128 ",
+    };
     let node_ports = match &around.node_port_ips {
-        None => vec![format!("{text} -m addrtype --dst-type LOCAL ! -d {loopback} -j KUBE-NODEPORTS")],
+        None => vec![format!("{text} -m addrtype --dst-type LOCAL {but_localhost}-j KUBE-NODEPORTS")],
         Some(ips) => ips.iter().map(|ip: &IpAddr| format!("{text} -d {ip} -j KUBE-NODEPORTS")).collect(),
     };
     Skeleton {

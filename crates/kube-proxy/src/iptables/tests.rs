@@ -18,6 +18,7 @@ pub(crate) fn around(family: Family) -> Surroundings {
         masquerade_all: false,
         pods: Some(behaviour::pods(family)),
         node_port_ips: Some(behaviour::node_port_ips(family)),
+        localhost: false,
     }
 }
 
@@ -26,7 +27,8 @@ fn chains(around: &Surroundings, rules: &ServiceRules) -> Chains {
 }
 
 pub(crate) fn chains_of(around: &Surroundings, rules: &ServiceRules, balancer: Balancer) -> Chains {
-    let mut all = Rules { around: around.clone(), mark: 0x4000, balancer, services: BTreeMap::new(), written: None };
+    let (around, services, counted) = (around.clone(), BTreeMap::new(), BTreeMap::new());
+    let mut all = Rules { around, mark: 0x4000, balancer, services, written: None, counted };
     all.take(&[Change { id: ServiceId(1), key: "prod/web", old: None, new: Some(rules) }]);
     all.wanted()
 }
@@ -76,7 +78,10 @@ impl Machine {
                 "" => "FORWARD",
                 hook => hook,
             };
-            for (_, _, chain, _, _) in JUMPS.iter().filter(|(t, from, ..)| *t == table && *from == hook) {
+            let is_there =
+                |chain: &str| self.chains.contains_key(&(table, chain.to_owned())) || chain != LOCALHOST_GUARD;
+            let jumps = JUMPS.iter().filter(|(t, from, to, ..)| *t == table && *from == hook && is_there(to));
+            for (_, _, chain, _, _) in jumps.collect::<Vec<_>>() {
                 match self.chain(table, chain, &mut passing) {
                     Flow::On | Flow::Return => {}
                     Flow::Done => break,
@@ -136,7 +141,11 @@ impl Machine {
                 "--src-type" => value() == "LOCAL" && behaviour::is_nodes(from),
                 "--dst-type" => value() == "LOCAL" && behaviour::is_nodes(passing.to.ip()),
                 // The first packet of a connection.
-                "--ctstate" => value() == "NEW",
+                "--ctstate" => {
+                    let states = value();
+                    let is_translated = passing.to != SocketAddr::new(passing.packet.to, passing.packet.port);
+                    states == "NEW" || states.ends_with("DNAT") && is_translated
+                }
                 "--mark" => value() == "0x00004000/0x00004000" && passing.marked,
                 "--name" => {
                     value().clone_into(&mut recent);
@@ -255,6 +264,26 @@ fn pods_may_be_told_by_their_interface() {
 }
 
 #[test]
+fn localhost_has_node_ports_where_packets_of_it_are_routed() {
+    let spec = json!({"clusterIP": "10.96.0.9", "ports": [{"port": 80, "nodePort": 30080}]});
+    let rules = fixture::rules(spec, &json!([{"addresses": ["10.244.0.2"]}])).unwrap();
+    let end = |localhost, ips: Option<&str>, packet: &str| {
+        let node_port_ips = ips.map(|ips| ips.split(' ').map(|ip| ip.parse().unwrap()).collect());
+        let around = Surroundings { localhost, node_port_ips, ..around(Family::V4) };
+        Machine::new(chains(&around, &rules), 0).follow(&Packet::parse(packet))
+    };
+    let local = "127.0.0.1 > 127.0.0.1:30080/tcp";
+    let led = End::Endpoint { to: "10.244.0.2:8080".parse().unwrap(), masqueraded: true };
+    assert_eq!(end(true, None, local), led);
+    assert_eq!(end(true, Some("127.0.0.1"), local), led);
+    assert_eq!(end(false, None, local), End::Untouched);
+    // What others send to loopback addresses is let in no more than it was.
+    assert_eq!(end(true, None, "192.0.2.77 > 127.0.0.1:22/tcp"), End::Dropped);
+    assert_eq!(end(true, None, "127.0.0.1 > 127.0.0.1:22/tcp"), End::Untouched);
+    assert_eq!(end(true, None, "192.0.2.77 > 192.0.2.1:22/tcp"), End::Untouched);
+}
+
+#[test]
 fn chains_have_upstreams_names() {
     let spec = json!({"clusterIP": "10.96.0.9", "ports": [{"name": "p80", "port": 80}]});
     let mut rules = fixture::rules(spec, &json!([])).unwrap();
@@ -270,6 +299,7 @@ fn only_chains_that_changed_are_written() {
     let of = |endpoints| chains(&around(Family::V4), &fixture::rules(spec.clone(), &endpoints).unwrap());
     let one = of(json!([{"addresses": ["10.244.0.2"]}]));
     assert_eq!(difference(&one, &one), "");
+    assert_eq!(count(&one, &one)["nat"].written, 0);
     let two = of(json!([{"addresses": ["10.244.0.2"]}, {"addresses": ["10.244.0.3"]}]));
     let script = difference(&one, &two);
     let declared: Vec<&str> = script.lines().filter(|line| line.starts_with(':')).collect();
@@ -277,6 +307,8 @@ fn only_chains_that_changed_are_written() {
         declared.len() == 2 && declared[0].starts_with(":KUBE-SEP-") && declared[1].starts_with(":KUBE-SVC-"),
         "{script}"
     );
+    // Both endpoints' chains have two rules; the Service's has one for each of them and one for what comes from elsewhere.
+    assert_eq!((count(&one, &two)["nat"].written, count(&one, &two)["filter"].written), (5, 0));
     let none = difference(&two, &of(json!([])));
     assert_eq!(none.lines().filter(|line| line.starts_with("-X KUBE-S")).count(), 3, "{none}");
     assert!(none.contains("has no endpoints") && none.contains("-j REJECT"), "{none}");
@@ -291,6 +323,11 @@ fn what_is_there_is_read() {
     present.read("nat", said);
     assert_eq!(present.rules, [(("nat", "KUBE-SERVICES".to_owned()), 1)].into());
     assert_eq!(present.jumps.len(), 1);
+    // What upstream's kubelet needs too stays with it.
+    present.read("filter", "*filter\n:KUBE-FIREWALL - [0:0]\n-A INPUT -j KUBE-FIREWALL\nCOMMIT\n");
+    assert_eq!((present.rules.len(), present.jumps.len()), (2, 2));
+    let present = present.without_kubelets();
+    assert_eq!((present.rules.len(), present.jumps.len()), (1, 1));
     let words = jump_words(*present.jumps.first().unwrap(), "-D").join(" ");
     assert_eq!(words, "--wait=5 -t nat -D PREROUTING -m comment --comment kubernetes service portals -j KUBE-SERVICES");
 }

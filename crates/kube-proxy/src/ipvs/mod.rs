@@ -81,6 +81,10 @@ impl Ipvs {
         self.surroundings.retain(|around| self.rules.has(around.family));
     }
 
+    pub(crate) fn rules(&self) -> &Iptables {
+        &self.rules
+    }
+
     /// Writes the changes: rules first, so that nothing passes a server that is to be refused.
     pub(crate) async fn sync(&mut self, changes: &[Change<'_>]) -> Result<usize, Failed> {
         for change in changes {
@@ -94,7 +98,7 @@ impl Ipvs {
         let written = match self.written.take() {
             Some(written) => written,
             None => {
-                prepare(self.options.strict_arp).await?;
+                prepare(&self.options).await?;
                 present(&self.options.excluded, &wanted).await?
             }
         };
@@ -197,15 +201,21 @@ fn difference(old: &State, new: &State, scheduler: &str) -> (String, String, Str
 }
 
 /// Makes the device, and lets connections to virtual servers be tracked, so that their answers can be translated.
-async fn prepare(strict_arp: bool) -> Result<(), Failed> {
+async fn prepare(options: &VirtualServers) -> Result<(), Failed> {
     if program::run("ip", &["link", "show", DEVICE], "").await.is_err() {
         program::run("ip", &["link", "add", DEVICE, "type", "dummy"], "").await?;
     }
     if let Err(error) = std::fs::write("/proc/sys/net/ipv4/vs/conntrack", "1") {
         tracing::warn!(%error, "connections to virtual servers are not tracked");
     }
-    if strict_arp && let Err(error) = keep_addresses_to_their_links() {
+    if options.strict_arp
+        && let Err(error) = keep_addresses_to_their_links()
+    {
         tracing::warn!(%error, "the link is told of Services' addresses");
+    }
+    if options.timeouts.iter().any(|time| !time.is_zero()) {
+        let [tcp, ended, udp] = options.timeouts.map(|time| time.as_secs().to_string());
+        program::run("ipvsadm", &["--set", &tcp, &ended, &udp], "").await?;
     }
     Ok(())
 }

@@ -19,6 +19,7 @@ fn around(family: Family) -> Surroundings {
         masquerade_all: false,
         pods: Some(behaviour::pods(family)),
         node_port_ips: Some(behaviour::node_port_ips(family)),
+        localhost: false,
     }
 }
 
