@@ -6,7 +6,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
-use super::{Destination, PassedOn, connect, split_path};
+use super::{Destination, PassedOn, connect, html, split_path};
 use crate::body::{Body, RequestBody};
 use crate::handlers::Call;
 use crate::registry::status;
@@ -74,6 +74,7 @@ pub(super) async fn proxy(call: &mut Call, to: &Destination, body: RequestBody) 
         let query = call.parts.uri.query().map_or_else(String::new, |query| format!("?{query}"));
         return redirect(&format!("{prefix}/{query}"));
     }
+    let is_head = call.parts.method == Method::HEAD;
     let prefix = prefix.to_owned();
     let forwarded = HeaderValue::from_str(call.parts.uri.path()).map_err(|e| Status::bad_request(e.to_string()))?;
     call.parts.headers.insert(HeaderName::from_static("x-forwarded-uri"), forwarded);
@@ -82,13 +83,19 @@ pub(super) async fn proxy(call: &mut Call, to: &Destination, body: RequestBody) 
     for name in CROSS_ORIGIN {
         headers.remove(name);
     }
+    let authority = authority_of(to);
     let location = headers.get(header::LOCATION).and_then(|location| location.to_str().ok());
-    if let Some(location) = location.and_then(|location| led_back(location, &authority_of(to), &prefix))
+    if let Some(location) = location.and_then(|location| led_back(location, &authority, &prefix))
         && let Ok(location) = HeaderValue::from_str(&location)
     {
         headers.insert(header::LOCATION, location);
     }
-    Ok(answer)
+    if is_head || answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return Ok(answer);
+    }
+    let (mut parts, body) = answer.into_parts();
+    let body = html::led_back(&mut parts.headers, body, move |link| led_back(link, &authority, &prefix));
+    Ok(Response::from_parts(parts, body))
 }
 
 fn redirect(location: &str) -> Result<Response<Body>, Status> {

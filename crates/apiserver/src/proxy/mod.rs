@@ -5,6 +5,7 @@
 
 mod connect;
 mod forward;
+mod html;
 mod log_options;
 mod nodes;
 mod pods;

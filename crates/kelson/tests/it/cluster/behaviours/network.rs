@@ -25,6 +25,7 @@ fn networks_behave() {
         names_lead_to_services_and_pods,
         a_pod_has_the_names_that_it_asks_for,
         the_api_server_proxies_to_pods_and_services,
+        every_method_is_proxied_and_links_lead_back,
         services_are_deleted_by_label,
     ]);
 }
@@ -32,6 +33,18 @@ fn networks_behave() {
 const WEB: &str = "exec busybox httpd -f -p 8080 -h /www";
 /// Answers on TCP with the pod's name.
 const SAYS_NAME: &str = "while true; do hostname | nc -l -p 8080; done";
+
+/// Answers with a page that says which method it was asked with, and has a link.
+const SAYS_METHOD: &str = r#"cat > /tmp/answer <<'END'
+#!/bin/sh
+read -r method rest
+while read -r line && [ ${#line} -gt 1 ]; do :; done
+page="<a href=\"/rewriteme\">$method</a>"
+printf 'HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: %d\r\nConnection: close\r\n\r\n' ${#page}
+[ $method = HEAD ] || printf '%s' "$page"
+END
+busybox chmod +x /tmp/answer
+exec nc -ll -p 8080 -e /tmp/answer"#;
 
 fn service(name: &str, spec: Value) -> Value {
     json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec})
@@ -334,6 +347,53 @@ fn the_api_server_proxies_to_pods_and_services(space: &Space<'_>) {
     ] {
         let said = space.kubectl_ok(&["get", "--raw", &format!("/api/v1/namespaces/{}/{path}", space.name)], "");
         assert!(said.contains("Hello from Kelson"), "{path}: {said}");
+    }
+}
+
+fn every_method_is_proxied_and_links_lead_back(space: &Space<'_>) {
+    start(space, &pod("p", "p", runs(SAYS_METHOD)));
+    space.create(&service("s", json!({"selector": {"app": "p"}, "ports": [{"port": 80, "targetPort": 8080}]})));
+    until_endpoints(space, "s", vec![format!("{}:8080", space.get("pod/p")["status"]["podIP"].as_str().unwrap())]);
+    let pki = |file: &str| space.host.dir.join("pki").join(file).display().to_string();
+    let (cert, key, ca) = (pki("admin.crt"), pki("admin.key"), pki("ca.crt"));
+    let ask = |method: &str, path: &str| {
+        let url = format!("https://{}:6443/api/v1/namespaces/{}/{path}", space.host.address, space.name);
+        let how = if method == "HEAD" { vec!["--head"] } else { vec!["--request", method] };
+        let fixed = [
+            "--silent",
+            "--max-time",
+            "5",
+            "--write-out",
+            " %{http_code} %{redirect_url}",
+            "--cert",
+            &cert,
+            "--key",
+            &key,
+            "--cacert",
+            &ca,
+            &url,
+        ];
+        space.host.run("curl", &[&how[..], &fixed].concat()).out
+    };
+    for proxied in ["pods/p:8080/proxy", "services/s:80/proxy"] {
+        let link = format!("/api/v1/namespaces/{}/{proxied}/rewriteme", space.name);
+        for method in ["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"] {
+            let path = format!("{proxied}/some/path/with/{method}");
+            let want = format!("<a href=\"{link}\">{method}</a> 200 ");
+            let mut said = String::new();
+            let done = holds_in_time(|| {
+                said = ask(method, &path);
+                if method == "HEAD" { said.contains(" 200 ") } else { said == want }
+            });
+            assert!(done, "{method} {path}: {said}");
+        }
+        // Only what may have relative links is sent to where they are right.
+        for method in ["GET", "HEAD"] {
+            let said = ask(method, &format!("{proxied}?method={method}"));
+            assert!(said.contains(" 301 ") && said.ends_with(&format!("/{proxied}/?method={method}")), "{said}");
+        }
+        let said = || ask("POST", &format!("{proxied}?method=POST"));
+        assert!(holds_in_time(|| said().ends_with(" 200 ")), "{}", said());
     }
 }
 
