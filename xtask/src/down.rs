@@ -11,6 +11,7 @@ pub(crate) fn run() -> Result<()> {
     if dir.exists() {
         shell::run("cargo", &["build", "--quiet", "--release", "--package=kelson"])?;
         let data_dir = format!("--data-dir={}", trial::data_dir().display());
+        // What the cluster wrote to the trial's network goes with the namespace.
         shell::run(&up::binary(), &["reset", &data_dir])?;
         fs::remove_dir_all(&dir)?;
     }

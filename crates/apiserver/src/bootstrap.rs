@@ -183,7 +183,8 @@ fn object<const N: usize>(
 /// The address of the server's own Service: the first of the network.
 #[must_use]
 pub fn service_address(cidr: &ipnet::IpNet) -> IpAddr {
-    cidr.hosts().next().unwrap_or_else(|| cidr.addr())
+    // Of an IPv6 network the address of the network itself is counted among its hosts'.
+    cidr.hosts().find(|ip| *ip != cidr.network()).unwrap_or_else(|| cidr.addr())
 }
 
 /// The ServiceCIDR, the Service `kubernetes` and the endpoints that lead to this server.
@@ -336,6 +337,12 @@ mod tests {
         async fn delete(&self, _: &Gvr, _: &str, _: &str) -> Result<(), Status> {
             Ok(())
         }
+    }
+
+    #[test]
+    fn the_first_address_of_a_network_is_not_that_of_the_network_itself() {
+        let first = |cidr: &str| service_address(&cidr.parse().unwrap()).to_string();
+        assert_eq!((first("10.96.0.0/16"), first("fd00:96::/112")), ("10.96.0.1".into(), "fd00:96::1".into()));
     }
 
     fn settings() -> Settings {

@@ -431,7 +431,7 @@ impl Flags {
         .map(str::to_owned)
         .into();
         self_signed_hosts.extend([advertise.to_string(), "127.0.0.1".to_owned()]);
-        self_signed_hosts.extend(ranges.iter().filter_map(|r| r.hosts().next()).map(|ip| ip.to_string()));
+        self_signed_hosts.extend(ranges.iter().map(|range| crate::bootstrap::service_address(range).to_string()));
         let oidc = self.oidc_issuer_url.zip(self.oidc_client_id).map(|(issuer_url, client_id)| OidcConfig {
             issuer_url,
             client_id,

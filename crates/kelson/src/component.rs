@@ -133,6 +133,10 @@ async fn kube_proxy(flags: kube_proxy::Flags, stop: CancellationToken) -> Result
     if flags.cleanup {
         return Ok(kube_proxy::clean_up().await?);
     }
+    if flags.init_only {
+        kube_proxy::set_parameters(&config);
+        return Ok(());
+    }
     let kubeconfig = config.kubeconfig.clone().context("--kubeconfig is needed")?;
     let client = client_of(&kubeconfig, &ClientOptions::limited("kube-proxy", 5.0, 10)).await?;
     Ok(kube_proxy::run(config, client, stop).await?)

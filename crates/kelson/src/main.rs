@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod component;
+mod host_network;
 mod images;
 mod kubeconfig;
 mod pki;
@@ -32,7 +33,8 @@ struct Cli {
 enum Command {
     /// Runs a whole cluster on this machine until it is interrupted.
     Up(Box<up::Options>),
-    /// Ends everything that runs below a data directory, its containers too, and removes it.
+    /// Ends everything that runs below a data directory, its containers too, removes it, and takes back what was written to
+    /// the host's network: rules of Services and policies, routes, the tunnel, the bridge and what CNI remembers.
     Reset {
         /// The data directory that `kelson up` was started with.
         #[arg(long, default_value = "/var/lib/kelson")]
@@ -100,7 +102,7 @@ fn main() -> ExitCode {
             logs::init(options.v, logs::Format::Text);
             up::run(*options, component::stop_on_signals()?).await
         })),
-        Command::Reset { data_dir } => report(reset::run(&data_dir)),
+        Command::Reset { data_dir } => report(block_on(reset::run(&data_dir))),
         Command::Images(command) => report(block_on(images_command(command))),
     }
 }

@@ -1,7 +1,7 @@
-//! `kelson reset`: nothing of a cluster stays on this machine: no process, no container, no mount, no file.
+//! `kelson reset`: nothing of a cluster stays on this machine: no process, no container, no mount, no rule, no route, no file.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -9,36 +9,24 @@ use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::host_network;
+use crate::up::Layout;
+
 /// How long processes may take to end when they are asked to.
 const PATIENCE: Duration = Duration::from_secs(10);
 const LOOKS: Duration = Duration::from_millis(50);
 
-/// Ends what runs below a data directory, unmounts what is mounted there, and removes it.
-pub(crate) fn run(data_dir: &Path) -> Result<()> {
+/// Ends what runs below a data directory, unmounts what is mounted there, takes back what was written to the host's network, and
+/// removes the directory.
+pub(crate) async fn run(data_dir: &Path) -> Result<()> {
     let dir = std::path::absolute(data_dir)?;
     if dir.parent().is_none() {
         bail!("{} is no data directory", dir.display());
     }
-    let networks = networks_of_pods(&dir);
-    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
-        let began = Instant::now();
-        let mut left = processes_of(&dir);
-        for pid in &left {
-            // It may be gone before it is told to go.
-            let _ = kill(*pid, signal);
-        }
-        while !left.is_empty() && began.elapsed() < PATIENCE {
-            std::thread::sleep(LOOKS);
-            left = processes_of(&dir);
-        }
-        if left.is_empty() {
-            break;
-        }
-    }
+    end_processes(&dir).await;
     unmount_below(&dir)?;
-    for network in networks {
-        network.remove();
-    }
+    // As long as something of it stays, the directory says what.
+    host_network::take_back(&Layout::new(dir.clone())).await?;
     match fs::remove_dir_all(&dir) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("cannot remove {}", dir.display()))
@@ -47,47 +35,20 @@ pub(crate) fn run(data_dir: &Path) -> Result<()> {
     }
 }
 
-/// What the network of a pod leaves outside of the data directory.
-struct PodNetwork {
-    sandbox: String,
-    namespace: PathBuf,
-}
-
-/// Where containerd keeps the specifications of what runs.
-const TASKS: &str = "containerd/state/io.containerd.runtime.v2.task/k8s.io";
-/// Where CNI remembers what it has set up.
-const CNI_RESULTS: &str = "/var/lib/cni/results";
-
-/// The networks of the sandboxes that run.
-fn networks_of_pods(dir: &Path) -> Vec<PodNetwork> {
-    let tasks = fs::read_dir(dir.join(TASKS)).into_iter().flatten();
-    let network_of = |task: fs::DirEntry| {
-        let specification = fs::read(task.path().join("config.json")).ok()?;
-        let namespace = network_namespace(&specification)?;
-        Some(PodNetwork { sandbox: task.file_name().to_str()?.to_owned(), namespace })
-    };
-    tasks.filter_map(|task| network_of(task.ok()?)).collect()
-}
-
-/// The network namespace in an OCI specification, if CNI made it.
-fn network_namespace(specification: &[u8]) -> Option<PathBuf> {
-    let specification: serde_json::Value = serde_json::from_slice(specification).ok()?;
-    let namespaces = specification["linux"]["namespaces"].as_array()?;
-    let path = PathBuf::from(namespaces.iter().find(|namespace| namespace["type"] == "network")?["path"].as_str()?);
-    let name = path.file_name()?.to_str()?;
-    (name.starts_with("cni-") && path.parent()?.ends_with("run/netns")).then_some(path)
-}
-
-impl PodNetwork {
-    /// The interfaces go with their namespace. A container of the same pod may have had it removed already.
-    fn remove(self) {
-        let _ = umount2(&self.namespace, MntFlags::MNT_DETACH);
-        let _ = fs::remove_file(&self.namespace);
-        let mark = format!("-{}-", self.sandbox);
-        for result in fs::read_dir(CNI_RESULTS).into_iter().flatten().flatten() {
-            if result.file_name().to_string_lossy().contains(&mark) {
-                let _ = fs::remove_file(result.path());
-            }
+async fn end_processes(dir: &Path) {
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        let began = Instant::now();
+        let mut left = processes_of(dir);
+        for pid in &left {
+            // It may be gone before it is told to go.
+            let _ = kill(*pid, signal);
+        }
+        while !left.is_empty() && began.elapsed() < PATIENCE {
+            tokio::time::sleep(LOOKS).await;
+            left = processes_of(dir);
+        }
+        if left.is_empty() {
+            break;
         }
     }
 }
@@ -153,30 +114,15 @@ fn unmount_below(dir: &Path) -> Result<()> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_data_directory_is_removed_and_may_be_gone() {
+    #[tokio::test]
+    async fn a_data_directory_is_removed_and_may_be_gone() {
         let parent = tempfile::tempdir().unwrap();
         let dir = parent.path().join("data");
         fs::create_dir_all(dir.join("store")).unwrap();
-        run(&dir).unwrap();
+        run(&dir).await.unwrap();
         assert!(!dir.exists());
-        run(&dir).unwrap();
-        assert!(run(Path::new("/")).is_err());
-    }
-
-    #[test]
-    fn only_networks_that_cni_made_are_removed() {
-        let with = |path: &str| {
-            format!(r#"{{"linux":{{"namespaces":[{{"type":"pid"}},{{"type":"network","path":"{path}"}}]}}}}"#)
-                .into_bytes()
-        };
-        let made = "/var/run/netns/cni-1";
-        assert_eq!(network_namespace(&with(made)), Some(made.into()));
-        for other in ["/proc/1/ns/net", "/run/netns/mine", "/elsewhere/cni-1"] {
-            assert_eq!(network_namespace(&with(other)), None, "{other}");
-        }
-        assert_eq!(network_namespace(br#"{"linux":{"namespaces":[{"type":"network"}]}}"#), None);
-        assert_eq!(network_namespace(b"nonsense"), None);
+        run(&dir).await.unwrap();
+        assert!(run(Path::new("/")).await.is_err());
     }
 
     #[test]

@@ -19,10 +19,10 @@ use crate::images::Images;
 use crate::materials::Tokens;
 use crate::memory::Memory;
 use crate::pod::admission::Dooms;
-use crate::pod::container_config::Host;
+use crate::pod::container_config::{self, Host};
 use crate::probes::Counts;
 use crate::resources::Amounts;
-use crate::runtime::Runtime;
+use crate::runtime::{Runtime, RuntimeError};
 use crate::statuses::Statuses;
 use crate::swap::Swap;
 use crate::topology::Topology;
@@ -123,6 +123,15 @@ pub(crate) struct Context {
     pub runtime_classes: Option<SharedInformer<RuntimeClass>>,
 }
 
+/// The first address of each family: a pod's first is of the family of its node's first, whatever the runtime names first.
+fn one_of_each_family(mut ips: Vec<String>, of_node: Option<&String>) -> Vec<String> {
+    let is_v6 = |ip: &String| ip.contains(':');
+    let first = of_node.is_some_and(is_v6);
+    ips.sort_by_key(|ip| is_v6(ip) != first);
+    ips.dedup_by_key(|ip| is_v6(ip));
+    ips
+}
+
 impl Context {
     pub(crate) fn services(&self) -> Vec<Arc<Service>> {
         self.service_informer.as_ref().map(|i| i.lister().list()).unwrap_or_default()
@@ -130,6 +139,14 @@ impl Context {
 
     pub(crate) fn services_synced(&self) -> bool {
         self.service_informer.as_ref().is_none_or(SharedInformer::has_synced)
+    }
+
+    /// The addresses of a pod with this sandbox, at most one of each family.
+    pub(crate) async fn pod_ips(&self, pod: &Pod, sandbox: &str) -> Result<Vec<String>, RuntimeError> {
+        if container_config::is_host_network(pod) {
+            return Ok(self.host_ips.clone());
+        }
+        Ok(one_of_each_family(self.runtime.sandbox_ips(sandbox).await?, self.host_ips.first()))
     }
 
     /// This node's object, as the API has it.
@@ -232,5 +249,20 @@ impl Context {
             service_informer: None,
             runtime_classes: None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pods_first_address_is_of_its_nodes_first_family() {
+        let of = |ips: &[&str], node: &str| {
+            one_of_each_family(ips.iter().map(|ip| (*ip).to_owned()).collect(), Some(&node.to_owned())).join(" ")
+        };
+        assert_eq!(of(&["10.244.0.2", "fd00::2"], "192.0.2.1"), "10.244.0.2 fd00::2");
+        assert_eq!(of(&["10.244.0.2", "fd00::2"], "2001:db8::1"), "fd00::2 10.244.0.2");
+        assert_eq!(of(&["10.244.0.2", "10.244.0.3"], "2001:db8::1"), "10.244.0.2");
     }
 }

@@ -114,7 +114,11 @@ impl NodeReporter {
             if fresh {
                 continue;
             }
-            let patch = serde_json::json!({"status": status});
+            let mut patch = serde_json::json!({"status": status});
+            if let Some(addresses) = patch["status"]["addresses"].as_array_mut() {
+                // They are merged by their type, of which there are two where there are two families.
+                addresses.push(serde_json::json!({"$patch": "replace"}));
+            }
             match api.patch_status(&self.context.node_name, &PatchParams::default(), &Patch::Strategic(&patch)).await {
                 Ok(_) => written = Some((status, tokio::time::Instant::now())),
                 Err(error) => tracing::warn!(%error, "the node's status could not be written"),

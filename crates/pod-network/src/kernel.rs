@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::nft::{Table, Writer};
 use crate::plan::{Backend, NodeNetwork, Nodes, plan};
 use crate::policy::tests::table;
-use crate::{Config, Error, Network, routes, tunnel};
+use crate::{Config, Error, Network, clean_up, routes, tunnel};
 
 /// A new link may lose the first packet, which is sent again after a second.
 const PATIENCE: Duration = Duration::from_millis(1500);
@@ -91,6 +91,45 @@ fn nodes_reach_each_others_pods_by_either_back_end_and_a_change_leaves_nothing()
     alone.remove("b");
     sync(&net, "a", &alone, Backend::HostGateway);
     assert!(!net.ip("a", "route").contains("10.244.1.0"));
+}
+
+#[test]
+fn a_clean_up_leaves_nothing_of_ours_and_everything_of_others() {
+    let (net, nodes) = two_nodes();
+    sync(&net, "a", &nodes, Backend::Vxlan);
+    let nft = |words: &str| {
+        let done = Command::new("ip").args(["netns", "exec", &net.ns("a"), "nft"]).args(words.split(' ')).output();
+        String::from_utf8_lossy(&done.unwrap().stdout).into_owned()
+    };
+    nft("add table inet others");
+    nft("add table inet kelson-pod-network");
+    nft("add table inet kelson-network-policy");
+    for words in ["link add cni0 type bridge", "link add theirs type bridge", "route add 203.0.113.0/24 via 192.0.2.2"]
+    {
+        net.ip("a", words);
+    }
+    let before = [net.ip("a", "route"), net.ip("a", "link"), nft("list tables")].concat();
+    let all_ours = ["10.244.1.0/24", "kelson-vxlan", "cni0", "kelson-pod-network", "kelson-network-policy"];
+    for ours in all_ours {
+        assert!(before.contains(ours), "{ours}: {before}");
+    }
+    for _ in 0..2 {
+        net.block_on("a", clean_up("cni0")).unwrap();
+        let after = [net.ip("a", "route"), net.ip("a", "link"), nft("list tables")].concat();
+        for ours in all_ours {
+            assert!(!after.contains(ours), "{ours}: {after}");
+        }
+        for others in ["203.0.113.0/24", "theirs", "table inet others"] {
+            assert!(after.contains(others), "{others}: {after}");
+        }
+    }
+    // A bridge that somebody else's links are on is not ours alone.
+    for words in ["link add cni0 type bridge", "link add other type veth peer name rehto", "link set other master cni0"]
+    {
+        net.ip("a", words);
+    }
+    let kept = net.block_on("a", clean_up("cni0")).unwrap_err();
+    assert_eq!(kept.to_string(), "the bridge cni0 is used by somebody else and stays");
 }
 
 #[test]
@@ -209,7 +248,8 @@ fn what_somebody_removes_comes_back_and_an_end_of_policies_is_an_error() {
     let node = |(name, network): (&String, &NodeNetwork)| {
         let addresses: Vec<_> =
             network.addresses.iter().map(|ip| json!({"type": "InternalIP", "address": ip})).collect();
-        let node = json!({"metadata": {"name": name}, "spec": {"podCIDRs": network.pod_cidrs}, "status": {"addresses": addresses}});
+        let cidrs: Vec<_> = network.pod_cidrs.iter().map(ToString::to_string).collect();
+        let node = json!({"metadata": {"name": name}, "spec": {"podCIDRs": cidrs}, "status": {"addresses": addresses}});
         Ok(watcher::Event::InitApply(serde_json::from_value(node).unwrap()))
     };
     let events: Vec<_> = nodes.iter().map(node).chain([Ok(watcher::Event::InitDone)]).collect();

@@ -2,7 +2,7 @@
 //! node's address on packets that leave the cluster; and which of them NetworkPolicies keep apart.
 //!
 //! It knows Nodes and their pod CIDRs, policies and the pods that they are about, and nothing of Services (kube-proxy's
-//! business); the runtime calls the CNI plugins. Entry points: [`Config`], [`run`].
+//! business); the runtime calls the CNI plugins. Entry points: [`Config`], [`run`], [`clean_up`].
 //!
 //! Invariants: the CNI configuration appears whole or not at all, and only once the node has a pod CIDR, because the
 //! runtime reports the network as ready when the file is there; a route is removed only if this crate made it (they carry
@@ -10,6 +10,7 @@
 
 #![forbid(unsafe_code)]
 
+mod clean_up;
 mod cni;
 #[cfg(test)]
 mod kernel;
@@ -35,6 +36,7 @@ use tokio::task::{JoinError, JoinHandle};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+pub use clean_up::{CleanUpError, clean_up};
 pub use plan::Backend;
 use plan::Nodes;
 

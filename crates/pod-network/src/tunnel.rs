@@ -43,7 +43,7 @@ pub(crate) async fn sync(handle: &Handle, wanted: Option<&Tunnel>, mtu: u32) -> 
     Ok(Some(index))
 }
 
-async fn link(handle: &Handle, name: &str) -> Result<Option<LinkMessage>, Error> {
+pub(crate) async fn link(handle: &Handle, name: &str) -> Result<Option<LinkMessage>, Error> {
     // Asked for by name, a device that is not there is an error of its own kind; a list is plain.
     let mut links = handle.link().get().execute();
     while let Some(link) = links.try_next().await? {

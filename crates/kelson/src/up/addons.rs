@@ -212,9 +212,9 @@ fn endpoint_slice(name: &str, service: &str, ports: &Value, settings: &Settings)
                 "endpointslice.kubernetes.io/managed-by": "kelson",
             },
         },
-        "addressType": if settings.node_ip.is_ipv4() { "IPv4" } else { "IPv6" },
+        "addressType": if settings.node_ip().is_ipv4() { "IPv4" } else { "IPv6" },
         "endpoints": [{
-            "addresses": [settings.node_ip.to_string()],
+            "addresses": [settings.node_ip().to_string()],
             "conditions": { "ready": true, "serving": true, "terminating": false },
             "nodeName": settings.node_name,
         }],

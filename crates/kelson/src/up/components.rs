@@ -23,6 +23,8 @@ const DNS_METRICS_PORT: u16 = 9153;
 pub(crate) const METRICS_PORT: u16 = 4443;
 const CONTROLLER_MANAGER_PORT: u16 = 10257;
 const SCHEDULER_PORT: u16 = 10259;
+/// What the pods of a node are attached to.
+pub(crate) const BRIDGE: &str = "cni0";
 /// A node's share of the pod network, as upstream has it.
 const NODE_MASKS: (u8, u8) = (24, 64);
 
@@ -52,7 +54,7 @@ fn apiserver_flags(settings: &Settings, pki: &Pki) -> Vec<String> {
     }
     set("bind-address", &settings.api_address.ip().to_string());
     set("secure-port", &settings.api_address.port().to_string());
-    set("advertise-address", &settings.node_ip.to_string());
+    set("advertise-address", &settings.node_ip().to_string());
     set("service-cluster-ip-range", &ranges.join(","));
     set("service-account-issuer", &issuer);
     set("service-account-key-file", &text(&pki.service_account_public_key()));
@@ -174,7 +176,7 @@ pub(crate) fn kubelet(settings: &Settings, pki: &Pki) -> Result<kubelet::Config>
     let own_runtime = || format!("unix://{}", layout.containerd_socket().display());
     Ok(kubelet::Config {
         node_name: settings.node_name.clone(),
-        node_ips: vec![settings.node_ip],
+        node_ips: settings.node_ips.clone(),
         root_dir: layout.kubelet(),
         cert_dir: layout.kubelet().join("pki"),
         log_root: layout.pod_logs(),
@@ -201,11 +203,11 @@ pub(crate) fn cluster_dns(settings: &Settings) -> cluster_dns::Config {
         servers.filter(|ip| *ip != settings.dns_service_ip()).map(|ip| SocketAddr::new(ip, 53)).collect()
     };
     cluster_dns::Config {
-        listen: vec![SocketAddr::new(settings.node_ip, DNS_PORT)],
+        listen: vec![SocketAddr::new(settings.node_ip(), DNS_PORT)],
         cluster_domain: settings.cluster_domain.clone(),
         upstreams: settings.dns_upstreams.clone().unwrap_or_else(of_host),
         stub_domains: settings.dns_stub_domains.clone(),
-        serving: Some(SocketAddr::new(settings.node_ip, DNS_METRICS_PORT)),
+        serving: Some(SocketAddr::new(settings.node_ip(), DNS_METRICS_PORT)),
         metrics: Metrics::new(),
     }
 }
@@ -216,7 +218,7 @@ pub(crate) fn pod_network(settings: &Settings) -> pod_network::Config {
         cni_conf_dir: settings.layout.cni_conf(),
         ipam_dir: settings.layout.ipam(),
         cluster_cidrs: settings.cluster_cidrs.clone(),
-        bridge: "cni0".to_owned(),
+        bridge: BRIDGE.to_owned(),
         mtu: settings.pod_network_mtu,
         backend: settings.pod_network_backend,
     }
@@ -229,7 +231,7 @@ pub(crate) fn local_path_provisioner(settings: &Settings) -> local_path_provisio
 pub(crate) fn metrics_server(settings: &Settings, pki: &Pki) -> metrics_server::Config {
     let Pair { cert, key } = pki.pair("metrics-server");
     metrics_server::Config {
-        address: SocketAddr::new(settings.node_ip, METRICS_PORT),
+        address: SocketAddr::new(settings.node_ip(), METRICS_PORT),
         certificate: cert,
         key,
         front_proxy_ca: pki.front_proxy_ca(),

@@ -59,7 +59,7 @@ pub(crate) fn cni_bin_dir() -> Option<&'static Path> {
 }
 
 /// Lets the kernel forward, and lets it translate addresses of what pods of one node send to each other through Services.
-pub(crate) fn prepare_kernel() -> Result<()> {
+pub(crate) fn prepare_kernel(settings: &Settings) -> Result<()> {
     for module in ["br_netfilter", "overlay", "nf_conntrack"] {
         // Built into many kernels; what is really missing shows below.
         let _ = std::process::Command::new("modprobe").arg("-q").arg(module).status();
@@ -68,13 +68,13 @@ pub(crate) fn prepare_kernel() -> Result<()> {
         ("net/ipv4/ip_forward", "pods cannot reach anything"),
         ("net/bridge/bridge-nf-call-iptables", "a pod cannot reach a Service that leads to a pod of the same node"),
     ];
-    for (key, consequence) in needed {
+    let needed_for_v6 = [
+        ("net/ipv6/conf/all/forwarding", "pods cannot reach anything over IPv6"),
+        ("net/bridge/bridge-nf-call-ip6tables", "an IPv6 Service does not lead pods of its own node to each other"),
+    ];
+    let has_v6 = settings.cluster_cidrs.iter().any(|cidr| cidr.addr().is_ipv6());
+    for (key, consequence) in needed.iter().chain(needed_for_v6.iter().filter(|_| has_v6)) {
         set_sysctl(key, "1").with_context(|| format!("without the kernel parameter {key}=1 {consequence}"))?;
-    }
-    for key in ["net/ipv6/conf/all/forwarding", "net/bridge/bridge-nf-call-ip6tables"] {
-        if let Err(error) = set_sysctl(key, "1") {
-            tracing::debug!(key, %error, "a kernel parameter for IPv6 stays as it is");
-        }
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Where everything is in the data directory. Nothing is written outside of it unless a flag says so.
+//! Where everything is in the data directory. Nothing is written outside of it unless a flag says so, besides the host's network.
 
 use std::path::{Path, PathBuf};
 
@@ -71,6 +71,11 @@ impl Layout {
     /// Image archives that are imported at every start.
     pub(crate) fn images(&self) -> PathBuf {
         self.0.join("images")
+    }
+
+    /// Which parts wrote to the host's network: a file for each, with the network namespace that it wrote to.
+    pub(crate) fn network(&self) -> PathBuf {
+        self.0.join("network")
     }
 
     pub(crate) fn lock(&self) -> PathBuf {

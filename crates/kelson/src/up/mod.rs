@@ -22,13 +22,16 @@ use nix::fcntl::{Flock, FlockArg};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::host_network::{self, Writes};
 use crate::images;
 use crate::kubeconfig;
 use crate::pki::{self, Pki};
 use crate::private_file;
+pub(crate) use components::BRIDGE;
 use connection::{Connection, Identity};
 use containerd::Containerd;
-pub(crate) use layout::containerd_socket;
+pub(crate) use host::cni_bin_dir;
+pub(crate) use layout::{Layout, containerd_socket};
 pub(crate) use options::Options;
 use options::{Part, Settings};
 
@@ -90,7 +93,7 @@ fn prepare_keys(settings: &Settings) -> Result<Pki> {
     let layout = &settings.layout;
     let identity = pki::Identity {
         node_name: settings.node_name.clone(),
-        addresses: vec![settings.node_ip],
+        addresses: settings.node_ips.clone(),
         service_address: settings.api_service_ip(),
         cluster_domain: settings.cluster_domain.clone(),
     };
@@ -120,7 +123,7 @@ async fn start_runtime(settings: &Settings) -> Result<Option<Containerd>> {
     if !settings.runs(Part::Kubelet) {
         return Ok(None);
     }
-    host::prepare_kernel()?;
+    host::prepare_kernel(settings)?;
     private_file::create_dir(&settings.layout.manifests())?;
     private_file::create_dir(&settings.layout.images())?;
     if settings.runtime_endpoint.is_some() {
@@ -232,12 +235,14 @@ async fn start_control_plane(
 
 async fn start_node(settings: &Settings, pki: &Pki, connection: &Connection, running: &mut Running) -> Result<()> {
     if settings.runs(Part::KubeProxy) {
+        host_network::note(&settings.layout, Writes::Services)?;
         let identity = Identity::component("kube-proxy", "system:kube-proxy");
         let client = connection.client(&identity, "kube-proxy").await?;
         let config = components::kube_proxy(settings);
         running.spawn("kube-proxy", |stop| async move { Ok(kube_proxy::run(config, client, stop).await?) });
     }
     if settings.runs(Part::PodNetwork) {
+        host_network::note(&settings.layout, Writes::Pods)?;
         let identity = Identity::component("pod-network", addons::POD_NETWORK_USER);
         let client = connection.client(&identity, "pod-network").await?;
         let config = components::pod_network(settings);

@@ -1,6 +1,6 @@
 //! The flags of `kelson up`, and what they complete to.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
@@ -49,9 +49,10 @@ pub(crate) struct Options {
     /// The node's name; by default the host's.
     #[arg(long)]
     node_name: Option<String>,
-    /// The address by which other nodes and pods reach this one; by default that of the default route.
-    #[arg(long)]
-    node_ip: Option<IpAddr>,
+    /// The addresses by which other nodes and pods reach this one: one, or one of each family; by default those of the default
+    /// routes of the families that the cluster has.
+    #[arg(long, value_delimiter = ',')]
+    node_ip: Vec<IpAddr>,
     /// The networks that pods get their addresses from: one, or one of each family.
     #[arg(long, value_delimiter = ',', default_value = "10.244.0.0/16")]
     cluster_cidr: Vec<IpNet>,
@@ -104,7 +105,8 @@ pub(crate) struct Settings {
     /// Somebody else's runtime.
     pub runtime_endpoint: Option<String>,
     pub node_name: String,
-    pub node_ip: IpAddr,
+    /// The first is of the family of Services' first network.
+    pub node_ips: Vec<IpAddr>,
     pub cluster_cidrs: Vec<IpNet>,
     pub service_cidrs: Vec<IpNet>,
     pub pod_network_backend: pod_network::Backend,
@@ -137,16 +139,9 @@ impl Options {
             None => nix::unistd::gethostname()?.to_string_lossy().to_lowercase(),
         };
         check_node_name(&node_name)?;
-        let node_ip = match self.node_ip {
-            Some(ip) if ip.is_unspecified() || ip.is_multicast() || ip.is_loopback() => {
-                bail!("--node-ip {ip}: other nodes and pods cannot reach this address")
-            }
-            Some(ip) => ip,
-            None => address_of_default_route()
-                .context("this host has no default route to take its address from: give --node-ip")?,
-        };
-        check_families("--cluster-cidr", &self.cluster_cidr)?;
-        check_families("--service-cidr", &self.service_cidr)?;
+        check_families("--cluster-cidr", "network", self.cluster_cidr.iter().map(IpNet::addr))?;
+        check_families("--service-cidr", "network", self.service_cidr.iter().map(IpNet::addr))?;
+        let node_ips = node_ips(&self.node_ip, &self.service_cidr, &self.cluster_cidr)?;
         for service in &self.service_cidr {
             if let Some(pods) = self.cluster_cidr.iter().find(|pods| overlap(pods, service)) {
                 bail!("--service-cidr {service} and --cluster-cidr {pods} overlap");
@@ -178,7 +173,7 @@ impl Options {
             etcd,
             runtime_endpoint: self.container_runtime_endpoint,
             node_name,
-            node_ip,
+            node_ips,
             cluster_cidrs: self.cluster_cidr,
             service_cidrs: self.service_cidr,
             pod_network_backend: self.pod_network_backend,
@@ -200,6 +195,12 @@ impl Settings {
         !self.disabled.contains(&part)
     }
 
+    /// The node's address of the family of Services' first network.
+    pub(crate) fn node_ip(&self) -> IpAddr {
+        // `Options::complete` has seen to it that there is one.
+        self.node_ips.first().copied().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
+    }
+
     /// The first address of the service network, which leads to the API server.
     pub(crate) fn api_service_ip(&self) -> IpAddr {
         nth_service_ip(&self.service_cidrs, 1)
@@ -212,7 +213,7 @@ impl Settings {
 
     /// How everything outside this process reaches the API server.
     pub(crate) fn api_url(&self) -> String {
-        let own = || format!("https://{}", SocketAddr::new(self.node_ip, self.api_address.port()));
+        let own = || format!("https://{}", SocketAddr::new(self.node_ip(), self.api_address.port()));
         self.server.clone().unwrap_or_else(own)
     }
 }
@@ -248,11 +249,33 @@ fn stub_domain(text: &str) -> Result<(String, SocketAddr), String> {
     Ok((domain.to_owned(), dns_server(server)?))
 }
 
-fn check_families(flag: &str, cidrs: &[IpNet]) -> Result<()> {
-    match cidrs {
-        [_] => Ok(()),
-        [a, b] if a.addr().is_ipv4() != b.addr().is_ipv4() => Ok(()),
-        _ => bail!("{flag} must be one network, or one of each family"),
+fn check_families(flag: &str, what: &str, addresses: impl Iterator<Item = IpAddr>) -> Result<()> {
+    match addresses.map(|ip| ip.is_ipv4()).collect::<Vec<_>>().as_slice() {
+        [_] | [true, false] | [false, true] => Ok(()),
+        _ => bail!("{flag} must be one {what}, or one of each family"),
+    }
+}
+
+/// The node's addresses, that of the family of Services' first network first: the API server and cluster DNS are behind Services
+/// of that family.
+fn node_ips(given: &[IpAddr], services: &[IpNet], pods: &[IpNet]) -> Result<Vec<IpAddr>> {
+    let wants_v4 = services.first().is_none_or(|cidr| cidr.addr().is_ipv4());
+    let mut ips = given.to_vec();
+    if given.is_empty() {
+        let has = |v4: bool| services.iter().chain(pods).any(|cidr| cidr.addr().is_ipv4() == v4);
+        ips.extend([true, false].into_iter().filter(|v4| has(*v4)).filter_map(address_of_default_route));
+    } else {
+        check_families("--node-ip", "address", given.iter().copied())?;
+    }
+    if let Some(ip) = ips.iter().find(|ip| ip.is_unspecified() || ip.is_multicast() || ip.is_loopback()) {
+        bail!("--node-ip {ip}: other nodes and pods cannot reach this address");
+    }
+    ips.sort_by_key(|ip| ip.is_ipv4() != wants_v4);
+    let family = if wants_v4 { "IPv4" } else { "IPv6" };
+    match ips.first() {
+        Some(first) if first.is_ipv4() == wants_v4 => Ok(ips),
+        None if given.is_empty() => bail!("this host has no default route to take its address from: give --node-ip"),
+        _ => bail!("Services have {family} addresses first, and so must the node: give --node-ip"),
     }
 }
 
@@ -261,10 +284,14 @@ fn overlap(a: &IpNet, b: &IpNet) -> bool {
 }
 
 /// The source address that the kernel would use for packets to the rest of the world. Nothing is sent.
-fn address_of_default_route() -> Option<IpAddr> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
-    // An address that is kept for documentation, so that only the default route leads there.
-    socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
+fn address_of_default_route(v4: bool) -> Option<IpAddr> {
+    // Addresses that are kept for documentation, so that only the default route leads there.
+    let (any, somewhere): (IpAddr, IpAddr) = match v4 {
+        true => (Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::new(192, 0, 2, 1).into()),
+        false => (Ipv6Addr::UNSPECIFIED.into(), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into()),
+    };
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    socket.connect((somewhere, 9)).ok()?;
     socket.local_addr().ok().map(|address| address.ip()).filter(|ip| !ip.is_unspecified())
 }
 
@@ -280,7 +307,7 @@ mod tests {
     }
 
     fn complete(args: &[&str]) -> Result<Settings, String> {
-        let all = ["up", "--node-ip=192.0.2.7", "--node-name=n1"].iter().chain(args);
+        let all = ["up", "--node-ip=192.0.2.7,2001:db8::7", "--node-name=n1"].iter().chain(args);
         let cli = Cli::try_parse_from(all).map_err(|err| err.to_string())?;
         cli.options.complete().map_err(|err| err.to_string())
     }
@@ -305,12 +332,27 @@ mod tests {
             ),
             (&["--service-cidr=10.96.0.0/29"], "--service-cidr 10.96.0.0/29 is too small"),
             (&["--cluster-cidr=10.1.0.0/16,10.2.0.0/16"], "--cluster-cidr must be one network, or one of each family"),
+            (&["--node-ip=2001:db8::8"], "--node-ip must be one address, or one of each family"),
         ] {
             assert_eq!(complete(args).err().as_deref(), Some(mistake));
         }
         let unknown = complete(&["--disable=kube-chef"]).err().unwrap();
         assert!(unknown.contains("invalid value 'kube-chef' for '--disable"), "{unknown}");
         assert!(check_node_name("Node_1").is_err());
+    }
+
+    #[test]
+    fn a_node_is_reached_first_where_services_are() {
+        let ips = |given: &[&str], services: &str| {
+            let given: Vec<IpAddr> = given.iter().map(|ip| ip.parse().unwrap()).collect();
+            let shown = |ips: Vec<IpAddr>| ips.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+            node_ips(&given, &[services.parse().unwrap()], &[]).map(shown).map_err(|error| error.to_string())
+        };
+        assert_eq!(ips(&["2001:db8::7", "192.0.2.7"], "10.96.0.0/16").unwrap(), "192.0.2.7,2001:db8::7");
+        assert_eq!(ips(&["192.0.2.7", "2001:db8::7"], "fd00:96::/112").unwrap(), "2001:db8::7,192.0.2.7");
+        let lacks = "Services have IPv6 addresses first, and so must the node: give --node-ip";
+        assert_eq!(ips(&["192.0.2.7"], "fd00:96::/112").unwrap_err(), lacks);
+        assert!(ips(&["127.0.0.1"], "10.96.0.0/16").unwrap_err().starts_with("--node-ip 127.0.0.1: "));
     }
 
     #[test]

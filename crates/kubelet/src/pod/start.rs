@@ -123,11 +123,8 @@ impl Worker {
                     return Err(Failed);
                 }
             };
-            ips = if container_config::is_host_network(pod) {
-                self.context.host_ips.clone()
-            } else {
-                runtime.sandbox_ips(&id).await.map_err(|e| self.complain(pod, "cannot read the pod's addresses", &e))?
-            };
+            let found = self.context.pod_ips(pod, &id).await;
+            ips = found.map_err(|e| self.complain(pod, "cannot read the pod's addresses", &e))?;
             sandbox = Some(crate::runtime::Sandbox { id, attempt, ready: true, created_at: 0 });
         }
         let Some(sandbox) = sandbox else { return Err(Failed) };

@@ -294,8 +294,7 @@ impl Worker {
         }
         let ready = state.sandboxes.first().filter(|s| s.ready);
         let ips = match ready {
-            Some(_) if container_config::is_host_network(pod) => self.context.host_ips.clone(),
-            Some(sandbox) => self.context.runtime.sandbox_ips(&sandbox.id).await.map_err(complain)?,
+            Some(sandbox) => self.context.pod_ips(pod, &sandbox.id).await.map_err(complain)?,
             None => Vec::new(),
         };
         Ok(Look { state, containers, ips })

@@ -22,7 +22,6 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::nft::{Table, Writer};
 use crate::{LOOKS, RETRY};
-#[cfg(test)]
 pub(crate) use render::TABLE;
 
 use model::{Direction, Labels, PodFacts, Protocol, World, namespace_labels};

@@ -46,7 +46,7 @@ impl Network {
         ip(&["-n", &ns, "route", "add", "default", "via", &format!("{RANGE}.{}.254", self.subnet)]);
         let dir = self.dir.path().join(format!("h{number}"));
         std::fs::create_dir_all(dir.join("images")).unwrap();
-        Host { ns, address, name: format!("node-{number}"), dir, kelson: None }
+        Host { ns, address, ipv6: None, name: format!("node-{number}"), dir, kelson: None }
     }
 }
 
@@ -60,6 +60,7 @@ impl Drop for Network {
 pub(crate) struct Host {
     pub(crate) ns: String,
     pub(crate) address: String,
+    pub(crate) ipv6: Option<String>,
     /// Its name as a node.
     pub(crate) name: String,
     pub(crate) dir: PathBuf,
@@ -82,6 +83,20 @@ impl Host {
         command
     }
 
+    /// Gives the host an IPv6 address too.
+    pub(crate) fn add_ipv6(&mut self) {
+        let address = self.address.rsplit('.').take(2).collect::<Vec<_>>();
+        let (number, subnet) = (address[0], address[1]);
+        let own = format!("fd00:198:19:{subnet}::{number}");
+        ip(&["-n", &self.ns, "addr", "add", &format!("{own}/64"), "dev", "eth0", "nodad"]);
+        ip(&["-n", &self.ns, "-6", "route", "add", "default", "via", &format!("fd00:198:19:{subnet}::fe")]);
+        self.ipv6 = Some(own);
+    }
+
+    fn addresses(&self) -> Vec<&str> {
+        std::iter::once(&self.address).chain(&self.ipv6).map(String::as_str).collect()
+    }
+
     /// Starts `kelson up` with these flags besides those that every host has.
     pub(crate) fn up(&mut self, flags: &[String]) {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_file()).unwrap();
@@ -90,7 +105,7 @@ impl Host {
             .arg("up")
             .args([
                 format!("--data-dir={}", self.dir.display()),
-                format!("--node-ip={}", self.address),
+                format!("--node-ip={}", self.addresses().join(",")),
                 format!("--node-name={}", self.name),
             ])
             .args(flags)
@@ -105,6 +120,11 @@ impl Host {
         let mut kelson = self.kelson.take().unwrap();
         kelson.kill().unwrap();
         kelson.wait().unwrap();
+    }
+
+    /// Takes everything of the cluster from the host.
+    pub(crate) fn reset(&self) -> Said {
+        self.run(env!("CARGO_BIN_EXE_kelson"), &["reset", &format!("--data-dir={}", self.dir.display())])
     }
 
     /// The file of its network namespace.
@@ -215,11 +235,10 @@ impl Drop for Host {
             let _ = kelson.kill();
             let _ = kelson.wait();
         }
-        let data_dir = format!("--data-dir={}", self.dir.display());
-        let reset = Command::new(env!("CARGO_BIN_EXE_kelson")).args(["reset", &data_dir]).status();
+        let reset = self.reset();
         ip(&["netns", "delete", &self.ns]);
         if !std::thread::panicking() {
-            assert!(reset.unwrap().success(), "something of {} stays", self.dir.display());
+            assert!(reset.ok, "something of {} stays: {reset:?}", self.dir.display());
         }
     }
 }

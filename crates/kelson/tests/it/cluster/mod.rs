@@ -33,12 +33,12 @@ impl OneNode {
     }
 
     /// As `start`, after something was done to the host. Gives the flags.
-    fn prepared(prepare: impl FnOnce(&Host) -> Vec<String>) -> Self {
+    fn prepared(prepare: impl FnOnce(&mut Host) -> Vec<String>) -> Self {
         let turn = turn();
         let network = Network::new();
         let mut host = network.host(1);
         pack_image(&host);
-        let flags = prepare(&host);
+        let flags = prepare(&mut host);
         host.up(&flags);
         host.wait_until_node_is_ready(&host.name);
         OneNode { host, _network: network, _turn: turn }

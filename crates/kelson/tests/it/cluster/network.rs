@@ -92,12 +92,17 @@ fn two_nodes(network: &Network, flags: &[&str]) -> (Host, Host) {
     for host in [&one, &two] {
         pack_image(host);
     }
+    bring_up(&mut one, &two, flags);
+    (one, two)
+}
+
+/// Starts a cluster that another host may join.
+fn bring_up(one: &mut Host, two: &Host, flags: &[&str]) {
     one.up(&flags.iter().map(ToString::to_string).collect::<Vec<_>>());
     one.wait_until_node_is_ready(&one.name);
     // The second trusts the first's authority.
     let copied = std::process::Command::new("cp").arg("-r").args([one.dir.join("pki"), two.dir.clone()]).status();
     assert!(copied.unwrap().success());
-    (one, two)
 }
 
 fn join(one: &Host, two: &mut Host, flags: &[&str]) {
@@ -147,6 +152,146 @@ fn pods_of_two_nodes_reach_each_other_through_a_tunnel() {
     assert!(holds_in_time(gone), "{}", one.run("ip", &["route"]).out);
 }
 
+const DUAL_STACK: [&str; 2] =
+    ["--cluster-cidr=10.244.0.0/16,fd00:244::/56", "--service-cidr=10.96.0.0/16,fd00:96::/112"];
+
+/// The addresses of a pod that runs, of both families.
+fn addresses(host: &Host, pod: &str) -> (String, String) {
+    address(host, pod);
+    let all = host.kubectl_ok(&["get", "pod", pod, "-o", "jsonpath={.status.podIPs[*].ip}"], "");
+    let (v4, v6) = all.split_once(' ').unwrap_or_else(|| panic!("{pod} has {all}"));
+    assert!(v4.starts_with("10.244.") && v6.starts_with("fd00:244:"), "{all}");
+    (v4.to_owned(), v6.to_owned())
+}
+
+/// A Service with the pods of this name behind it.
+fn service(name: &str, families: &str) -> String {
+    format!(
+        r#"{{"apiVersion":"v1","kind":"Service","metadata":{{"name":"{name}-{}"}},"spec":{{"type":"NodePort",{families},
+        "selector":{{"app":"{name}"}},"ports":[{{"port":80,"targetPort":8080}}]}}}}"#,
+        if families.contains("Require") { "both" } else { "six" }
+    )
+}
+
+#[test]
+fn both_families_lead_from_node_to_node_to_services_names_and_past_policies() {
+    let _turn = turn();
+    let network = Network::new();
+    let (mut one, mut two) = (network.host(1), network.host(2));
+    for host in [&mut one, &mut two] {
+        pack_image(host);
+        host.add_ipv6();
+    }
+    bring_up(&mut one, &two, &DUAL_STACK);
+    join(&one, &mut two, &DUAL_STACK);
+    one.wait_until_node_is_ready(&two.name);
+    for (name, node) in [("here", &one.name), ("there", &two.name), ("other", &one.name)] {
+        one.kubectl_ok(&["apply", "-f", "-"], &pod(name, Some(node)));
+    }
+    let (v4, v6) = addresses(&one, "there");
+    addresses(&one, "other");
+    for url in [format!("http://{v4}:8080/"), format!("http://[{v6}]:8080/")] {
+        wait_until_pod(&one, "here", &url, true);
+    }
+    let both = r#""ipFamilyPolicy":"RequireDualStack","ipFamilies":["IPv4","IPv6"]"#;
+    let six = r#""ipFamilyPolicy":"SingleStack","ipFamilies":["IPv6"]"#;
+    one.kubectl_ok(&["apply", "-f", "-"], &service("there", both));
+    one.kubectl_ok(&["apply", "-f", "-"], &service("there", six));
+    let of =
+        |service: &str, path: &str| one.kubectl_ok(&["get", "service", service, "-o", &format!("jsonpath={path}")], "");
+    let ips = of("there-both", "{.spec.clusterIPs[*]}");
+    let (service4, service6) = ips.split_once(' ').unwrap();
+    let only6 = of("there-six", "{.spec.clusterIPs[*]}");
+    assert!(
+        service4.starts_with("10.96.") && service6.starts_with("fd00:96::") && only6.starts_with("fd00:96::"),
+        "{ips} {only6}"
+    );
+    for url in [format!("http://{service4}/"), format!("http://[{service6}]/"), format!("http://[{only6}]/")] {
+        wait_until_pod(&one, "here", &url, true);
+        wait_until_pod(&one, "there", &url, true);
+    }
+    // From outside, at the node's port of either family, at the node that has the pod and at the one that has not.
+    let port = of("there-both", "{.spec.ports[0].nodePort}");
+    for (client, node) in [(&one, &two), (&two, &one)] {
+        let node6 = node.ipv6.as_deref().unwrap();
+        for address in [node.address.clone(), format!("[{node6}]")] {
+            client.wait_for_page(&format!("http://{address}:{port}/"), PAGE);
+        }
+    }
+    let slices = ["get", "endpointslices", "-l", "kubernetes.io/service-name=there-both", "-o"];
+    let kinds = one.until(&[&slices[..], &["jsonpath={.items[*].addressType}"]].concat(), |kinds| kinds.len() > 4);
+    assert!(kinds == "IPv4 IPv6" || kinds == "IPv6 IPv4", "{kinds}");
+    let asked = |kind: &str, name: &str| {
+        let name = format!("{name}.default.svc.cluster.local");
+        one.kubectl(&["exec", "here", "--", "busybox", "nslookup", &format!("-type={kind}"), &name], "").out
+    };
+    for (kind, name, wanted) in
+        [("AAAA", "there-both", service6), ("A", "there-both", service4), ("AAAA", "there-six", &only6)]
+    {
+        assert!(holds_in_time(|| asked(kind, name).contains(wanted)), "{kind} {name}: {}", asked(kind, name));
+    }
+    // Policies: by labels, and by networks of one family.
+    let policy = |from: &str| {
+        format!(
+            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: there}}\n\
+             spec: {{podSelector: {{matchLabels: {{app: there}}}}, ingress: [{{from: [{from}]}}]}}\n"
+        )
+    };
+    let (page4, page6) = (format!("http://{v4}:8080/"), format!("http://[{v6}]:8080/"));
+    let reach = |name: &str, four: bool, six: bool| {
+        wait_until_pod(&one, name, &page4, four);
+        wait_until_pod(&one, name, &page6, six);
+    };
+    one.kubectl_ok(&["apply", "-f", "-"], &policy("{podSelector: {matchLabels: {app: here}}}"));
+    reach("other", false, false);
+    reach("here", true, true);
+    one.kubectl_ok(&["apply", "-f", "-"], &policy("{ipBlock: {cidr: \"fd00:244::/56\"}}"));
+    reach("here", false, true);
+    reach("other", false, true);
+}
+
+#[test]
+fn a_cluster_may_have_ipv6_alone() {
+    let cluster = OneNode::prepared(|host| {
+        host.add_ipv6();
+        vec!["--cluster-cidr=fd00:244::/56".to_owned(), "--service-cidr=fd00:96::/112".to_owned()]
+    });
+    let host = &cluster.host;
+    let node6 = host.ipv6.as_deref().unwrap();
+    let first = host.kubectl_ok(&["get", "node", &host.name, "-o", "jsonpath={.status.addresses[0].address}"], "");
+    assert_eq!(first, node6);
+    for name in ["web", "client"] {
+        host.kubectl_ok(&["apply", "-f", "-"], &pod(name, None));
+    }
+    let web = address(host, "web");
+    assert!(web.starts_with("fd00:244:"), "{web}");
+    assert!(address(host, "client").starts_with("fd00:244:"));
+    wait_until_pod(host, "client", &format!("http://[{web}]:8080/"), true);
+    host.kubectl_ok(&["apply", "-f", "-"], &service("web", r#""ipFamilyPolicy":"SingleStack""#));
+    wait_until_pod(host, "client", "http://web-six.default.svc.cluster.local/", true);
+    let port = host.kubectl_ok(&["get", "service", "web-six", "-o", "jsonpath={.spec.ports[0].nodePort}"], "");
+    host.wait_for_page(&format!("http://[{node6}]:{port}/"), PAGE);
+}
+
+#[test]
+fn rules_that_are_flushed_come_back_also_while_the_api_server_is_away() {
+    let _turn = turn();
+    let network = Network::new();
+    let (mut one, mut two) = two_nodes(&network, &[]);
+    join(&one, &mut two, &[]);
+    one.wait_until_node_is_ready(&two.name);
+    one.kubectl_ok(&["apply", "-f", "-"], &hello());
+    one.until(&["get", "deployment", "hello", "-o", READY], |n| n == "2");
+    let page = format!("http://{}:30080/", two.address);
+    two.wait_for_page(&page, PAGE);
+    one.kill_kelson();
+    assert!(two.run("nft", &["flush", "ruleset"]).ok);
+    assert!(!two.fetch(&page).out.contains(PAGE));
+    two.wait_for_page(&page, PAGE);
+    let masqueraded = || two.run("nft", &["list", "table", "inet", "kelson-pod-network"]).out.contains("masquerade");
+    assert!(holds_in_time(masqueraded));
+}
+
 #[test]
 fn a_node_whose_pods_addresses_are_taken_is_refused_with_an_event() {
     let _turn = turn();
@@ -167,6 +312,49 @@ fn a_node_whose_pods_addresses_are_taken_is_refused_with_an_event() {
     assert!(message.contains(&want), "{message}");
     let ready = "jsonpath={.status.conditions[?(@.type=='Ready')].status}";
     assert_ne!(one.kubectl_ok(&["get", "node", &two.name, "-o", ready], ""), "True");
+}
+
+/// What there is on a host besides its data directory that a cluster may have written.
+fn written(host: &Host) -> Vec<String> {
+    let ours = |line: &&str| ["kube-proxy", "kelson", "KUBE-", "CNI-"].iter().any(|mark| line.contains(mark));
+    let said = |program: &str, args: &[&str]| host.run(program, args).out;
+    let rules = [said("nft", &["list", "tables"]), said("iptables-save", &[]), said("ip6tables-save", &[])].concat();
+    let links = said("ip", &["-brief", "link"]);
+    let links = links.lines().map(|line| line.split(' ').next().unwrap_or_default());
+    let routes = [said("ip", &["route"]), said("ip", &["-6", "route"])].concat();
+    rules.lines().filter(ours).chain(links).chain(routes.lines()).map(|line| line.trim().to_owned()).collect()
+}
+
+#[test]
+fn a_reset_leaves_nothing_of_a_cluster_on_the_host() {
+    let mut before = Vec::new();
+    let cluster = OneNode::prepared(|host| {
+        before = written(host);
+        vec!["--pod-network-backend=vxlan".to_owned()]
+    });
+    let host = &cluster.host;
+    let mut open = pod("open", None);
+    open = open.replace(r#""containerPort":8080"#, r#""containerPort":8080,"hostPort":8888"#);
+    host.kubectl_ok(&["apply", "-f", "-"], &open);
+    host.kubectl_ok(&["expose", "pod", "open", "--port=80", "--target-port=8080"], "");
+    let policy = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: all}\nspec: {podSelector: {}, ingress: [{}]}\n";
+    host.kubectl_ok(&["apply", "-f", "-"], policy);
+    address(host, "open");
+    host.wait_for_page(&format!("http://{}:8888/", host.address), PAGE);
+    let during = || written(host).join("\n");
+    for trace in ["ip kube-proxy", "inet kelson-pod-network", "kelson-vxlan", "cni0", "CNI-DN-"] {
+        assert!(during().contains(trace), "{trace}: {}", during());
+    }
+    assert!(holds_in_time(|| during().contains("inet kelson-network-policy")), "{}", during());
+    let uid = host.kubectl_ok(&["get", "pod", "open", "-o", "jsonpath={.metadata.uid}"], "");
+    let remembered = || {
+        let files = std::fs::read_dir("/var/lib/cni/results").into_iter().flatten().flatten();
+        files.filter(|file| std::fs::read_to_string(file.path()).is_ok_and(|text| text.contains(&uid))).count()
+    };
+    assert!(remembered() > 0);
+    let reset = host.reset();
+    assert!(reset.ok, "{reset:?}");
+    assert_eq!((written(host), remembered(), host.dir.exists()), (before, 0, false));
 }
 
 /// A kube-proxy of its own beside a cluster without one.
