@@ -19,8 +19,9 @@ pub(crate) type Lists = HashMap<&'static str, Vec<Value>>;
 /// A change: the path of the list, the kind of the event, and the object.
 pub(crate) type Told = (&'static str, &'static str, Value);
 
+/// The type comes first, as servers write it: who reads the object needs to know it.
 fn line(kind: &str, object: &Value) -> Bytes {
-    Bytes::from(format!("{}\n", json!({"type": kind, "object": object})))
+    Bytes::from(format!("{{\"type\":\"{kind}\",\"object\":{object}}}\n"))
 }
 
 /// A client of a server with these lists, which watchers get as a list that is streamed (KEP-3157), and how to tell changes.
