@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use crate::cpus::Cpus;
 use crate::csi::Drivers;
 use crate::devices::Devices;
+use crate::dra::Claims;
 use crate::eviction::Pressures;
 use crate::images::Images;
 use crate::materials::Tokens;
@@ -108,6 +109,7 @@ pub(crate) struct Context {
     pub memory: Memory,
     pub topology: Topology,
     pub drivers: Drivers,
+    pub claims: Claims,
     pub volumes_in_use: VolumesInUse,
     pub admitted: Admitted,
     pub node_informer: Option<SharedInformer<Node>>,
@@ -236,6 +238,7 @@ impl Context {
             memory: Memory::new(&MemoryPolicy::default(), &Nodes::new(), &Amounts::new(), root).unwrap(),
             topology: Topology::new(TopologyPolicy::default(), Nodes::new()).unwrap(),
             drivers: Drivers::default(),
+            claims: Claims::new(root).unwrap(),
             volumes_in_use: VolumesInUse::default(),
             admitted: Admitted::default(),
             node_informer: None,

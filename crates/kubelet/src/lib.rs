@@ -21,6 +21,7 @@ mod credential_provider;
 mod csi;
 mod devices;
 mod dns;
+mod dra;
 mod env;
 mod env_file;
 mod eviction;
@@ -154,6 +155,7 @@ async fn run_node(config: Config, client: Option<kube::Client>, stop: Cancellati
         memory: memory::Memory::new(&config.memory_policy, &nodes, &kept_back, root).map_err(Error::Resources)?,
         topology: topology::Topology::new(config.topology_policy.clone(), nodes).map_err(Error::Resources)?,
         drivers: csi::Drivers::default(),
+        claims: dra::Claims::new(root).map_err(Error::Resources)?,
         volumes_in_use: context::VolumesInUse::default(),
         admitted: context::Admitted::default(),
         node_informer: factory
@@ -209,8 +211,10 @@ async fn run_node(config: Config, client: Option<kube::Client>, stop: Cancellati
     for name in csi::devices_in_use(&context) {
         context.volumes_in_use.begin(&name);
     }
+    // Drivers that are still here publish theirs again.
+    let slices = stop.run_until_cancelled(dra::drivers::wipe_slices(&context, None));
     let devices = Arc::clone(&context.devices).serve(stop.clone());
-    let taker = csi::Taker { context: Arc::clone(&context), stop: stop.clone() };
+    let taker = plugins::taker::Taker { context: Arc::clone(&context), stop: stop.clone() };
     let plugins = plugins::registry::watch(config.root_dir.join("plugins_registry"), taker, stop.clone());
     let cpus = cpus::keep_apart(Arc::clone(&context), stop.clone());
     let reporter = async {
@@ -227,6 +231,7 @@ async fn run_node(config: Config, client: Option<kube::Client>, stop: Cancellati
         images,
         devices,
         plugins,
+        slices,
         cpus
     );
     Ok(())

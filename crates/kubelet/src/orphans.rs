@@ -1,4 +1,4 @@
-//! What pods have left on the disk that nobody knows any more: they went while no kubelet was here.
+//! What pods have left here that nobody knows any more: they went while no kubelet was here.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -29,7 +29,8 @@ impl Orphans {
             return;
         }
         self.next = Some(Instant::now() + PERIOD);
-        let found: BTreeSet<String> = uids(context).into_iter().filter(|uid| !is_known(uid)).collect();
+        let all = uids(context).into_iter().chain(context.claims.pods());
+        let found: BTreeSet<String> = all.filter(|uid| !is_known(uid)).collect();
         if !found.is_empty() {
             let context = Arc::clone(context);
             self.working = Some(tokio::spawn(async move { clean(&context, found).await }));
@@ -48,6 +49,9 @@ fn uids(context: &Context) -> Vec<String> {
 async fn clean(context: &Context, uids: BTreeSet<String>) {
     for uid in uids {
         let pod = Pod { metadata: ObjectMeta { uid: Some(uid.clone()), ..ObjectMeta::default() }, ..Pod::default() };
+        if let Err(error) = context.claims.unprepare(&uid).await {
+            tracing::warn!(uid, error, "orphaned pod found, but its claims are still prepared");
+        }
         let cleaned = match volumes::tear_down(context, &pod).await {
             Ok(()) => volumes::forget(&context.root, &uid),
             failed => failed,

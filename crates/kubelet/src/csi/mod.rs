@@ -8,7 +8,6 @@ mod turns;
 mod volume;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 
 use client::error::{ApiError, ignore_not_found};
@@ -19,7 +18,6 @@ use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use parking_lot::Mutex;
 use serde_json::json;
-use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
 use crate::context::Context;
@@ -160,35 +158,6 @@ fn ids_with(now: Option<&str>, driver: &str, id: Option<&str>) -> Option<String>
     (!ids.is_empty()).then(|| json!(ids).to_string())
 }
 
-/// What the registry's finds are handed to.
-pub(crate) struct Taker {
-    pub context: Arc<Context>,
-    pub stop: CancellationToken,
-}
-
-impl crate::plugins::registry::Takes for Taker {
-    async fn came(&self, plugin: Plugin) -> Result<(), String> {
-        match plugin.kind.as_str() {
-            "CSIPlugin" => self.context.drivers.came(&self.context, &plugin).await,
-            "DevicePlugin" => {
-                crate::devices::check(&plugin.versions, &plugin.name)?;
-                let (devices, stop) = (Arc::clone(&self.context.devices), self.stop.clone());
-                tokio::spawn(async move {
-                    stop.run_until_cancelled(devices.follow(plugin.name, &plugin.endpoint, None)).await
-                });
-                Ok(())
-            }
-            other => Err(format!("no handler registered for plugin type: {other}")),
-        }
-    }
-
-    async fn gone(&self, plugin: Plugin) {
-        if plugin.kind == "CSIPlugin" {
-            self.context.drivers.gone(&self.context, &plugin).await;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
@@ -221,28 +190,6 @@ mod tests {
         let context = Context { client: Some(client), ..Context::alone(dir.path()) };
         let told = tell(&context, "a.example", Some(&NodeGetInfoResponse::default())).await;
         assert!(told.is_err_and(|error| error.is_already_exists()));
-    }
-
-    #[tokio::test]
-    async fn a_device_plugin_may_not_be_called_as_it_likes() {
-        use crate::plugins::registry::Takes;
-        let dir = tempfile::tempdir().unwrap();
-        let stop = CancellationToken::new();
-        stop.cancel(); // nobody is there to be followed
-        let taker = Taker { context: Arc::new(Context::alone(dir.path())), stop };
-        let came = async |name: &str, version: &str| {
-            let plugin = Plugin {
-                kind: "DevicePlugin".to_owned(),
-                name: name.to_owned(),
-                versions: vec![version.to_owned()],
-                endpoint: dir.path().join("none.sock"),
-                found_at: dir.path().join("none.sock"),
-            };
-            taker.came(plugin).await
-        };
-        assert_eq!(came("example.com/toy", "v1beta1").await, Ok(()));
-        assert_eq!(came("cpu", "v1beta1").await, Err("the ResourceName \"cpu\" is invalid".to_owned()));
-        assert!(came("example.com/toy", "v1alpha").await.is_err());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Programs beside the kubelet that serve a node: found by their sockets, spoken to over gRPC.
 
 pub(crate) mod registry;
+pub(crate) mod taker;
 
 use std::path::Path;
 
@@ -17,6 +18,20 @@ pub mod device_plugin {
 
 pub mod csi {
     tonic::include_proto!("csi.v1");
+}
+
+pub mod dra {
+    pub mod v1 {
+        tonic::include_proto!("k8s.io.kubelet.pkg.apis.dra.v1");
+    }
+
+    pub mod v1beta1 {
+        tonic::include_proto!("k8s.io.kubelet.pkg.apis.dra.v1beta1");
+    }
+}
+
+pub mod dra_health {
+    tonic::include_proto!("v1alpha1");
 }
 
 /// A connection to the socket of a plugin, made with the first call and again when it broke.

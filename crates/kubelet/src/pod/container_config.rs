@@ -197,6 +197,8 @@ pub(crate) struct Made<'a> {
     pub sub_paths: &'a BTreeMap<String, PathBuf>,
     /// What its device plugins want it to have.
     pub devices: &'a ContainerAllocateResponse,
+    /// What its claims give it, by the names of the Container Device Interface.
+    pub cdi_devices: Vec<String>,
     /// The CPUs that it may run on; empty: all.
     pub cpus: String,
     /// The NUMA nodes that it has memory of; empty: all.
@@ -246,6 +248,7 @@ pub(crate) fn container(m: &Made<'_>) -> Result<cri::ContainerConfig, String> {
         envs: m.env.iter().map(|(key, value)| cri::KeyValue { key: key.clone(), value: value.clone() }).collect(),
         mounts: mounts(m, path)?,
         devices: devices(m)?,
+        cdi_devices: m.cdi_devices.iter().map(|name| cri::CdiDevice { name: name.clone() }).collect(),
         labels: labels::of_container(m.pod, c),
         annotations,
         log_path: format!("{}/{}.log", c.name, m.attempt),

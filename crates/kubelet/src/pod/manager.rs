@@ -121,6 +121,7 @@ impl Manager {
                 () = stop.cancelled() => break,
                 () = changed.notified() => {}
                 () = self.context.dooms.added() => self.wake_doomed(),
+                () = self.context.claims.drivers.health_changed() => self.wake_claimants(),
                 _ = static_tick.tick() => of_files = self.read_statics(),
                 () = change_of(&mut self.static_url) => {}
                 _ = relist.tick() => match self.context.runtime.list().await {
@@ -328,6 +329,15 @@ impl Manager {
             _ => {
                 taken.insert(uid, Arc::clone(pod));
             }
+        }
+    }
+
+    /// Wakes the workers of pods that say how their devices are.
+    fn wake_claimants(&self) {
+        let pods = self.context.claims.pods();
+        let workers = self.pods.0.lock();
+        for handle in pods.iter().filter_map(|uid| workers.get(uid)) {
+            handle.woken.notify_one();
         }
     }
 

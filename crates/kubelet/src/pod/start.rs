@@ -46,6 +46,12 @@ impl Worker {
             self.turn_away(pod, refusal);
             return Err(Failed);
         }
+        if let Err(why) = self.context.claims.prepare(&self.context, pod).await {
+            self.mounting.failed();
+            let text = format!("Failed to prepare dynamic resources: {why}");
+            self.context.events.warning(&reference(&**pod), "FailedPrepareDynamicResources", text);
+            return Err(Failed);
+        }
         let materials = match materials::fetch(self.context.client.as_ref(), pod).await {
             Ok(materials) => materials,
             Err(error) => return Err(self.complain(pod, "cannot fetch what the pod refers to", &error)),
@@ -284,6 +290,7 @@ impl Worker {
             }
         };
         vars.extend(devices.envs.clone());
+        let cdi_devices = context.claims.cdi_devices(pod, container).map_err(config_error)?;
         let previous = look.state.containers.iter().find(|c| c.name == container.name);
         // Of a container that the runtime has forgotten, the status remembers how often it ran.
         let restarts = previous.map(|c| c.restart_count).or_else(|| self.remembered_restarts(pod, &container.name));
@@ -316,6 +323,7 @@ impl Worker {
             termination_file,
             sub_paths: &sub_paths,
             devices: &devices,
+            cdi_devices,
             cpus,
             memory_nodes: context.memory.nodes_of(pod, container),
             target_id: target_of(pod, container, look),

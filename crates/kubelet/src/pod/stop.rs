@@ -149,6 +149,8 @@ impl Worker {
                 .map_err(|e| self.complain(pod, "cannot remove the sandbox", &e))?;
         }
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        let unprepared = self.context.claims.unprepare(uid).await;
+        unprepared.map_err(|e| self.complain(pod, "cannot unprepare dynamic resources", &e))?;
         volumes::tear_down(&self.context, pod)
             .await
             .map_err(|e| self.complain(pod, "cannot remove the pod's volumes", &e))?;

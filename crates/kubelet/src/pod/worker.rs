@@ -265,6 +265,8 @@ impl Worker {
         self.waiting.clear();
         self.report(pod, &look, self.doom.is_some()).await;
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        let unprepared = self.context.claims.unprepare(uid).await;
+        unprepared.map_err(|e| self.complain(pod, "cannot unprepare dynamic resources", &e))?;
         crate::volumes::tear_down(&self.context, pod)
             .await
             .map_err(|e| self.complain(pod, "cannot remove the pod's volumes", &e))?;
@@ -443,7 +445,7 @@ impl Worker {
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
         // Our own last word; after a restart, what the API remembers of it.
         let before = self.context.statuses.current(uid).or_else(|| pod.status.clone()).unwrap_or_default();
-        let status = status::status_of(&Observed {
+        let mut status = status::status_of(&Observed {
             pod,
             before: &before,
             containers: &look.containers,
@@ -462,6 +464,11 @@ impl Worker {
             runtime: &self.context.runtime.name().await,
             now: Timestamp::now(),
         });
+        for container in status.container_statuses.iter_mut().flatten() {
+            let spec = plan::containers(pod).iter().find(|c| c.name == container.name);
+            let health = spec.map(|spec| self.context.claims.health(pod, spec)).filter(|health| !health.is_empty());
+            container.allocated_resources_status = health;
+        }
         self.context.statuses.report(pod, status).await;
     }
 }

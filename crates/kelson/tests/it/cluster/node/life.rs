@@ -26,6 +26,38 @@ fn restarts(host: &Host, name: &str) -> String {
     field(host, &format!("pod/{name}"), ".status.containerStatuses[0].restartCount")
 }
 
+/// A container that ends so that all of its pod run again, the first time that it runs.
+fn all_restart(host: &Host, walk: &mut Walk) {
+    let rule = json!([{ "action": "RestartAllContainers", "exitCodes": { "operator": "In", "values": [42] } }]);
+    let mounts = json!({ "volumeMounts": [{ "name": "v", "mountPath": "/v" }] });
+    let once_42 = format!("test -e /v/again && {{ {RUN}; }}; touch /v/again; sleep 1; exit 42");
+    let spec = json!({
+        "restartPolicy": "Never",
+        "initContainers": [with(sh("init", "echo init >> /v/order"), mounts.clone())],
+        "containers": [
+            with(with(sh("source", &once_42), mounts.clone()), json!({ "restartPolicy": "Never", "restartPolicyRules": rule })),
+            with(sh("other", &format!("echo other >> /v/order; {RUN}")), mounts),
+        ],
+        "volumes": [{ "name": "v", "emptyDir": {} }],
+    });
+    apply(host, &[pod("all-restart", spec)]);
+    let counts = || {
+        let each = ["initContainerStatuses[0]", "containerStatuses[0]", "containerStatuses[1]"];
+        let paths = each.map(|c| format!(".status.{c}.restartCount"));
+        fields(host, "pod/all-restart", &paths.each_ref().map(String::as_str))
+    };
+    walk.equals("RestartAllContainers restarts every container", &last_within(LONG, counts, |c| c == "1 1 1"), "1 1 1");
+    let wanted = "init other init other\n";
+    let order = || exec(host, "all-restart", "cat /v/order | /bin/busybox xargs");
+    let order = last_within(LONG, order, |order| order == wanted);
+    walk.equals("RestartAllContainers keeps volumes and begins with the init containers", &order, wanted);
+    let path = ".status.conditions[?(@.type=='AllContainersRestarting')].status";
+    walk.equals("RestartAllContainers is told in a condition", &field(host, "pod/all-restart", path), "False");
+    let last =
+        field(host, "pod/all-restart", ".status.containerStatuses[?(@.name=='source')].lastState.terminated.exitCode");
+    walk.equals("RestartAllContainers keeps what ended", &last, "42");
+}
+
 fn init_containers(host: &Host, walk: &mut Walk) {
     let order =
         |script: &str| json!({ "volumeMounts": [{ "name": "v", "mountPath": "/v" }], "command": ["sh", "-c", script] });
@@ -433,6 +465,7 @@ fn pods_live_as_they_are_told() {
     let mut walk = Walk::default();
     for part in [
         init_containers,
+        all_restart,
         hooks,
         probes,
         ends,

@@ -15,6 +15,15 @@ use kubelet::plugins::device_plugin::{
     ListAndWatchResponse, PreStartContainerRequest, PreStartContainerResponse, PreferredAllocationRequest,
     PreferredAllocationResponse, RegisterRequest,
 };
+use kubelet::plugins::dra::v1::dra_plugin_server::{DraPlugin, DraPluginServer};
+use kubelet::plugins::dra::v1::{
+    self as dra, NodePrepareResourceResponse, NodePrepareResourcesRequest, NodePrepareResourcesResponse,
+    NodeUnprepareResourceResponse, NodeUnprepareResourcesRequest, NodeUnprepareResourcesResponse,
+};
+use kubelet::plugins::dra_health::dra_resource_health_server::{DraResourceHealth, DraResourceHealthServer};
+use kubelet::plugins::dra_health::{
+    DeviceHealth, DeviceIdentifier, NodeWatchResourcesRequest, NodeWatchResourcesResponse,
+};
 use kubelet::plugins::registration::registration_server::{Registration, RegistrationServer};
 use kubelet::plugins::registration::{InfoRequest, PluginInfo, RegistrationStatus, RegistrationStatusResponse};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -509,6 +518,150 @@ fn storage_driver(host: &Host, walk: &mut Walk, runtime: &tokio::runtime::Runtim
     walk.equals("CSI: a driver that goes leaves CSINode", &gone, "");
 }
 
+// === A driver for dynamic resources ===
+
+const TOYS: &str = "toys.example.com";
+
+/// A driver that prepares whatever was allocated.
+#[derive(Clone)]
+struct Claims {
+    calls: Arc<Mutex<Vec<String>>>,
+    /// 1: healthy, 2: not.
+    health: watch::Sender<i32>,
+}
+
+impl Claims {
+    fn said(&self) -> String {
+        std::mem::take(&mut *self.calls.lock().unwrap()).join("; ")
+    }
+}
+
+#[tonic::async_trait]
+impl Registration for Claims {
+    async fn get_info(&self, _: Request<InfoRequest>) -> Result<Response<PluginInfo>, Status> {
+        Ok(Response::new(PluginInfo {
+            r#type: "DRAPlugin".into(),
+            name: TOYS.into(),
+            endpoint: String::new(),
+            supported_versions: vec!["v1.DRAPlugin".into(), "v1alpha1.DRAResourceHealth".into()],
+        }))
+    }
+
+    async fn notify_registration_status(
+        &self,
+        request: Request<RegistrationStatus>,
+    ) -> Result<Response<RegistrationStatusResponse>, Status> {
+        self.calls.lock().unwrap().push(format!("registered {}", request.into_inner().plugin_registered));
+        Ok(Response::new(RegistrationStatusResponse {}))
+    }
+}
+
+#[tonic::async_trait]
+impl DraPlugin for Claims {
+    async fn node_prepare_resources(
+        &self,
+        request: Request<NodePrepareResourcesRequest>,
+    ) -> Result<Response<NodePrepareResourcesResponse>, Status> {
+        let claims = request.into_inner().claims.into_iter().map(|claim| {
+            self.calls.lock().unwrap().push(format!("prepare {}", claim.name));
+            let device = dra::Device {
+                request_names: vec!["toy".into()],
+                pool_name: "pool".into(),
+                device_name: "one".into(),
+                ..dra::Device::default()
+            };
+            (claim.uid, NodePrepareResourceResponse { devices: vec![device], error: String::new() })
+        });
+        Ok(Response::new(NodePrepareResourcesResponse { claims: claims.collect() }))
+    }
+
+    async fn node_unprepare_resources(
+        &self,
+        request: Request<NodeUnprepareResourcesRequest>,
+    ) -> Result<Response<NodeUnprepareResourcesResponse>, Status> {
+        let claims = request.into_inner().claims.into_iter().map(|claim| {
+            self.calls.lock().unwrap().push(format!("unprepare {}", claim.name));
+            (claim.uid, NodeUnprepareResourceResponse::default())
+        });
+        Ok(Response::new(NodeUnprepareResourcesResponse { claims: claims.collect() }))
+    }
+}
+
+#[tonic::async_trait]
+impl DraResourceHealth for Claims {
+    type NodeWatchResourcesStream =
+        std::pin::Pin<Box<dyn tokio_stream::Stream<Item = Result<NodeWatchResourcesResponse, Status>> + Send>>;
+
+    async fn node_watch_resources(
+        &self,
+        _: Request<NodeWatchResourcesRequest>,
+    ) -> Result<Response<Self::NodeWatchResourcesStream>, Status> {
+        let told = WatchStream::new(self.health.subscribe()).map(|health| {
+            let device = Some(DeviceIdentifier { pool_name: "pool".into(), device_name: "one".into() });
+            let device = DeviceHealth { device, health, health_check_timeout_seconds: 600, ..DeviceHealth::default() };
+            Ok(NodeWatchResourcesResponse { devices: vec![device] })
+        });
+        Ok(Response::new(Box::pin(told)))
+    }
+}
+
+async fn offer_claims(claims: Claims, socket: PathBuf) {
+    let listener = UnixListener::bind(&socket).unwrap();
+    let served = Server::builder()
+        .add_service(RegistrationServer::new(claims.clone()))
+        .add_service(DraResourceHealthServer::new(claims.clone()))
+        .add_service(DraPluginServer::new(claims))
+        .serve_with_incoming(UnixListenerStream::new(listener));
+    served.await.unwrap();
+}
+
+/// What a driver publishes, and who wants it.
+fn toys(host: &Host) -> Vec<Value> {
+    let resource = |kind: &str, name: &str, spec: Value| json!({ "apiVersion": "resource.k8s.io/v1", "kind": kind, "metadata": { "name": name }, "spec": spec });
+    let of_driver = format!("device.driver == \"{TOYS}\"");
+    let request = json!({ "name": "toy", "exactly": { "deviceClassName": TOYS } });
+    vec![
+        resource("DeviceClass", TOYS, json!({ "selectors": [{ "cel": { "expression": of_driver } }] })),
+        resource(
+            "ResourceSlice",
+            "toys",
+            json!({ "driver": TOYS, "nodeName": host.name, "devices": [{ "name": "one" }],
+                "pool": { "name": "pool", "generation": 1, "resourceSliceCount": 1 } }),
+        ),
+        resource("ResourceClaimTemplate", "toy", json!({ "spec": { "devices": { "requests": [request] } } })),
+    ]
+}
+
+fn dynamic_resources(host: &Host, walk: &mut Walk, runtime: &tokio::runtime::Runtime) {
+    let claims = Claims { calls: Arc::default(), health: watch::Sender::new(1) };
+    let socket = host.dir.join("kubelet/plugins_registry/toys.example.com-reg.sock");
+    let serving = runtime.spawn(offer_claims(claims.clone(), socket.clone()));
+    let told = last_within(LONG, || claims.calls.lock().unwrap().join("; "), |said| said.contains("registered"));
+    walk.equals("DRA: a driver is told that it is registered", &told, "registered true");
+    claims.said();
+    apply(host, &toys(host));
+    let used = json!({ "resources": { "claims": [{ "name": "mine" }] } });
+    let claim = json!([{ "name": "mine", "resourceClaimTemplateName": "toy" }]);
+    let spec = json!({ "containers": [with(sh("c", RUN), used)], "resourceClaims": claim });
+    apply(host, &[pod("toying", spec)]);
+    walk.equals("DRA: a pod with a claim runs", &phase(host, "toying", &["Running"]), "Running");
+    let name = field(host, "pod/toying", ".status.resourceClaimStatuses[0].resourceClaimName");
+    walk.equals("DRA: its claim was prepared before", &claims.said(), &format!("prepare {name}"));
+    let path = ".status.containerStatuses[0].allocatedResourcesStatus[0].resources[0]";
+    let health = || fields(host, "pod/toying", &[&format!("{path}.resourceID"), &format!("{path}.health")]);
+    let wanted = "toys.example.com/pool/one Healthy";
+    walk.equals("DRA: its status tells how its device is", &last_within(LONG, health, |h| h == wanted), wanted);
+    claims.health.send_replace(2);
+    let wanted = "toys.example.com/pool/one Unhealthy";
+    walk.equals("DRA: and that it is not well any more", &last_within(LONG, health, |h| h == wanted), wanted);
+    host.kubectl_ok(&["delete", "pod", "toying", "--timeout=60s"], "");
+    walk.equals("DRA: the claim is given back with its pod", &claims.said(), &format!("unprepare {name}"));
+    serving.abort();
+    std::fs::remove_file(&socket).unwrap();
+    let left = last_within(LONG, || host.kubectl(&["get", "resourceslices", "-o", "name"], "").out, String::is_empty);
+    walk.equals("DRA: the ResourceSlices of a driver that went go after a while", &left, "");
+}
+
 #[test]
 fn plugins_serve_the_node() {
     let cluster = OneNode::start(&[]);
@@ -517,5 +670,6 @@ fn plugins_serve_the_node() {
     let mut walk = Walk::default();
     devices(host, &mut walk);
     storage_driver(host, &mut walk, &runtime);
+    dynamic_resources(host, &mut walk, &runtime);
     walk.end(host);
 }
