@@ -24,7 +24,7 @@ pub(crate) trait Checkpoint: Serialize + DeserializeOwned {
 }
 
 /// FNV-1a of 32 bits.
-fn sum_of(text: &str) -> u32 {
+pub(crate) fn sum_of(text: &str) -> u32 {
     text.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 

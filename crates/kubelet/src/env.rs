@@ -16,9 +16,10 @@ pub(crate) struct Sources<'a> {
     pub host_ips: &'a [String],
     pub pod_ips: &'a [String],
     pub node_name: &'a str,
-    /// cpu (milli) and memory (bytes) that stand for limits which are not set.
+    /// cpu (milli), memory and ephemeral storage (bytes) that stand for limits which are not set.
     pub node_cpu_milli: i64,
     pub node_memory: i64,
+    pub node_storage: i64,
 }
 
 /// A container that cannot be made as it stands; the text is the message of `CreateContainerConfigError`.
@@ -194,6 +195,7 @@ pub(crate) fn resource_value(
         None => match (which, name) {
             ("limits", "cpu") => from.node_cpu_milli,
             ("limits", "memory") => from.node_memory.saturating_mul(1000),
+            ("limits", "ephemeral-storage") => from.node_storage.saturating_mul(1000),
             _ => 0,
         },
     };
@@ -299,6 +301,7 @@ mod tests {
                 node_name: "n1",
                 node_cpu_milli: 2000,
                 node_memory: 1 << 30,
+                node_storage: 5 << 30,
             },
         )
     }
@@ -315,6 +318,7 @@ mod tests {
                 {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
                 {"name": "APP", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['app']"}}},
                 {"name": "CPU", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu", "divisor": "1m"}}},
+                {"name": "DISK", "valueFrom": {"resourceFieldRef": {"resource": "limits.ephemeral-storage", "divisor": "1Gi"}}},
                 {"name": "FILE", "valueFrom": {"fileKeyRef": {"volumeName": "v", "path": "env", "key": "K"}}},
                 {"name": "URL", "value": "$(MY_DB_SERVICE_HOST):$(MY_DB_SERVICE_PORT)"}]});
         let check = |name: &str, want: &str| assert_eq!(get(container.clone(), name).as_deref(), Some(want));
@@ -323,6 +327,7 @@ mod tests {
         check("IP", "10.244.0.2");
         check("APP", "web");
         check("CPU", "2000");
+        check("DISK", "5");
         check("FILE", "from a file");
         check("URL", "10.96.0.9:5432");
         check("MY_DB_PORT_5432_TCP_ADDR", "10.96.0.9");

@@ -4,7 +4,8 @@
 use std::collections::HashMap;
 
 use k8s_openapi::api::core::v1::{Container, Pod};
-use sha2::{Digest, Sha256};
+
+use crate::checkpoint::sum_of;
 
 pub(crate) const POD_NAME: &str = "io.kubernetes.pod.name";
 pub(crate) const POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";
@@ -42,11 +43,26 @@ pub(crate) fn of_container(pod: &Pod, container: &Container) -> HashMap<String, 
 }
 
 /// Changes when the container must be made anew: when its image does, as the API allows no other change that would ask for
-/// that.
+/// that. It is upstream's sum of both names, so that one kubelet leaves the other's containers as they are.
 pub(crate) fn hash_of(container: &Container) -> String {
-    let mut hash = Sha256::new();
-    hash.update(container.name.as_bytes());
-    hash.update([0]);
-    hash.update(container.image.as_deref().unwrap_or_default().as_bytes());
-    hash.finalize().iter().take(4).map(|b| format!("{b:02x}")).collect()
+    let image = container.image.as_deref().unwrap_or_default();
+    let names = serde_json::json!({ "image": image, "name": container.name }).to_string();
+    let bytes: Vec<String> = names.bytes().map(|byte| byte.to_string()).collect();
+    format!("{:x}", sum_of(&format!("([]uint8)[{}]", bytes.join(" "))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_has_the_hash_that_upstream_gives_it() {
+        let container = Container {
+            name: "test_container".to_owned(),
+            image: Some("foo/image:v1".to_owned()),
+            args: Some(vec!["/bin/sh".to_owned()]),
+            ..Container::default()
+        };
+        assert_eq!(hash_of(&container), "8e45cbd0");
+    }
 }

@@ -8,8 +8,8 @@ use client::error::ApiError;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{
-    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec, NodeStatus,
-    NodeSwapStatus, NodeSystemInfo, Taint,
+    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures,
+    NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeSpec, NodeStatus, NodeSwapStatus, NodeSystemInfo, Taint,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference, Time};
@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::context::Context;
+use crate::runtime::Handler;
 
 /// A changed status is written at the next look, an unchanged one every five minutes, the Lease every ten seconds.
 const LOOK: Duration = Duration::from_secs(10);
@@ -62,6 +63,16 @@ impl Machine {
         };
         let cpus = std::thread::available_parallelism().map_or(1, |n| i64::try_from(n.get()).unwrap_or(1));
         Machine { cpus, memory_bytes: kib.unwrap_or_default() * 1024, swap_bytes, info }
+    }
+}
+
+fn handler(known: Handler) -> NodeRuntimeHandler {
+    NodeRuntimeHandler {
+        name: Some(known.name),
+        features: Some(NodeRuntimeHandlerFeatures {
+            recursive_read_only_mounts: Some(known.recursive_read_only_mounts),
+            user_namespaces: Some(known.user_namespaces),
+        }),
     }
 }
 
@@ -191,6 +202,7 @@ impl NodeReporter {
         if let Ok(version) = self.context.runtime.version().await {
             info.container_runtime_version = format!("{}://{}", version.runtime_name, version.runtime_version);
         }
+        let features = self.context.runtime.features().await.unwrap_or_default();
         let mut addresses: Vec<NodeAddress> = self
             .context
             .host_ips
@@ -206,6 +218,8 @@ impl NodeReporter {
             node_info: Some(info),
             images: Some(self.images().await),
             volumes_in_use: Some(self.context.volumes_in_use.all()),
+            features: Some(NodeFeatures { supplemental_groups_policy: Some(features.supplemental_groups_policy) }),
+            runtime_handlers: Some(features.handlers.into_iter().map(handler).collect()),
             daemon_endpoints: Some(NodeDaemonEndpoints {
                 kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(self.port) }),
             }),

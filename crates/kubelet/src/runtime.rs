@@ -106,6 +106,22 @@ pub(crate) struct ContainerStatus {
     /// Where the container's termination message lies on the host, and whether its log may stand in for it.
     pub termination_path: Option<PathBuf>,
     pub termination_fallback: bool,
+    /// Who its first process runs as, where the runtime tells.
+    pub user: Option<cri::LinuxContainerUser>,
+}
+
+/// What a runtime can do under one of its handlers; the empty name is the default's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Handler {
+    pub name: String,
+    pub recursive_read_only_mounts: bool,
+    pub user_namespaces: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Features {
+    pub handlers: Vec<Handler>,
+    pub supplemental_groups_policy: bool,
 }
 
 #[derive(Clone)]
@@ -164,6 +180,20 @@ impl Runtime {
         let answer = self.runtime.clone().status(within(QUICK, cri::StatusRequest::default())).await?.into_inner();
         let conditions = answer.status.ok_or(RuntimeError::Incomplete("a status"))?.conditions;
         Ok(conditions.into_iter().filter(|c| !c.status).collect())
+    }
+
+    /// What it says that it can do; a runtime that does not know the question can do none of it.
+    pub(crate) async fn features(&self) -> Result<Features> {
+        let answer = self.runtime.clone().status(within(QUICK, cri::StatusRequest::default())).await?.into_inner();
+        let handler = |h: cri::RuntimeHandler| {
+            let features = h.features.unwrap_or_default();
+            let (rro, users) = (features.recursive_read_only_mounts, features.user_namespaces);
+            Handler { name: h.name, recursive_read_only_mounts: rro, user_namespaces: users }
+        };
+        Ok(Features {
+            handlers: answer.runtime_handlers.into_iter().map(handler).collect(),
+            supplemental_groups_policy: answer.features.is_some_and(|f| f.supplemental_groups_policy),
+        })
     }
 
     /// Everything that the runtime runs for Kubernetes, by pod uid.
@@ -406,5 +436,6 @@ fn status_of(s: cri::ContainerStatus) -> ContainerStatus {
         image: s.image.map(|i| i.image).unwrap_or_default(),
         image_ref: s.image_ref,
         log_path: s.log_path,
+        user: s.user.and_then(|u| u.linux),
     }
 }

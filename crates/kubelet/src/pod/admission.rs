@@ -72,10 +72,25 @@ pub(crate) struct Host<'a> {
 
 /// `others` are the pods that were admitted and have not ended.
 pub(crate) fn refusal(pod: &Pod, host: &Host<'_>, others: &[&Pod], is_static: bool) -> Option<Refusal> {
+    let selected = pod.spec.as_ref().and_then(|s| s.node_selector.as_ref()?.get("kubernetes.io/os"));
+    if selected.is_some_and(|os| os != "linux") {
+        return Some(Refusal {
+            reason: "PodOSSelectorNodeLabelDoesNotMatch".to_owned(),
+            message: "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label".to_owned(),
+        });
+    }
     if pod.spec.as_ref().and_then(|s| s.os.as_ref()).is_some_and(|os| os.name != "linux") {
         return Some(Refusal {
             reason: "PodOSNotSupported".to_owned(),
             message: "Failed to admit pod as the OS field doesn't match node OS".to_owned(),
+        });
+    }
+    if let Some(node) = host.node
+        && !knows_its_groups(pod, node)
+    {
+        return Some(Refusal {
+            reason: "SupplementalGroupsPolicyNotSupported".to_owned(),
+            message: "SupplementalGroupsPolicy=Strict is not supported in this node".to_owned(),
         });
     }
     if let Some(message) = sysctls::forbidden(pod, host.unsafe_sysctls) {
@@ -106,6 +121,14 @@ pub(crate) fn refusal(pod: &Pod, host: &Host<'_>, others: &[&Pod], is_static: bo
         return Some(Refusal::predicate("NodePorts", words));
     }
     None
+}
+
+/// A runtime that does not know of the policy would give a pod groups that it must not have.
+fn knows_its_groups(pod: &Pod, node: &Node) -> bool {
+    let context = pod.spec.as_ref().and_then(|s| s.security_context.as_ref());
+    let is_strict = context.and_then(|c| c.supplemental_groups_policy.as_deref()) == Some("Strict");
+    let features = node.status.as_ref().and_then(|s| s.features.as_ref());
+    !is_strict || features.and_then(|f| f.supplemental_groups_policy) == Some(true)
 }
 
 /// A node that runs short takes only pods that it could not do without; one that lacks memory alone takes those that ask
@@ -302,6 +325,17 @@ mod tests {
         check(more_than("8"), &[], Some(("NodeAffinity", words)));
         let words = "Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate";
         check(serde_json::json!({"tolerations": []}), &[], Some(("TaintToleration", words)));
+    }
+
+    #[test]
+    fn what_the_node_cannot_be_or_do_is_named() {
+        let words = "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label";
+        let windows = serde_json::json!({"nodeSelector": {"kubernetes.io/os": "windows"}});
+        check(windows, &[], Some(("PodOSSelectorNodeLabelDoesNotMatch", words)));
+        let groups = |policy: &str| serde_json::json!({"securityContext": {"supplementalGroupsPolicy": policy}});
+        check(groups("Merge"), &[], None);
+        let words = "SupplementalGroupsPolicy=Strict is not supported in this node";
+        check(groups("Strict"), &[], Some(("SupplementalGroupsPolicyNotSupported", words)));
     }
 
     #[test]

@@ -140,6 +140,7 @@ pub(crate) fn sandbox(pod: &Pod, attempt: u32, host: &Host) -> Result<cri::PodSa
                 run_as_user: context.run_as_user.map(|value| cri::Int64Value { value }),
                 run_as_group: context.run_as_user.and(context.run_as_group).map(|value| cri::Int64Value { value }),
                 supplemental_groups: groups(&context),
+                supplemental_groups_policy: groups_policy(&context),
                 privileged,
                 seccomp: Some(seccomp(context.seccomp_profile.as_ref(), true)),
                 ..Default::default()
@@ -153,6 +154,15 @@ pub(crate) fn sandbox(pod: &Pod, attempt: u32, host: &Host) -> Result<cri::PodSa
 
 fn groups(context: &PodSecurityContext) -> Vec<i64> {
     context.fs_group.into_iter().chain(context.supplemental_groups.iter().flatten().copied()).collect()
+}
+
+/// Whether the groups that the image's user has there count too (KEP-3619).
+fn groups_policy(context: &PodSecurityContext) -> i32 {
+    let policy = match context.supplemental_groups_policy.as_deref() {
+        Some("Strict") => cri::SupplementalGroupsPolicy::Strict,
+        _ => cri::SupplementalGroupsPolicy::Merge,
+    };
+    policy as i32
 }
 
 fn apparmor(profile: &AppArmorProfile) -> cri::SecurityProfile {
@@ -203,6 +213,8 @@ pub(crate) struct Made<'a> {
     pub cpus: String,
     /// The NUMA nodes that it has memory of; empty: all.
     pub memory_nodes: String,
+    /// Whether its runtime can make mounts below a mount read-only too.
+    pub recursive_read_only: bool,
     pub host: &'a Host,
 }
 
@@ -265,7 +277,9 @@ fn mounts(m: &Made<'_>, termination_path: &str) -> Result<Vec<cri::Mount>, Strin
     for mount in m.container.volume_mounts.iter().flatten() {
         let volume = m.volumes.get(&mount.name).ok_or_else(|| format!("volume \"{}\" is not mounted", mount.name))?;
         let sub_path = m.sub_paths.get(&mount.mount_path);
-        mounts.push(volume_mount(mount, volume, sub_path, is_read_only(m.pod, &mount.name))?);
+        let mut made = volume_mount(mount, volume, sub_path, is_read_only(m.pod, &mount.name))?;
+        made.recursive_read_only = recursive_read_only(mount, m.recursive_read_only)?;
+        mounts.push(made);
     }
     mounts.extend(m.devices.mounts.iter().map(|mount| cri::Mount {
         readonly: mount.read_only,
@@ -319,6 +333,34 @@ fn volume_mount(
         propagation: propagation as i32,
         ..plain_mount(&mount.mount_path, path)
     })
+}
+
+pub(crate) fn wants_recursive_read_only(mount: &VolumeMount) -> bool {
+    mount.recursive_read_only.as_deref().is_some_and(|mode| mode != "Disabled")
+}
+
+/// Whether what is mounted below is read-only too (KEP-3857), where the mount asks for it and the runtime can do it.
+fn recursive_read_only(mount: &VolumeMount, is_supported: bool) -> Result<bool, String> {
+    let name = &mount.name;
+    if !wants_recursive_read_only(mount) {
+        return Ok(false);
+    }
+    if mount.read_only != Some(true) {
+        return Err(format!("volume {name:?} requested recursive read-only mode, but it is not read-only"));
+    }
+    if let Some(propagation) = mount.mount_propagation.as_deref().filter(|p| *p != "None") {
+        return Err(format!(
+            "volume {name:?} requested recursive read-only mode, but it is not compatible with propagation {propagation:?}"
+        ));
+    }
+    match mount.recursive_read_only.as_deref() {
+        Some("IfPossible") => Ok(is_supported),
+        Some("Enabled") if is_supported => Ok(true),
+        Some("Enabled") => {
+            Err(format!("volume {name:?} requested recursive read-only mode, but it is not supported by the runtime"))
+        }
+        other => Err(format!("unknown recursive read-only mode {:?}", other.unwrap_or_default())),
+    }
 }
 
 /// Whether the volume itself is for reading only, whatever its mounts say.
@@ -410,6 +452,7 @@ fn security(m: &Made<'_>) -> cri::LinuxContainerSecurityContext {
         run_as_group: group.map(|value| cri::Int64Value { value }),
         readonly_rootfs: own.read_only_root_filesystem == Some(true),
         supplemental_groups: groups(&of_pod),
+        supplemental_groups_policy: groups_policy(&of_pod),
         no_new_privs: own.allow_privilege_escalation == Some(false),
         masked_paths: paths(MASKED),
         readonly_paths: paths(READ_ONLY),
@@ -471,5 +514,27 @@ mod tests {
         check(path(), Some("a"), Ok("/bound"));
         check(image(), None, Ok("sha256:1"));
         check(image(), Some("a"), Err("subPath of image volume \"v\" is not supported on this node"));
+    }
+
+    #[test]
+    fn mounts_below_a_mount_are_read_only_too_where_that_can_be() {
+        let check = |mode: Option<&str>, read_only: bool, is_supported: bool, want: Result<bool, &str>| {
+            let mount = VolumeMount {
+                name: "v".into(),
+                read_only: Some(read_only),
+                recursive_read_only: mode.map(str::to_owned),
+                ..VolumeMount::default()
+            };
+            let got = recursive_read_only(&mount, is_supported);
+            let got = got.map_err(|e| e.rsplit("but it is ").next().unwrap_or_default().to_owned());
+            assert_eq!(got, want.map_err(str::to_owned), "{mode:?} {read_only} {is_supported}");
+        };
+        check(None, true, true, Ok(false));
+        check(Some("Disabled"), true, true, Ok(false));
+        check(Some("IfPossible"), true, false, Ok(false));
+        check(Some("IfPossible"), true, true, Ok(true));
+        check(Some("Enabled"), true, true, Ok(true));
+        check(Some("Enabled"), true, false, Err("not supported by the runtime"));
+        check(Some("Enabled"), false, true, Err("not read-only"));
     }
 }

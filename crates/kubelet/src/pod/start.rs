@@ -69,6 +69,7 @@ impl Worker {
             node_name: &context.node_name,
             node_cpu_milli: context.allocatable_of("cpu"),
             node_memory: context.allocatable_of("memory") / 1000,
+            node_storage: context.allocatable_of("ephemeral-storage") / 1000,
         };
         if !self.context.services_synced() {
             return Err(Failed); // containers without Service variables would be wrong for all their life
@@ -241,6 +242,7 @@ impl Worker {
             node_name: &context.node_name,
             node_cpu_milli: context.allocatable_of("cpu"),
             node_memory: context.allocatable_of("memory") / 1000,
+            node_storage: context.allocatable_of("ephemeral-storage") / 1000,
         };
         self.set_up_volumes(pod, &materials, &sources).await.map(drop)
     }
@@ -291,6 +293,13 @@ impl Worker {
         };
         vars.extend(devices.envs.clone());
         let cdi_devices = context.claims.cdi_devices(pod, container).map_err(config_error)?;
+        let wants_recursion = container.volume_mounts.iter().flatten().any(container_config::wants_recursive_read_only);
+        let recursive_read_only = wants_recursion && {
+            let class = pod.spec.as_ref().and_then(|s| s.runtime_class_name.as_deref());
+            let handler = class.map(|class| context.handler_of(class)).unwrap_or_default();
+            let found = context.runtime.features().await.map_err(|e| waiting("CreateContainerError", e.to_string()))?;
+            found.handlers.iter().any(|h| h.name == handler && h.recursive_read_only_mounts)
+        };
         let previous = look.state.containers.iter().find(|c| c.name == container.name);
         // Of a container that the runtime has forgotten, the status remembers how often it ran.
         let restarts = previous.map(|c| c.restart_count).or_else(|| self.remembered_restarts(pod, &container.name));
@@ -326,6 +335,7 @@ impl Worker {
             cdi_devices,
             cpus,
             memory_nodes: context.memory.nodes_of(pod, container),
+            recursive_read_only,
             target_id: target_of(pod, container, look),
             host,
         };

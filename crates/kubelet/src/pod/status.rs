@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
-    HostIP, Pod, PodCondition, PodIP, PodStatus, ResourceRequirements, VolumeMount, VolumeMountStatus,
+    ContainerUser, HostIP, LinuxContainerUser, Pod, PodCondition, PodIP, PodStatus, ResourceRequirements, VolumeMount,
+    VolumeMountStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -182,11 +183,24 @@ fn container_status(o: &Observed<'_>, container: &Container, is_init: bool) -> C
         restart_count,
         state: Some(state),
         last_state: Some(last_state.unwrap_or_default()),
-        allocated_resources: container.resources.as_ref().and_then(|r| r.requests.clone()).filter(|r| !r.is_empty()),
+        allocated_resources: allocated(o, container).and_then(|r| r.requests.clone()).filter(|r| !r.is_empty()),
         resources: o.actual.get(&container.name).cloned().or_else(|| container.resources.clone()),
         volume_mounts: volume_mounts(container),
+        user: newest.and_then(|run| run.user.as_ref()).map(|user| ContainerUser {
+            linux: Some(LinuxContainerUser {
+                uid: user.uid,
+                gid: user.gid,
+                supplemental_groups: Some(user.supplemental_groups.clone()),
+            }),
+        }),
         ..ContainerStatus::default()
     }
+}
+
+/// What the node has set aside for the container: while a resize waits, what it asked for before.
+fn allocated<'a>(o: &'a Observed<'_>, container: &'a Container) -> Option<&'a ResourceRequirements> {
+    let waits = matches!(o.resize, Some(Resize::Pending { .. }));
+    o.actual.get(&container.name).filter(|_| waits).or(container.resources.as_ref())
 }
 
 /// How the last run ended of a container that the runtime knows no more; none: it never ran.
@@ -334,7 +348,8 @@ fn conditions_of(
     apps: &[ContainerStatus],
 ) -> Vec<PodCondition> {
     let ended = matches!(phase, "Succeeded" | "Failed");
-    let unready: Vec<&str> = apps.iter().filter(|s| !s.ready).map(|s| s.name.as_str()).collect();
+    let sidecars = plan::init_containers(o.pod).iter().zip(init).filter(|(c, _)| plan::is_sidecar(c)).map(|(_, s)| s);
+    let unready: Vec<&str> = sidecars.chain(apps).filter(|s| !s.ready).map(|s| s.name.as_str()).collect();
     let incomplete: Vec<&str> = plan::init_containers(o.pod)
         .iter()
         .zip(init)
@@ -354,17 +369,20 @@ fn conditions_of(
     };
     let gates = o.pod.spec.as_ref().and_then(|s| s.readiness_gates.as_deref()).unwrap_or_default();
     let api = o.pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
-    let has_true = |kind: &str| api.iter().any(|c| c.type_ == kind && c.status == "True");
-    let unmet: Vec<&str> = gates.iter().map(|g| g.condition_type.as_str()).filter(|g| !has_true(g)).collect();
+    let unmet: Vec<String> = gates
+        .iter()
+        .filter_map(|gate| {
+            let kind = &gate.condition_type;
+            match api.iter().find(|c| c.type_ == *kind).map(|c| c.status.as_str()) {
+                Some("True") => None,
+                Some(other) => Some(format!("the status of pod readiness gate {kind:?} is not \"True\", but {other}")),
+                None => Some(format!("corresponding condition of pod readiness gate {kind:?} does not exist.")),
+            }
+        })
+        .collect();
     let ready = match (&containers_ready, unmet.is_empty()) {
         (Ok(()), true) => Ok(()),
-        (Ok(()), false) => {
-            let each: Vec<String> = unmet
-                .iter()
-                .map(|g| format!("the status of pod readiness gate \"{g}\" is not \"True\", but False"))
-                .collect();
-            Err(("ReadinessGatesNotReady".to_owned(), each.join(", ")))
-        }
+        (Ok(()), false) => Err(("ReadinessGatesNotReady".to_owned(), unmet.join(", "))),
         (Err(why), _) => Err(why.clone()),
     };
     // Where all containers run again, the pod stays what it was.
@@ -464,11 +482,55 @@ mod tests {
             log_path: String::new(),
             termination_path: None,
             termination_fallback: false,
+            user: None,
         }
     }
 
     fn status(spec: serde_json::Value, runs: &[runtime::ContainerStatus], waiting: &[(&str, &str)]) -> PodStatus {
         status_after(&PodStatus::default(), spec, runs, waiting)
+    }
+
+    #[test]
+    fn a_sidecar_that_is_not_ready_keeps_its_pod_from_being_so() {
+        let spec = serde_json::json!({"initContainers": [{"name": "side", "restartPolicy": "Always"}],
+            "containers": [{"name": "web"}]});
+        let status = status(spec, &[run("web", Phase::Running, 0), run("side", Phase::Exited, 1)], &[]);
+        let found = status.conditions.iter().flatten().find(|c| c.type_ == "ContainersReady").unwrap();
+        assert_eq!(found.message.as_deref(), Some("containers with unready status: [side]"));
+    }
+
+    #[test]
+    fn readiness_gates_say_what_they_lack() {
+        let pod = serde_json::json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "web"}],
+            "readinessGates": [{"conditionType": "a"}, {"conditionType": "b"}, {"conditionType": "c"}]},
+            "status": {"conditions": [{"type": "a", "status": "True"}, {"type": "b", "status": "Unknown"}]}});
+        let status = status_with(
+            &PodStatus::default(),
+            &serde_json::from_value(pod).unwrap(),
+            &[run("web", Phase::Running, 0)],
+            &[],
+            None,
+        );
+        let ready = status.conditions.iter().flatten().find(|c| c.type_ == "Ready").unwrap();
+        let words = "the status of pod readiness gate \"b\" is not \"True\", but Unknown, \
+            corresponding condition of pod readiness gate \"c\" does not exist.";
+        assert_eq!(ready.message.as_deref(), Some(words));
+    }
+
+    #[test]
+    fn while_a_resize_waits_what_was_asked_for_before_is_set_aside() {
+        let resources = |cpu: &str| serde_json::json!({"requests": {"cpu": cpu}});
+        let pod = serde_json::json!({"spec": {"containers": [{"name": "web", "resources": resources("2")}]}});
+        let actual = BTreeMap::from([("web".to_owned(), serde_json::from_value(resources("1")).unwrap())]);
+        let allocated = |resize: Option<&Resize>| {
+            let runs = [run("web", Phase::Running, 0)];
+            let pod = serde_json::from_value(pod.clone()).unwrap();
+            let status = status_with(&PodStatus::default(), &pod, &runs, &[], Some((resize, &actual)));
+            status.container_statuses.unwrap()[0].allocated_resources.clone().unwrap()["cpu"].0.clone()
+        };
+        assert_eq!(allocated(Some(&Resize::Pending { reason: "Deferred", message: String::new() })), "1");
+        assert_eq!(allocated(Some(&Resize::InProgress { error: None })), "2");
+        assert_eq!(allocated(None), "2");
     }
 
     fn status_after(
@@ -478,12 +540,26 @@ mod tests {
         waiting: &[(&str, &str)],
     ) -> PodStatus {
         let pod: Pod = serde_json::from_value(serde_json::json!({"metadata": {"name": "p"}, "spec": spec})).unwrap();
+        status_with(before, &pod, runs, waiting, None)
+    }
+
+    type Resizing<'a> = (Option<&'a Resize>, &'a BTreeMap<String, ResourceRequirements>);
+
+    fn status_with(
+        before: &PodStatus,
+        pod: &Pod,
+        runs: &[runtime::ContainerStatus],
+        waiting: &[(&str, &str)],
+        resizing: Option<Resizing<'_>>,
+    ) -> PodStatus {
+        let nothing = BTreeMap::new();
+        let (resize, actual) = resizing.unwrap_or((None, &nothing));
         let waiting = waiting
             .iter()
             .map(|(n, r)| ((*n).to_owned(), Waiting { reason: (*r).to_owned(), message: "m".into() }))
             .collect();
         status_of(&Observed {
-            pod: &pod,
+            pod,
             before,
             containers: runs,
             sandbox_ready: true,
@@ -495,9 +571,9 @@ mod tests {
             messages: &BTreeMap::new(),
             terminated: false,
             doom: None,
-            resize: None,
+            resize,
             restarting: false,
-            actual: &BTreeMap::new(),
+            actual,
             runtime: "containerd",
             now: Timestamp::UNIX_EPOCH,
         })

@@ -86,6 +86,9 @@ impl Mounting {
 struct Backoff {
     wait: Duration,
     until: Instant,
+    /// Which image ended, and how many runs of others there were before it: a new image begins anew.
+    hash: String,
+    before: i32,
 }
 
 /// What a look at the runtime found.
@@ -361,14 +364,11 @@ impl Worker {
             let ran = if container.started_at > 0 { container.finished_at - container.started_at } else { 0 };
             let ran = Duration::from_nanos(u64::try_from(ran).unwrap_or_default());
             // The first restart is immediate; its count tells which one this is, also after a restart of ours.
-            let exponent = u32::try_from(listed.restart_count).unwrap_or_default();
-            let wait = match exponent {
-                0 => Duration::ZERO,
-                _ if ran > FORGIVEN_AFTER => Duration::ZERO,
-                n => FIRST_BACKOFF.saturating_mul(1 << (n - 1).min(5)).min(LONGEST_BACKOFF),
-            };
+            let before = runs_before(self.backoff.get(&listed.name), &listed.hash, listed.restart_count);
+            let wait = wait_after(listed.restart_count - before, ran);
             let until = Instant::now() + wait.saturating_sub(since_end);
-            self.backoff.insert(listed.name.clone(), Backoff { wait, until });
+            let hash = listed.hash.clone();
+            self.backoff.insert(listed.name.clone(), Backoff { wait, until, hash, before });
         }
     }
 
@@ -501,6 +501,24 @@ fn read_start(path: &std::path::Path, limit: u64) -> std::io::Result<Vec<u8>> {
     Ok(start)
 }
 
+/// How many runs of other images there were before this one.
+fn runs_before(known: Option<&Backoff>, hash: &str, restart_count: i32) -> i32 {
+    match known {
+        Some(known) if known.hash == hash => known.before,
+        Some(_) => restart_count,
+        None => 0,
+    }
+}
+
+/// How long the next start is held back after the n-th restart, which ran that long.
+fn wait_after(restarts: i32, ran: Duration) -> Duration {
+    match u32::try_from(restarts).unwrap_or_default() {
+        0 => Duration::ZERO,
+        _ if ran > FORGIVEN_AFTER => Duration::ZERO,
+        n => FIRST_BACKOFF.saturating_mul(1 << (n - 1).min(5)).min(LONGEST_BACKOFF),
+    }
+}
+
 fn age_of(nanoseconds: i64) -> Duration {
     let now = Timestamp::now().as_nanosecond();
     u64::try_from(now - i128::from(nanoseconds)).map(Duration::from_nanos).unwrap_or_default()
@@ -517,5 +535,31 @@ async fn until_more_urgent(mut desired: watch::Receiver<Desired>, now: Desired) 
             (Desired::Stop { grace: before, .. }, Desired::Stop { grace, .. }) if grace < before => return,
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn restarts_are_held_back_longer_and_longer_until_the_image_changes() {
+        let known = |hash: &str, before: i32| Backoff {
+            wait: Duration::ZERO,
+            until: Instant::now(),
+            hash: hash.to_owned(),
+            before,
+        };
+        let check = |known: Option<&Backoff>, hash: &str, count: i32, want: u64| {
+            let restarts = count - runs_before(known, hash, count);
+            assert_eq!(wait_after(restarts, Duration::ZERO).as_secs(), want, "{hash} {count}");
+        };
+        check(None, "a", 0, 0);
+        check(Some(&known("a", 0)), "a", 1, 10);
+        check(Some(&known("a", 0)), "a", 3, 40);
+        check(Some(&known("a", 0)), "a", 30, 300);
+        check(Some(&known("a", 0)), "b", 4, 0);
+        check(Some(&known("b", 4)), "b", 5, 10);
+        assert_eq!(wait_after(3, FORGIVEN_AFTER * 2), Duration::ZERO);
     }
 }
