@@ -46,8 +46,10 @@ impl Pods {
             pod.metadata.namespace.as_deref() == Some(namespace) && pod.metadata.name.as_deref() == Some(name)
         };
         let workers = self.0.lock();
-        let found = workers.values().map(|h| desired_pod(&h.desired.borrow()).clone()).find(|p| is(p))?;
-        Some(with_status(context, &found))
+        let all = workers.values().map(|h| h.desired.borrow().clone()).filter(|d| is(desired_pod(d)));
+        // One that goes may still be there when the next of its name has come.
+        let found = all.min_by_key(|desired| matches!(desired, Desired::Stop { .. }))?;
+        Some(with_status(context, desired_pod(&found)))
     }
 
     pub(crate) fn len(&self) -> usize {
