@@ -16,7 +16,8 @@ use serde::Deserialize;
 use crate::cpus::CpuPolicy;
 use crate::memory::MemoryPolicy;
 use crate::resources::Amounts;
-use crate::settings::{self, Eviction, ImageGc, Logs, Shutdown};
+use crate::settings::{self, Eviction, ImageGc, Logs};
+use crate::shutdown::Shutdown;
 use crate::swap::SwapBehavior;
 use crate::topology::TopologyPolicy;
 
@@ -195,7 +196,6 @@ const IGNORED: &[&str] = &[
     "runOnce",
     "runtimeRequestTimeout",
     "showHiddenMetricsForVersion",
-    "shutdownGracePeriodByPodPriority",
     "singleProcessOOMKill",
     "streamingConnectionIdleTimeout",
     "syncFrequency",

@@ -24,6 +24,7 @@ use crate::pod::container_config::{self, Host};
 use crate::probes::Counts;
 use crate::resources::Amounts;
 use crate::runtime::{Runtime, RuntimeError};
+use crate::shutdown::ShuttingDown;
 use crate::statuses::Statuses;
 use crate::swap::Swap;
 use crate::topology::Topology;
@@ -100,8 +101,9 @@ pub(crate) struct Context {
     /// Kernel parameters that pods may set although they are not safe for everybody.
     pub unsafe_sysctls: Vec<String>,
     pub pressures: Pressures,
-    /// Told when a pressure came or went: the Node says so at once.
+    /// Told when a pressure or a shutdown came or went: the Node says so at once.
     pub pressures_changed: Notify,
+    pub shutting_down: ShuttingDown,
     pub probe_counts: Arc<Counts>,
     pub dooms: Dooms,
     pub devices: Arc<Devices>,
@@ -231,6 +233,7 @@ impl Context {
             unsafe_sysctls: Vec::new(),
             pressures: Pressures::default(),
             pressures_changed: Notify::new(),
+            shutting_down: ShuttingDown::default(),
             probe_counts: Arc::default(),
             dooms: Dooms::default(),
             devices: Arc::new(Devices::new(root)),

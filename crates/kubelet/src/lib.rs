@@ -43,6 +43,7 @@ mod resources;
 mod runtime;
 mod server;
 mod settings;
+mod shutdown;
 mod static_pods;
 mod static_url;
 mod statuses;
@@ -69,7 +70,8 @@ pub use cpus::CpuPolicy;
 pub use memory::MemoryPolicy;
 pub use runtime::RuntimeError;
 pub use server::ServeError;
-pub use settings::{Eviction, ImageGc, Logs, Shutdown};
+pub use settings::{Eviction, ImageGc, Logs};
+pub use shutdown::Shutdown;
 pub use swap::SwapBehavior;
 pub use topology::TopologyPolicy;
 
@@ -148,6 +150,7 @@ async fn run_node(config: Config, client: Option<kube::Client>, stop: Cancellati
         unsafe_sysctls: config.allowed_unsafe_sysctls.clone(),
         pressures: eviction::Pressures::default(),
         pressures_changed: tokio::sync::Notify::new(),
+        shutting_down: shutdown::ShuttingDown::default(),
         probe_counts: Arc::default(),
         dooms: pod::admission::Dooms::default(),
         devices: Arc::new(devices::Devices::new(&config.root_dir)),
@@ -217,6 +220,8 @@ async fn run_node(config: Config, client: Option<kube::Client>, stop: Cancellati
     let taker = plugins::taker::Taker { context: Arc::clone(&context), stop: stop.clone() };
     let plugins = plugins::registry::watch(config.root_dir.join("plugins_registry"), taker, stop.clone());
     let cpus = cpus::keep_apart(Arc::clone(&context), stop.clone());
+    let logind = shutdown::Logind::default();
+    let shutdowns = shutdown::watch(Arc::clone(&context), config.shutdown.clone(), logind, stop.clone());
     let reporter = async {
         if let Some(client) = client.filter(|_| config.register_node) {
             let context = Arc::clone(&context);
@@ -232,6 +237,7 @@ async fn run_node(config: Config, client: Option<kube::Client>, stop: Cancellati
         devices,
         plugins,
         slices,
+        shutdowns,
         cpus
     );
     Ok(())

@@ -246,7 +246,7 @@ impl NodeReporter {
     }
 
     async fn conditions(&self, old: &NodeStatus) -> Vec<NodeCondition> {
-        let unmet = match self.context.runtime.unmet_conditions().await {
+        let mut unmet = match self.context.runtime.unmet_conditions().await {
             Ok(unmet) => unmet
                 .into_iter()
                 .map(|c| match c.r#type.as_str() {
@@ -264,6 +264,9 @@ impl NodeReporter {
                 .collect::<Vec<_>>(),
             Err(error) => vec![format!("container runtime is down: {error}")],
         };
+        if self.context.shutting_down.is_on() {
+            unmet.push("node is shutting down".to_owned());
+        }
         let now = Time(Timestamp::now());
         let condition = |kind: &str, status: bool, reason: &str, message: String| {
             let status = if status { "True" } else { "False" };

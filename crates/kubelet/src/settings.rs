@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::cpus::{self, CpuPolicy};
 use crate::memory::MemoryPolicy;
 use crate::resources::{Amounts, Threshold};
+use crate::shutdown::Shutdown;
 use crate::swap::SwapBehavior;
 use crate::topology::{Policy, Scope, TopologyPolicy};
 
@@ -38,13 +39,6 @@ pub struct Logs {
     pub(crate) max_size: u64,
     pub(crate) max_files: usize,
     pub(crate) interval: Duration,
-}
-
-/// How long a node that shuts down leaves its pods, and how much of that its critical ones.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Shutdown {
-    pub(crate) total: Duration,
-    pub(crate) critical: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -148,6 +142,7 @@ pub(crate) const FIELDS: &[&str] = &[
     "reservedSystemCPUs",
     "seccompDefault",
     "shutdownGracePeriod",
+    "shutdownGracePeriodByPodPriority",
     "shutdownGracePeriodCriticalPods",
     "systemReserved",
     "topologyManagerPolicy",
@@ -219,6 +214,42 @@ fn cpu_policy(fields: &Fields) -> Result<CpuPolicy, String> {
     let default = CpuPolicy::default().reconcile_period;
     let reconcile_period = duration(fields, "cpuManagerReconcilePeriod", default)?.max(Duration::from_secs(1));
     Ok(CpuPolicy { is_static, reserved, reconcile_period })
+}
+
+fn shutdown(fields: &Fields) -> Result<Shutdown, String> {
+    let whole = |name: &str| {
+        let time = duration(fields, name, Duration::ZERO)?;
+        let shown = component_base::flags::show_go_duration(time);
+        match time.is_zero() || time >= Duration::from_secs(1) {
+            true => Ok((time, shown)),
+            false => Err(format!("invalid configuration: {name} {shown} must be either zero or otherwise >= 1 sec")),
+        }
+    };
+    let (total, shown) = whole("shutdownGracePeriod")?;
+    let (critical, of_critical) = whole("shutdownGracePeriodCriticalPods")?;
+    if critical > total {
+        return Err(format!(
+            "invalid configuration: shutdownGracePeriodCriticalPods {of_critical} must be <= shutdownGracePeriod {shown}"
+        ));
+    }
+    let list = fields.get("shutdownGracePeriodByPodPriority").and_then(Value::as_array).cloned().unwrap_or_default();
+    if list.is_empty() {
+        return Ok(Shutdown::of(total, critical));
+    }
+    if !total.is_zero() {
+        return Err("invalid configuration: Cannot specify both shutdownGracePeriodByPodPriority and shutdownGracePeriod at the same time".to_owned());
+    }
+    let mut periods = Vec::new();
+    for item in list {
+        let priority = item["priority"].as_i64().unwrap_or_default().try_into();
+        let seconds = item["shutdownGracePeriodSeconds"].as_u64();
+        let (Ok(priority), Some(seconds)) = (priority, seconds) else {
+            return Err(format!("shutdownGracePeriodByPodPriority: invalid entry {item}"));
+        };
+        periods.push((priority, Duration::from_secs(seconds)));
+    }
+    periods.sort_unstable();
+    Ok(Shutdown { periods })
 }
 
 /// The static policy keeps memory for the system on the nodes that are named.
@@ -327,10 +358,7 @@ pub(crate) fn of(fields: &BTreeMap<String, Value>) -> Result<Settings, String> {
             max_files: usize::try_from(number(fields, "containerLogMaxFiles", 5)).unwrap_or(logs.max_files).max(2),
             interval: duration(fields, "containerLogMonitorInterval", logs.interval)?,
         },
-        shutdown: Shutdown {
-            total: duration(fields, "shutdownGracePeriod", Duration::ZERO)?,
-            critical: duration(fields, "shutdownGracePeriodCriticalPods", Duration::ZERO)?,
-        },
+        shutdown: shutdown(fields)?,
         kube_reserved,
         system_reserved,
         seccomp_default: fields.get("seccompDefault").and_then(Value::as_bool) == Some(true),
@@ -383,6 +411,14 @@ mod tests {
     }
 
     #[test]
+    fn a_shutdown_gives_pods_time_by_their_priority() {
+        let list = serde_json::json!([{"priority": 1000, "shutdownGracePeriodSeconds": 10},
+            {"priority": 0, "shutdownGracePeriodSeconds": 5}]);
+        let got = read(serde_json::json!({"shutdownGracePeriodByPodPriority": list})).unwrap().shutdown;
+        assert_eq!(got.periods, [(0, Duration::from_secs(5)), (1000, Duration::from_secs(10))]);
+    }
+
+    #[test]
     fn resources_are_aligned_as_the_file_says() {
         let got = read(serde_json::json!({"topologyManagerPolicy": "single-numa-node", "topologyManagerScope": "pod",
             "topologyManagerPolicyOptions": {"prefer-closest-numa-nodes": "true"}, "memoryManagerPolicy": "Static",
@@ -403,6 +439,14 @@ mod tests {
         check(serde_json::json!({"cpuManagerPolicy": "static"}), "to be greater than zero");
         check(serde_json::json!({"cpuManagerPolicy": "dynamic"}), "unknown policy");
         check(serde_json::json!({"topologyManagerPolicy": "strict"}), "unknown policy");
+        check(
+            serde_json::json!({"shutdownGracePeriod": "10s", "shutdownGracePeriodCriticalPods": "20s"}),
+            "must be <=",
+        );
+        check(serde_json::json!({"shutdownGracePeriod": "10ms"}), ">= 1 sec");
+        let list = serde_json::json!([{"priority": 0, "shutdownGracePeriodSeconds": 5}]);
+        let both = serde_json::json!({"shutdownGracePeriod": "10s", "shutdownGracePeriodByPodPriority": list});
+        check(both, "Cannot specify both");
         check(serde_json::json!({"topologyManagerScope": "node"}), "unknown scope");
         let options = serde_json::json!({"max-allowable-numa-nodes": "3"});
         check(serde_json::json!({"topologyManagerPolicyOptions": options}), "bad value");

@@ -321,7 +321,8 @@ impl Manager {
             unsafe_sysctls: &self.context.unsafe_sysctls,
         };
         let others: Vec<&Pod> = taken.values().map(|p| &**p).collect();
-        let refusal = admission::under_pressure(pod, &self.context.pressures.all())
+        let refusal = (self.context.shutting_down.refusal())
+            .or_else(|| admission::under_pressure(pod, &self.context.pressures.all()))
             .or_else(|| admission::refusal(pod, &host, &others, static_pods::is_static(pod)));
         match refusal {
             Some(refusal) if !runs => {
