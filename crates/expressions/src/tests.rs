@@ -95,3 +95,88 @@ fn typed_values_follow_their_schema() {
     names.bind("self", Val::typed(&value, &ty));
     assert_eq!(program.evaluate(&names, &mut Budget::new(1000)).unwrap().as_bool(), Some(true));
 }
+
+/// Whatever somebody writes is an expression or is told why not, ends within its budget, always in the same way; and what
+/// was found to be of a type is of that type.
+#[test]
+fn tampered_expressions() {
+    let corpus = testing::fuzz::texts(
+        10,
+        &[
+            "self.l.filter(x, x > 1).map(x, x * 2).exists(y, y == self.n)",
+            "self.m.all(k, k == self.m[k]) || has(self.t) && size(self.t) < 3",
+            "{'a': 1, 'b': 2}.transformList(k, v, v > 1, k + string(v))[0].startsWith('b')",
+            "self.?a.?b.orValue(2) + [?optional.none(), 1][0] == 3 ? 'x' : self.t",
+            "quantity('5Mi').add(2).isLessThan(quantity(self.t)) || isQuantity('1Gi')",
+            "cidr('10.0.0.0/8').containsIP(ip('10.1.2.3')) && url('https://a:80/p?x=1').getPort() == '80'",
+            "self.t.matches('^a(b|c)*$') && 'a b'.split(' ').size() == 2 && b'\\x00' != b\"a\" && 1u < 2u",
+            "timestamp('2026-01-02T03:04:05Z') + duration('1h30m') > timestamp('2026-01-01T00:00:00Z')",
+            "-9223372036854775808 / -1 > 0 || 1.5e300 * 1e300 > 0.0 || 7 % 0 == 1",
+            "format.dns1123Label().validate(self.t).hasValue() || semver('1.2.3').isGreaterThan(semver('0.1.0'))",
+        ],
+    );
+    let tokens: &[&[u8]] = &[
+        b"self",
+        b"(",
+        b"))",
+        b"[",
+        b"]",
+        b"{",
+        b".map(",
+        b".all(",
+        b"?",
+        b":",
+        b"'",
+        b"\"\"\"",
+        b"r'",
+        b"\\u",
+        b"\\",
+        b"&&",
+        b"||",
+        b"!",
+        b"--",
+        b"9223372036854775808",
+        b"0x",
+        b"1e999",
+        b"null",
+        b"type(",
+        b"dyn(",
+        b"in ",
+        b"`a-b`",
+        b"has(",
+        b"\xff",
+        b"//",
+    ];
+    let object: Value = serde_json::from_str(r#"{"l":[1,2,3],"m":{"a":"a"},"n":4,"t":"abc"}"#).unwrap();
+    let declared = Declarations::new().with("self", DeclaredType::Dyn);
+    testing::fuzz::fuzz(&corpus, tokens, |bytes, ()| {
+        let source = String::from_utf8_lossy(bytes);
+        let compiled = Program::compile(&source);
+        let (program, of) = match Program::checked(&source, &declared) {
+            Ok((program, of)) => (program, Some(of)),
+            Err(CompileError(why)) => {
+                assert!(why.starts_with("ERROR: <input>:"), "{source:?}: {why}");
+                let Ok(program) = compiled else { return false };
+                (program, None)
+            }
+        };
+        let mut names = Activation::new();
+        names.bind("self", Val::json(&object));
+        let evaluate = || {
+            let mut budget = Budget::new(100_000);
+            let made = program.evaluate(&names, &mut budget);
+            (made.as_ref().map_or_else(ToString::to_string, |value| format!("{value:?}")), made.ok())
+        };
+        let (told, made) = evaluate();
+        assert_eq!(evaluate().0, told, "{source:?}");
+        let Some(made) = made else { return false };
+        let is_so = match of {
+            Some(DeclaredType::Bool) => made.type_name() == "bool",
+            Some(DeclaredType::Int) => made.type_name() == "int",
+            Some(DeclaredType::String) => made.type_name() == "string",
+            _ => true,
+        };
+        assert!(is_so, "{source:?} makes {}", made.type_name());
+        true
+    });
+}

@@ -4,6 +4,7 @@ use apimachinery::codec::{Options, from_value};
 use apimachinery::schema::{ListKind, ListShape, Schema, Shape, TypeRef};
 use apimachinery::{Map, Value};
 use proptest::prelude::*;
+use testing::fuzz::Random;
 
 /// How deep objects go: a JSON schema has no end of its own.
 const DEPTH: u32 = 9;
@@ -59,22 +60,6 @@ pub(crate) fn mix(value: &mut Value, other: &Value, random: &mut Random) {
             }
             _ => {}
         }
-    }
-}
-
-/// An endless, repeatable sequence of numbers (xorshift).
-pub(crate) struct Random(pub(crate) u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
-    }
-
-    pub(crate) fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
     }
 }
 

@@ -1,8 +1,7 @@
 //! Bytes that somebody has tampered with. Whatever comes, each decoder gives an object or an error; and what it takes, it
 //! writes and reads again as the same.
 //!
-//! The corpus is what a real apiserver wrote, and texts that are near the edges of what is taken. `KELSON_FUZZ` says how
-//! often each entry is changed: a few times in every run of the tests, many times when somebody looks for more.
+//! The corpus is what a real apiserver wrote, and texts that are near the edges of what is taken.
 
 use apimachinery::Value;
 use apimachinery::apply::{self, Context, FieldSet, OneVersion};
@@ -11,11 +10,9 @@ use apimachinery::patch::{JsonPatch, merge, strategic_merge};
 use apimachinery::quantity;
 use apimachinery::schema::TypeRef;
 use apimachinery::selector::{FieldSelector, LabelSelector};
+use testing::fuzz::texts;
 
-use crate::arbitrary::Random;
 use crate::recorded::{Recorded, recorded};
-
-const SOME: u64 = 40;
 
 /// What parsers stumble over.
 const TOKENS: &[&[u8]] = &[
@@ -56,50 +53,8 @@ const TOKENS: &[&[u8]] = &[
     b"e-3",
 ];
 
-fn rounds() -> u64 {
-    std::env::var("KELSON_FUZZ").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(SOME)
-}
-
-fn below(random: &mut Random, end: usize) -> usize {
-    usize::try_from(random.below(end.max(1) as u64)).unwrap()
-}
-
-/// The bytes with a few changes; `other` is something of the same sort to take parts from.
-fn tampered(bytes: &[u8], other: &[u8], random: &mut Random) -> Vec<u8> {
-    let mut out = bytes.to_vec();
-    for _ in 0..=below(random, 4) {
-        let at = below(random, out.len() + 1);
-        let end = (at + below(random, 24)).min(out.len());
-        match below(random, 6) {
-            0 if at < out.len() => out[at] ^= 1 << below(random, 8),
-            1 => drop(out.splice(at..end, TOKENS[below(random, TOKENS.len())].iter().copied())),
-            2 => drop(out.drain(at..end)),
-            3 => {
-                let again = out[at..end].to_vec();
-                drop(out.splice(at..at, again));
-            }
-            4 => {
-                let from = below(random, other.len());
-                let until = (from + below(random, 64)).min(other.len());
-                drop(out.splice(at..end, other[from..until].iter().copied()));
-            }
-            _ => out.truncate(at.max(out.len() / 2)),
-        }
-    }
-    out
-}
-
-/// Hands tampered bytes of a corpus to a check, which says whether they were taken: some must be.
 fn fuzz<T>(corpus: &[(Vec<u8>, T)], check: impl Fn(&[u8], &T) -> bool) {
-    let mut taken = 0_u64;
-    for (i, (bytes, of)) in corpus.iter().enumerate() {
-        for round in 0..rounds() {
-            let mut random = Random((round * 7919 + i as u64) | 1);
-            let other = &corpus[below(&mut random, corpus.len())].0;
-            taken += u64::from(check(&tampered(bytes, other, &mut random), of));
-        }
-    }
-    assert!(taken > 0, "nothing that was tampered with is taken: then nothing is shown");
+    testing::fuzz::fuzz(corpus, TOKENS, check);
 }
 
 fn objects(form: impl Fn(&Recorded) -> Vec<u8>) -> Vec<(Vec<u8>, &'static TypeRef)> {
@@ -108,10 +63,6 @@ fn objects(form: impl Fn(&Recorded) -> Vec<u8>) -> Vec<(Vec<u8>, &'static TypeRe
 
 fn value_of(object: &Recorded) -> Value {
     from_value(serde_json::from_value(object.json.clone()).unwrap(), object.ty, Options::default()).unwrap().value
-}
-
-fn texts(texts: &[&str]) -> Vec<(Vec<u8>, ())> {
-    texts.iter().map(|text| (text.as_bytes().to_vec(), ())).collect()
 }
 
 #[test]
@@ -202,28 +153,26 @@ fn tampered_patches() {
 
 #[test]
 fn tampered_json_patches() {
-    let corpus = texts(&[
-        r#"[{"op":"add","path":"/metadata/labels/a","value":"b"},{"op":"remove","path":"/metadata/labels/a"}]"#,
-        r#"[{"op":"test","path":"/spec/containers/0/name","value":"c"},{"op":"replace","path":"/spec/containers/0","value":{}}]"#,
-        r#"[{"op":"move","from":"/spec/containers/0","path":"/spec/containers/-"},{"op":"copy","from":"","path":"/a~1b~0c"}]"#,
-    ]);
+    let corpus = texts(
+        20,
+        &[
+            r#"[{"op":"add","path":"/metadata/labels/a","value":"b"},{"op":"remove","path":"/metadata/labels/a"}]"#,
+            r#"[{"op":"test","path":"/spec/containers/0/name","value":"c"},{"op":"replace","path":"/spec/containers/0","value":{}}]"#,
+            r#"[{"op":"move","from":"/spec/containers/0","path":"/spec/containers/-"},{"op":"copy","from":"","path":"/a~1b~0c"}]"#,
+        ],
+    );
     let target = r#"{"metadata":{"labels":{}},"spec":{"containers":[{"name":"c"},{"name":"d"}]}}"#;
     let target: Value = serde_json::from_str(target).unwrap();
-    fuzz(&repeated(corpus), |bytes, ()| {
-        JsonPatch::parse(bytes).is_ok_and(|patch| patch.apply(&mut target.clone()).is_ok())
-    });
+    fuzz(&corpus, |bytes, ()| JsonPatch::parse(bytes).is_ok_and(|patch| patch.apply(&mut target.clone()).is_ok()));
 }
 
 #[test]
 fn tampered_selectors() {
-    let corpus = texts(&[
-        "a=b,c!=d",
-        "e in (f,g),!h",
-        "example.com/i notin (j),k",
-        "l>1,m<2",
-        "metadata.name=x,spec.nodeName!=y\\,z",
-    ]);
-    fuzz(&repeated(corpus), |bytes, ()| {
+    let corpus = texts(
+        20,
+        &["a=b,c!=d", "e in (f,g),!h", "example.com/i notin (j),k", "l>1,m<2", "metadata.name=x,spec.nodeName!=y\\,z"],
+    );
+    fuzz(&corpus, |bytes, ()| {
         let text = String::from_utf8_lossy(bytes);
         if let Ok(selector) = FieldSelector::parse(&text) {
             assert_eq!(selector.is_empty(), text.trim_matches([',', ' ']).is_empty(), "{text:?}");
@@ -237,18 +186,10 @@ fn tampered_selectors() {
 
 #[test]
 fn tampered_quantities() {
-    fuzz(
-        &repeated(texts(&["100m", "1.5Gi", "-3e6", "0.000001", "9223372036854775807", "12E", "1e-9"])),
-        |bytes, ()| {
-            let text = String::from_utf8_lossy(bytes);
-            let Ok(canonical) = quantity::canonical(&text) else { return false };
-            assert_eq!(quantity::canonical(&canonical).unwrap(), canonical, "{text:?}");
-            true
-        },
-    );
-}
-
-/// Short texts need more tries.
-fn repeated(corpus: Vec<(Vec<u8>, ())>) -> Vec<(Vec<u8>, ())> {
-    std::iter::repeat_n(corpus, 20).flatten().collect()
+    fuzz(&texts(20, &["100m", "1.5Gi", "-3e6", "0.000001", "9223372036854775807", "12E", "1e-9"]), |bytes, ()| {
+        let text = String::from_utf8_lossy(bytes);
+        let Ok(canonical) = quantity::canonical(&text) else { return false };
+        assert_eq!(quantity::canonical(&canonical).unwrap(), canonical, "{text:?}");
+        true
+    });
 }

@@ -8,7 +8,9 @@ use apimachinery::{Map, Value};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
-use crate::arbitrary::{Random, kinds, neighbours, object, objects};
+use testing::fuzz::Random;
+
+use crate::arbitrary::{kinds, neighbours, object, objects};
 
 fn through_json(value: &Value, ty: &TypeRef) -> Value {
     let decoded = json::decode(&json::encode(value), ty, Options::default()).unwrap();

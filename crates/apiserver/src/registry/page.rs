@@ -83,4 +83,31 @@ mod tests {
         let escaping = URL_SAFE_NO_PAD.encode(r#"{"v":"meta.k8s.io/v1","rv":3,"start":"../secrets/x"}"#);
         assert!(decode(&escaping).is_err());
     }
+
+    #[test]
+    fn tampered_tokens_are_refused_or_stay_below_their_prefix() {
+        let wires =
+            [r#"{"v":"meta.k8s.io/v1","rv":3,"start":"ns/a\u0000"}"#, r#"{"v":"meta.k8s.io/v1","rv":-1,"start":"b"}"#];
+        let tokens: &[&[u8]] = &[b"..", b"/", b"\0", b"-1", b"18446744073709551616", b"null", b"\xff", b"%2e%2e"];
+        testing::fuzz::fuzz(&testing::fuzz::texts(20, &wires), tokens, |bytes, ()| {
+            let Ok(token) = decode(&URL_SAFE_NO_PAD.encode(bytes)) else { return false };
+            assert!(!token.after.starts_with('/') && !token.after.split('/').any(|part| part == ".."), "{token:?}");
+            assert_eq!(decode(&encode(&token)), Ok(token));
+            true
+        });
+        testing::fuzz::fuzz(
+            &testing::fuzz::texts(20, &wires.map(|wire| URL_SAFE_NO_PAD.encode(wire)).each_ref().map(String::as_str)),
+            tokens,
+            |bytes, ()| {
+                let text = String::from_utf8_lossy(bytes);
+                match decode(&text) {
+                    Ok(_) => true,
+                    Err(why) => {
+                        assert!(why.starts_with("continue key is not valid: "), "{why}");
+                        false
+                    }
+                }
+            },
+        );
+    }
 }
