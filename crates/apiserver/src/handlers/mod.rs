@@ -62,7 +62,7 @@ impl Call {
     /// What the client accepts of what this server has.
     #[must_use]
     pub(crate) fn accepts(&self) -> negotiation::Accept<'_> {
-        negotiation::Accept { header: self.accept(), cbor: self.speaks_cbor() }
+        negotiation::Accept { cbor: self.speaks_cbor(), ..self.accept().into() }
     }
 
     #[must_use]

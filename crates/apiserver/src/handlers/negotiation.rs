@@ -39,11 +39,13 @@ pub(crate) struct Accept<'a> {
     pub header: Option<&'a str>,
     /// The server speaks CBOR.
     pub cbor: bool,
+    /// Of what is answered there is no Table.
+    pub no_table: bool,
 }
 
 impl<'a> From<Option<&'a str>> for Accept<'a> {
     fn from(header: Option<&'a str>) -> Self {
-        Accept { header, cbor: false }
+        Accept { header, ..Accept::default() }
     }
 }
 
@@ -147,8 +149,10 @@ pub(crate) fn negotiate<'a>(accept: impl Into<Accept<'a>>, pretty: bool) -> Resu
     for clause in &clauses {
         let Some(encoding) = offer.encoding_of(clause) else { continue };
         let pretty = pretty || clause.param("pretty") == Some("1");
-        if let Some(form) = form_of(clause) {
-            return Ok(Accepted { encoding, form, pretty });
+        match form_of(clause) {
+            None => {}
+            Some(Form::Table(_)) if offer.no_table => {}
+            Some(form) => return Ok(Accepted { encoding, form, pretty }),
         }
     }
     Err(unacceptable(&offer.offered()))
@@ -234,10 +238,16 @@ mod tests {
 
     #[test]
     fn cbor_is_spoken_where_it_is_switched_on() {
-        let accept = |cbor| Accept { header: Some("application/cbor"), cbor };
+        let accept = |cbor| Accept { cbor, ..Some("application/cbor").into() };
         assert_eq!(negotiate(accept(true), false).unwrap().encoding, Encoding::Cbor);
         assert_eq!(negotiate(accept(false), false).unwrap_err().code, 406);
-        let none = Accept { header: Some("text/html"), cbor: true };
+        let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+        let plain = |header: &str| {
+            negotiate(Accept { header: Some(header), no_table: true, ..Accept::default() }, false).map(|a| a.form)
+        };
+        assert_eq!(plain(table).unwrap_err().code, 406);
+        assert_eq!(plain(&format!("{table},application/json")), Ok(Form::Object));
+        let none = Accept { cbor: true, ..Some("text/html").into() };
         assert!(negotiate(none, false).unwrap_err().message.ends_with("protobuf, application/cbor"));
     }
 

@@ -31,7 +31,10 @@ pub(crate) async fn respond(call: &Call, accepted: Accepted, coded: Coded<'_>) -
         ));
     }
     let body = match coded.reply {
-        Reply::Value(value) => encode(&value, accepted),
+        Reply::Value(value) => match accepted.form {
+            Form::Metadata(version) => encode(&metadata_of(&value, version), accepted),
+            Form::Object | Form::Table(_) | Form::MetadataList(_) => encode(&value, accepted),
+        },
         Reply::Stored { resource, stored } => single(call, accepted, resource, &stored).await?,
         Reply::List(listing) => {
             let compress = accepts_gzip(call);

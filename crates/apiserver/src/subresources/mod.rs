@@ -69,7 +69,8 @@ async fn decoded_body(call: &mut Call, target: &Target, body: RequestBody) -> Re
 }
 
 async fn answer_value(call: &Call, value: Value, code: StatusCode) -> Result<Response<Body>, Status> {
-    let accepted = negotiation::negotiate(call.accepts(), call.is_pretty())?;
+    let accepts = negotiation::Accept { no_table: true, ..call.accepts() };
+    let accepted = negotiation::negotiate(accepts, call.is_pretty())?;
     respond(call, accepted, Coded { code, reply: Reply::Value(value) }).await
 }
 
