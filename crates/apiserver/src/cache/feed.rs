@@ -25,6 +25,8 @@ const BATCH: usize = 128;
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const TRIM_EVERY: Duration = Duration::from_secs(60);
+/// Lists are continued as of a moment until this and up to twice this has passed: as long as upstream's etcd keeps the past.
+const COMPACT_EVERY: Duration = Duration::from_secs(300);
 
 /// The caches' common source.
 pub struct Feed {
@@ -36,6 +38,23 @@ pub struct Feed {
     joiners: parking_lot::Mutex<Option<mpsc::Receiver<Join>>>,
     /// Something came that cannot be read.
     lost: Notify,
+    past: parking_lot::Mutex<Past>,
+}
+
+/// How far back lists may reach.
+struct Past {
+    oldest: Revision,
+    /// What becomes the oldest next, and since when it is meant to.
+    next: Revision,
+    since: Instant,
+}
+
+impl Past {
+    fn pass(&mut self, now: Instant, revision: Revision) {
+        if self.next == Revision(0) || now.duration_since(self.since) >= COMPACT_EVERY {
+            *self = Past { oldest: self.next, next: revision, since: now };
+        }
+    }
 }
 
 /// A cache that is to be fed from now on.
@@ -72,6 +91,7 @@ impl Feed {
             joining,
             joiners: parking_lot::Mutex::new(Some(joiners)),
             lost: Notify::new(),
+            past: parking_lot::Mutex::new(Past { oldest: Revision(0), next: Revision(0), since: Instant::now() }),
         }
     }
 
@@ -79,6 +99,12 @@ impl Feed {
     #[must_use]
     pub fn revision(&self) -> Revision {
         *self.revision.borrow()
+    }
+
+    /// Lists as of an earlier revision are refused: a client that walks in pages must not count on the past for ever.
+    #[must_use]
+    pub fn oldest(&self) -> Revision {
+        self.past.lock().oldest
     }
 
     #[must_use]
@@ -215,6 +241,7 @@ impl Feed {
                 }
                 _ = trim.tick() => {
                     let now = Instant::now();
+                    self.past.lock().pass(now, self.revision());
                     self.caches.read().values().for_each(|cache| cache.trim(now));
                 }
             }
@@ -337,4 +364,24 @@ pub(crate) fn below(prefix: &str) -> KeyRange {
 
 fn registry() -> KeyRange {
     below(REGISTRY)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_past_is_kept_for_one_to_two_intervals() {
+        let start = Instant::now();
+        let mut past = Past { oldest: Revision(0), next: Revision(0), since: start };
+        let mut at = |seconds: u64, revision| {
+            past.pass(start + Duration::from_secs(seconds), Revision(revision));
+            past.oldest
+        };
+        assert_eq!(at(0, 5), Revision(0));
+        assert_eq!(at(299, 7), Revision(0));
+        assert_eq!(at(300, 8), Revision(5));
+        assert_eq!(at(599, 9), Revision(5));
+        assert_eq!(at(600, 9), Revision(8));
+    }
 }

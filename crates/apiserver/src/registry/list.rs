@@ -172,6 +172,9 @@ impl Registry {
         limit: usize,
     ) -> Result<Listed, Status> {
         let cache = resource.stored();
+        if at < self.feed.oldest() {
+            return Err(status::expired_list());
+        }
         if let Some(listed) = cache.list_at(selection, at, after, limit) {
             self.demand_readable(resource, selection).await?;
             return Ok(listed);
