@@ -44,6 +44,8 @@ pub struct Config {
     pub external_address: Option<String>,
     pub audit: AuditConfig,
     pub encryption: Option<EncryptionConfig>,
+    /// A `TracingConfiguration`.
+    pub tracing: Option<PathBuf>,
     pub feature_gates: FeatureGates,
     pub runtime_config: BTreeMap<String, String>,
 }

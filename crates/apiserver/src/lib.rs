@@ -43,6 +43,7 @@ mod server;
 pub mod service_alloc;
 mod service_repair;
 mod subresources;
+mod traces;
 
 pub use body::{Body, BoxError};
 pub use config::{

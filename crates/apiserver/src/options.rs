@@ -375,13 +375,8 @@ impl Flags {
         if !self.authorization_mode.is_empty() && self.authorization_config.is_some() {
             wrong.push("--authorization-config can not be specified when --authorization-mode is specified".to_owned());
         }
-        for (flag, file) in [
-            ("tracing-config-file", &self.tracing_config_file),
-            ("egress-selector-config-file", &self.egress_selector_config_file),
-        ] {
-            if file.is_some() {
-                wrong.push(format!("--{flag} is not supported by this server"));
-            }
+        if self.egress_selector_config_file.is_some() {
+            wrong.push("--egress-selector-config-file is not supported by this server".to_owned());
         }
         let mut ranges = self.service_cluster_ip_range;
         if ranges.is_empty() {
@@ -552,6 +547,7 @@ impl Flags {
             external_address: self.external_hostname.map(|h| format!("{h}:{}", self.secure_port)),
             audit,
             encryption,
+            tracing: self.tracing_config_file,
             feature_gates: self.feature_gates,
             runtime_config: self.runtime_config,
         })

@@ -3,7 +3,7 @@
 //! 1. request info: what is asked
 //! 2. guards: a panic is this request's 500 alone; every request is measured
 //! 3. authentication: who asks
-//! 4. audit: what comes in, and at the end what became of it
+//! 4. audit and traces: what comes in, and at the end what became of it
 //! 5. impersonation: as whom
 //! 6. a seat: so many requests at once, and each for so long
 //! 7. authorization: may they
@@ -34,6 +34,7 @@ use crate::query::{Query, decode_path};
 use crate::request_info::{is_long_running, request_info};
 use crate::seats::{Full, Seat};
 use crate::server::{ApiServer, Proved};
+use crate::traces;
 
 const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 
@@ -150,13 +151,17 @@ async fn steps(
             return Err(status);
         }
     };
+    let audit_id = recorded.id.to_str().unwrap_or_default();
+    let followed = server.inner().traces.as_ref().and_then(|t| t.follow(&parts, &info, &user, audit_id));
     let Some(record) = recorded.begin(&server, &parts, &info, &user, remote) else {
-        return Box::pin(authenticated(server, parts, body, query, info, user, remote)).await;
+        let running = Box::pin(authenticated(server, parts, body, query, info, user, remote));
+        return traces::within(followed, running).await;
     };
     let record = recorded.record.get_or_init(|| record);
     record.received().await?;
     let body = record.watch_body(&parts, body);
-    record.during(Box::pin(authenticated(server, parts, body, query, info, user, remote))).await
+    let running = Box::pin(authenticated(server, parts, body, query, info, user, remote));
+    record.during(traces::within(followed, running)).await
 }
 
 /// What follows once it is known who asks.

@@ -72,6 +72,7 @@ pub(crate) fn json_post(body: Bytes) -> Request<Full<Bytes>> {
     let headers = request.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(header::ACCEPT, HeaderValue::from_static("application/json, */*"));
+    crate::traces::pass_on(headers);
     request
 }
 

@@ -37,6 +37,7 @@ use crate::proxy::KubeletTls;
 use crate::registry::Registry;
 use crate::resources::Resources;
 use crate::seats::Seats;
+use crate::traces::{self, Teller, Traced, Traces};
 
 pub(crate) use health::{Endpoint, Health};
 pub use local::LocalService;
@@ -78,6 +79,7 @@ pub(crate) struct Inner {
     pub aggregator: Arc<Aggregator>,
     pub openapi: OpenApi,
     pub audit: Option<Arc<Audit>>,
+    pub traces: Option<Arc<Traces>>,
     pub health: Health,
     pub metrics: Metrics,
     pub measured: ServerMetrics,
@@ -175,9 +177,16 @@ pub fn start(config: Config, stop: CancellationToken) -> BoxFuture<'static, Resu
 
 async fn build_and_listen(config: Config, stop: CancellationToken) -> Result<Handle, Error> {
     let (storage, upkeep) = open_store(&config).await?;
-    let (storage, encryption) = encrypted(&config, storage)?;
-    let server = wiring::build(config, storage, encryption, &stop)?;
+    let (mut storage, encryption) = encrypted(&config, storage)?;
+    let (traces, teller) = traced(&config)?.unzip();
+    if traces.is_some() {
+        storage = Arc::new(Traced(storage));
+    }
+    let server = wiring::build(config, storage, encryption, traces, &stop)?;
     let inner = server.inner();
+    if let Some(teller) = teller {
+        inner.tasks.spawn(teller.run(uuid::Uuid::new_v4().to_string(), inner.halt.clone()));
+    }
     if let Some(Upkeep { etcd, compaction_interval }) = upkeep {
         let halt = inner.halt.clone();
         inner.tasks.spawn(async move { etcd.run_compactor(compaction_interval, halt).await });
@@ -215,6 +224,14 @@ fn encrypted(config: &Config, storage: Arc<dyn Storage>) -> Result<Encryptable, 
     let rules = Rules::parse(&text).map_err(|why| Error::Config(format!("{}: {why}", path.display())))?;
     let encrypted = Arc::new(Encrypted::new(storage, rules));
     Ok((Arc::clone(&encrypted) as Arc<dyn Storage>, Some(encrypted)))
+}
+
+/// Who follows requests and who tells of them, if that is configured.
+fn traced(config: &Config) -> Result<Option<(Arc<Traces>, Teller)>, Error> {
+    let Some(path) = &config.tracing else { return Ok(None) };
+    let text = std::fs::read_to_string(path).map_err(|source| Error::File { path: path.clone(), source })?;
+    let traced = traces::Settings::parse(&text).and_then(|settings| Traces::new(&settings));
+    traced.map(Some).map_err(|why| Error::Config(format!("{}: {why}", path.display())))
 }
 
 /// What an etcd needs besides requests.

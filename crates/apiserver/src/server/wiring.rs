@@ -28,11 +28,13 @@ use crate::proxy::KubeletTls;
 use crate::registry::{Admission, Registry};
 use crate::resources::Resources;
 use crate::seats::Seats;
+use crate::traces::Traces;
 
 pub(super) fn build(
     config: Config,
     storage: Arc<dyn Storage>,
     encryption: Option<Arc<Encrypted>>,
+    traces: Option<Arc<Traces>>,
     stop: &CancellationToken,
 ) -> Result<ApiServer, Error> {
     let resources = Arc::new(Resources::builtin());
@@ -95,6 +97,7 @@ pub(super) fn build(
         aggregator,
         openapi,
         audit,
+        traces,
         health,
         metrics,
         measured,

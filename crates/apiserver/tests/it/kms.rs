@@ -1,17 +1,9 @@
 //! A double of a key-management service: gRPC at a Unix socket. It "encrypts" by turning bytes around and says which key it used.
 
-use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use futures::stream;
-use http::{HeaderMap, Request, Response};
-use http_body_util::{BodyExt, StreamBody};
-use hyper::body::{Frame, Incoming};
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::UnixListener;
 
 pub(crate) struct Kms {
     pub socket: PathBuf,
@@ -23,26 +15,12 @@ pub(crate) struct Kms {
 impl Kms {
     pub(crate) fn start(dir: &Path) -> Self {
         let socket = dir.join("kms.sock");
-        let listener = UnixListener::bind(&socket).unwrap();
         let keys = Arc::new(Mutex::new(["key-1", "key-1"].map(str::to_owned)));
         let calls = Arc::new(Mutex::new(Vec::new()));
         let (current, called) = (Arc::clone(&keys), Arc::clone(&calls));
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let (current, called) = (Arc::clone(&current), Arc::clone(&called));
-                let service = service_fn(move |request: Request<Incoming>| {
-                    let (current, called) = (Arc::clone(&current), Arc::clone(&called));
-                    async move {
-                        let method = request.uri().path().rsplit('/').next().unwrap().to_owned();
-                        let body = request.into_body().collect().await.unwrap().to_bytes();
-                        let message = answer(&method, &body[5..], &current.lock().unwrap());
-                        called.lock().unwrap().push(method);
-                        Ok::<_, Infallible>(framed(&message))
-                    }
-                });
-                let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-                tokio::spawn(builder.serve_connection(TokioIo::new(stream), service));
-            }
+        crate::grpc::serve(&socket, move |method, question| {
+            called.lock().unwrap().push(method.to_owned());
+            answer(method, question, &current.lock().unwrap())
         });
         Kms { socket, keys, calls }
     }
@@ -84,17 +62,4 @@ fn answer(method: &str, question: &[u8], [said, used]: &[String; 2]) -> Bytes {
         _ => put(1, &turned()),
     }
     out.freeze()
-}
-
-fn framed(message: &[u8]) -> Response<impl hyper::body::Body<Data = Bytes, Error = Infallible> + use<>> {
-    let mut data = BytesMut::new();
-    data.put_u8(0);
-    data.put_u32(u32::try_from(message.len()).unwrap());
-    data.put_slice(message);
-    let mut trailers = HeaderMap::new();
-    trailers.insert("grpc-status", "0".parse().unwrap());
-    let frames = [Ok(Frame::data(data.freeze())), Ok(Frame::trailers(trailers))];
-    let mut response = Response::new(StreamBody::new(stream::iter(frames)));
-    response.headers_mut().insert(http::header::CONTENT_TYPE, "application/grpc".parse().unwrap());
-    response
 }
