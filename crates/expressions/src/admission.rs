@@ -43,7 +43,7 @@ pub fn declare_variables<'v>(
 }
 
 fn object(fields: impl IntoIterator<Item = (&'static str, Type)>) -> Type {
-    Type::Object(ObjectType::new(fields.into_iter().map(|(name, of)| (name.into(), of))).into())
+    Type::Object(ObjectType::exact(fields.into_iter().map(|(name, of)| (name.into(), of))).into())
 }
 
 fn texts(fields: &[&'static str]) -> Vec<(&'static str, Type)> {
@@ -105,6 +105,7 @@ mod tests {
         let of = |source: &str| Program::checked(source, &names).map(|(_, of)| of);
         assert_eq!(of("variables.m > 3 && request.userInfo.username == 'a'"), Ok(DeclaredType::Bool));
         assert_eq!(of("variables.wrong"), Ok(DeclaredType::Dyn));
+        assert_eq!(of("request.namespace + namespaceObject.metadata.namespace"), Ok(DeclaredType::String));
         assert_eq!(of("authorizer.requestResource.check('get').allowed()"), Ok(DeclaredType::Bool));
         assert!(of("variables.other").unwrap_err().0.contains("undefined field 'other'"));
         assert!(of("request.object").is_err());

@@ -96,6 +96,12 @@ impl ObjectType {
         ObjectType { fields: properties.into_iter().filter_map(named).collect() }
     }
 
+    /// From fields that expressions write as they are, reserved words too: those of what the server itself describes.
+    #[must_use]
+    pub fn exact(fields: impl IntoIterator<Item = (CompactString, Type)>) -> Self {
+        ObjectType { fields: fields.into_iter().map(|(name, ty)| (name.clone(), FieldType { name, ty })).collect() }
+    }
+
     #[must_use]
     pub fn field(&self, name: &str) -> Option<&FieldType> {
         self.fields.get(name)

@@ -101,7 +101,7 @@ async fn type_of(client: &Client, gvk: &Gvk) -> Result<Option<Type>, kube::Error
 
 fn object(fields: impl IntoIterator<Item = (String, Type)>) -> Type {
     let fields = fields.into_iter().map(|(name, of)| (name.into(), of));
-    Type::Object(ObjectType::new(fields).into())
+    Type::Object(ObjectType::exact(fields).into())
 }
 
 /// A type that holds itself is not followed further: there it may be anything. `within` names those around.
@@ -235,6 +235,7 @@ mod tests {
         };
         let deployment = kind("apps", "v1", "Deployment");
         assert_eq!(field(&deployment, "spec.replicas"), Type::Int);
+        assert_eq!(field(&deployment, "metadata.namespace"), Type::String);
         assert_eq!(field(&deployment, "metadata.labels"), Type::Map(Type::String.into()));
         assert_eq!(field(&deployment, "spec.template.spec.containers.image"), Type::String);
         assert_eq!(field(&deployment, "metadata.creationTimestamp"), Type::Timestamp);
