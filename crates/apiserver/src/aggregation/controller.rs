@@ -266,17 +266,17 @@ impl Controller {
         for (name, watched) in &self.remote {
             let facts = facts_of(&watched.object, &*lister);
             if watched.due.is_none_or(|due| due <= now) || facts != watched.facts {
-                due.push((name.clone(), watched.object.clone(), facts));
+                due.push((name.clone(), watched.object.clone(), facts, Arc::clone(&watched.remote)));
             }
         }
         if due.is_empty() {
             return;
         }
         let identity = self.identity();
-        let looks = due.into_iter().map(|(name, object, facts)| {
+        let looks = due.into_iter().map(|(name, object, facts, before)| {
             let identity =
                 identity.as_ref().ok().and_then(|i| i.as_ref().map(|(chain, key)| (chain.clone(), key.clone_key())));
-            look_at(name, object, facts, identity, &*lister)
+            look_at(name, object, facts, before, identity, &*lister)
         });
         for look in futures::future::join_all(looks).await {
             self.note(look).await;
@@ -352,6 +352,7 @@ async fn look_at(
     name: String,
     api_service: Value,
     facts: String,
+    before: Arc<Remote>,
     identity: Option<trust::Identity>,
     lister: &dyn Lister,
 ) -> Look {
@@ -359,7 +360,7 @@ async fn look_at(
     if let Some((reason, message)) = availability::obstacle(&api_service, service.as_deref(), &slices) {
         return Look { name, facts, available: false, reason, message, remote: None };
     }
-    match ask(&api_service, identity, lister).await {
+    match ask(&api_service, &before, identity, lister).await {
         Ok(remote) => Look {
             name,
             facts,
@@ -373,7 +374,12 @@ async fn look_at(
 }
 
 /// Asks an aggregated server what it serves. Its certificate is not looked at: nothing secret is said.
-async fn ask(api_service: &Value, identity: Option<trust::Identity>, lister: &dyn Lister) -> Result<Remote, String> {
+async fn ask(
+    api_service: &Value,
+    before: &Remote,
+    identity: Option<trust::Identity>,
+    lister: &dyn Lister,
+) -> Result<Remote, String> {
     let gv = group_version_of(api_service);
     let tls = trust::verified(trust::Roots::Anyone, identity)?;
     let reference = api_service.at(&["spec", "service"]);
@@ -407,8 +413,14 @@ async fn ask(api_service: &Value, identity: Option<trust::Identity>, lister: &dy
     let plain = get(&format!("/apis/{}/{}", gv.group, gv.version), "application/json").await?;
     let aggregated = get("/apis", AGGREGATED).await.ok().and_then(|a| documents::of_aggregated(&json(&a), &gv));
     let openapi = get("/openapi/v3", "application/json").await.ok();
-    Ok(Remote {
-        resources: aggregated.unwrap_or_else(|| documents::of_plain(&json(&plain), &gv)),
-        openapi: openapi.and_then(|answer| documents::openapi_hash(&json(&answer), &gv)),
-    })
+    let openapi = openapi.and_then(|answer| documents::openapi_hash(&json(&answer), &gv));
+    // The whole document is asked for only when something about it has changed.
+    let openapi_v2 = if openapi.is_some() && openapi == before.openapi && before.openapi_v2.is_some() {
+        before.openapi_v2.clone()
+    } else {
+        let document = get("/openapi/v2", "application/json").await.ok();
+        document.and_then(|answer| documents::openapi_v2_part(&answer.body, &gv))
+    };
+    let resources = aggregated.unwrap_or_else(|| documents::of_plain(&json(&plain), &gv));
+    Ok(Remote { resources, openapi, openapi_v2 })
 }

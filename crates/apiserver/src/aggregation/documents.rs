@@ -1,7 +1,11 @@
 //! What an aggregated server says of itself: its discovery and its OpenAPI.
 
+use std::collections::BTreeSet;
+
 use apimachinery::Value;
 use apimachinery::meta::GroupVersion;
+use bytes::Bytes;
+use serde_json::{Map, Value as Json, json};
 
 /// What was last learned from it of one group and version.
 #[derive(Debug, Default, PartialEq)]
@@ -10,6 +14,8 @@ pub(crate) struct Remote {
     pub resources: Value,
     /// What tells its document of OpenAPI v3 from earlier ones; `None`: it has none.
     pub openapi: Option<String>,
+    /// Its part of OpenAPI v2, if it has one: an object of `paths` and `definitions`.
+    pub openapi_v2: Option<Bytes>,
 }
 
 /// The resources of a version in an `APIGroupDiscoveryList`; `None`: it is not in there.
@@ -77,12 +83,62 @@ pub(super) fn openapi_hash(index: &Value, gv: &GroupVersion) -> Option<String> {
     Some(url.split_once("hash=").map_or("", |(_, hash)| hash).to_owned())
 }
 
+/// The part of a document of OpenAPI v2 that is about a version: its paths, and the definitions that they lead to.
+pub(super) fn openapi_v2_part(document: &[u8], gv: &GroupVersion) -> Option<Bytes> {
+    let mut document: Json = serde_json::from_slice(document).ok()?;
+    let mut object = |field: &str| match document[field].take() {
+        Json::Object(entries) => entries,
+        _ => Map::new(),
+    };
+    let (mut paths, mut definitions) = (object("paths"), object("definitions"));
+    let root = format!("/apis/{}/{}/", gv.group, gv.version);
+    paths.retain(|path, _| path.starts_with(&root));
+    let (mut reached, mut ahead) = (BTreeSet::new(), Vec::new());
+    paths.values().for_each(|path| references(path, &mut ahead));
+    while let Some(name) = ahead.pop() {
+        if let Some(definition) = definitions.get(&name)
+            && reached.insert(name)
+        {
+            references(definition, &mut ahead);
+        }
+    }
+    definitions.retain(|name, _| reached.contains(name));
+    Some(json!({ "paths": paths, "definitions": definitions }).to_string().into())
+}
+
+/// The definitions that a part of a document names.
+fn references(of: &Json, found: &mut Vec<String>) {
+    match of {
+        Json::Object(fields) => {
+            let reference = fields.get("$ref").and_then(Json::as_str);
+            found.extend(reference.and_then(|to| to.strip_prefix("#/definitions/")).map(str::to_owned));
+            fields.values().for_each(|field| references(field, found));
+        }
+        Json::Array(items) => items.iter().for_each(|item| references(item, found)),
+        _ => {}
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn json(text: &str) -> Value {
         serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn only_what_is_about_a_version_is_taken_of_a_document() {
+        let gv = GroupVersion { group: "g".into(), version: "v1".into() };
+        let document = br##"{"paths":{"/apis/g/v1/flunders":{"get":{"schema":{"$ref":"#/definitions/List"}}},"/version/":{"$ref":"#/definitions/Other"}},
+            "definitions":{"List":{"items":[{"$ref":"#/definitions/Flunder"}]},"Flunder":{"of":{"$ref":"#/definitions/Flunder"}},"Other":{}}}"##;
+        let part: Json = serde_json::from_slice(&openapi_v2_part(document, &gv).unwrap()).unwrap();
+        let names = |field: &str| part[field].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+        assert_eq!(
+            (names("paths"), names("definitions")),
+            (vec!["/apis/g/v1/flunders".to_owned()], vec!["Flunder".to_owned(), "List".to_owned()])
+        );
+        assert_eq!(openapi_v2_part(b"no", &gv), None);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::Decision;
 use super::webhook::Settings;
-use expressions::Program;
+use expressions::{Declarations, DeclaredType, ObjectType, Program, Type};
 
 const VERSIONS: &[&str] =
     &["apiserver.config.k8s.io/v1", "apiserver.config.k8s.io/v1beta1", "apiserver.config.k8s.io/v1alpha1"];
@@ -208,8 +208,9 @@ fn webhook_of(at: &str, file: WebhookFile, wrong: &mut Vec<String>) -> Option<Co
         } else if conditions.iter().any(|(other, _)| *other == source) {
             wrong.push(format!("{at}: Duplicate value: {source:?}"));
         } else {
-            match Program::compile(&source) {
-                Ok(program) => conditions.push((source, program)),
+            match Program::checked(&source, &asked()) {
+                Ok((program, DeclaredType::Bool)) => conditions.push((source, program)),
+                Ok(_) => wrong.push(format!("{at}: Invalid value: {source:?}: must evaluate to bool")),
                 Err(why) => wrong.push(format!("{at}: Invalid value: {source:?}: compilation failed: {why}")),
             }
         }
@@ -224,6 +225,30 @@ fn webhook_of(at: &str, file: WebhookFile, wrong: &mut Vec<String>) -> Option<Co
         conditions,
     };
     (wrong.len() == before).then_some(ConfiguredWebhook { kubeconfig, settings })
+}
+
+/// What conditions see: `request`, the spec of a `SubjectAccessReview`.
+fn asked() -> Declarations {
+    fn object<'f>(fields: impl IntoIterator<Item = (&'f str, Type)>) -> Type {
+        Type::Object(ObjectType::exact(fields.into_iter().map(|(name, of)| (name.into(), of))).into())
+    }
+    let texts = |fields: &[&'static str]| fields.iter().map(|field| (*field, Type::String)).collect::<Vec<_>>();
+    let list = |of: Type| Type::List(of.into());
+    let selector = || {
+        let mut requirement = texts(&["key", "operator"]);
+        requirement.push(("values", list(Type::String)));
+        object([("rawSelector", Type::String), ("requirements", list(object(requirement)))])
+    };
+    let mut resource = texts(&["namespace", "verb", "group", "version", "resource", "subresource", "name"]);
+    resource.extend([("fieldSelector", selector()), ("labelSelector", selector())]);
+    let mut spec = texts(&["user", "uid"]);
+    spec.extend([
+        ("groups", list(Type::String)),
+        ("extra", Type::Map(list(Type::String).into())),
+        ("resourceAttributes", object(resource)),
+        ("nonResourceAttributes", object(texts(&["path", "verb"]))),
+    ]);
+    Declarations::new().with("request", object(spec))
 }
 
 #[cfg(test)]
@@ -269,6 +294,22 @@ mod tests {
                 "authorizers[0].webhook.timeout: Invalid value: \"60s\": must be <= 30s",
                 "authorizers[0].webhook.failurePolicy: Unsupported value: \"Perhaps\": supported values: \"NoOpinion\", \"Deny\"",
                 "authorizers[0].webhook.connectionInfo.kubeConfigFile: Invalid value: \"k\": must be an absolute path",
+            ],
+        );
+        let conditions = |list: &str| {
+            format!(
+                "authorizers:\n- type: Webhook\n  name: w\n  webhook: {{timeout: 3s, failurePolicy: Deny, subjectAccessReviewVersion: v1, matchConditionSubjectAccessReviewVersion: v1, connectionInfo: {{type: KubeConfigFile, kubeConfigFile: /k}}, matchConditions: [{list}]}}\n"
+            )
+        };
+        complaints(
+            &conditions(
+                "{expression: request.user}, {expression: request.nobody == ''}, {expression: \"request.resourceAttributes.fieldSelector.requirements.exists(r, r.key == 'a')\"}",
+            ),
+            &[
+                "authorizers[0].webhook.matchConditions[0].expression: Invalid value: \"request.user\": must evaluate to bool",
+                "authorizers[0].webhook.matchConditions[1].expression: Invalid value: \"request.nobody == ''\": compilation failed: ERROR: <input>:1:8: undefined field 'nobody'",
+                " | request.nobody == ''",
+                " | .......^",
             ],
         );
     }

@@ -63,8 +63,9 @@ struct Document {
     protobuf: OnceLock<Bytes>,
     /// Of the JSON, in hexadecimal capitals.
     hash: String,
-    /// Of version 2: the custom resources that it tells of.
+    /// Of version 2: the custom resources that it tells of, and what other servers say of theirs.
     custom: Vec<Resource>,
+    remote: Vec<Bytes>,
 }
 
 /// The encodings of a document.
@@ -92,7 +93,8 @@ impl Document {
     fn of(value: &Value, dialect: Dialect) -> Self {
         let text = value.to_string();
         let hash = hexadecimal(&Sha512::digest(text.as_bytes()));
-        Document { dialect, gzip: compressed(text.as_bytes()), protobuf: OnceLock::new(), hash, custom: Vec::new() }
+        let (custom, remote) = (Vec::new(), Vec::new());
+        Document { dialect, gzip: compressed(text.as_bytes()), protobuf: OnceLock::new(), hash, custom, remote }
     }
 
     /// Compressed.
@@ -100,7 +102,7 @@ impl Document {
         match representation {
             Representation::Json => &self.gzip,
             Representation::Protobuf if self.dialect == Dialect::V2 => {
-                self.protobuf.get_or_init(|| V2::new(&self.custom).protobuf())
+                self.protobuf.get_or_init(|| V2::new(&self.custom, &self.remote).protobuf())
             }
             Representation::Protobuf => self.protobuf.get_or_init(|| {
                 let document = serde_json::from_slice(&expanded(&self.gzip)).unwrap_or_default();
@@ -141,10 +143,12 @@ impl OpenApi {
     fn v2(&self) -> Arc<Document> {
         let mut v2 = self.v2.lock();
         let generation = self.resources.generation();
+        let backends = self.aggregator.backends();
+        let remote: Vec<Bytes> = backends.iter().filter_map(|backend| backend.remote.openapi_v2.clone()).collect();
         match &*v2 {
-            Some((of, document)) if *of == generation => Arc::clone(document),
+            Some((of, document)) if *of == generation && document.remote == remote => Arc::clone(document),
             _ => {
-                let document = Arc::new(V2::new(&self.resources.custom()).json());
+                let document = Arc::new(V2::new(&self.resources.custom(), &remote).json());
                 *v2 = Some((generation, Arc::clone(&document)));
                 document
             }
@@ -487,16 +491,17 @@ fn v3_of(write: &dyn Fn(&mut Paths)) -> Value {
     })
 }
 
-/// Version 2 of everything, built-in and custom. There may be a thousand definitions, whose trees would take many times the
+/// Version 2 of everything: built-in, custom, and of other servers. There may be a thousand definitions, whose trees would take many times the
 /// memory of the text: so each is written by itself, and its tree forgotten.
 struct V2<'a> {
     paths: Map<String, Value>,
     definitions: Map<String, Value>,
     custom: &'a [Resource],
+    remote: &'a [Bytes],
 }
 
 impl<'a> V2<'a> {
-    fn new(custom: &'a [Resource]) -> Self {
+    fn new(custom: &'a [Resource], remote: &'a [Bytes]) -> Self {
         let mut paths = Paths::new(Dialect::V2);
         for (_, write) in EXTRAS {
             write(&mut paths);
@@ -508,7 +513,23 @@ impl<'a> V2<'a> {
             versions.iter().for_each(|gv| write_version(&mut paths, gv));
         }
         let (paths, definitions) = paths.finish();
-        V2 { paths, definitions, custom }
+        V2 { paths, definitions, custom, remote }
+    }
+
+    /// Paths and definitions that only other servers have. What both know is known here.
+    fn of_others(&self) -> (Map<String, Value>, Map<String, Value>) {
+        let (mut paths, mut definitions) = (Map::new(), Map::new());
+        for part in self.remote {
+            let mut part: Value = serde_json::from_slice(part).unwrap_or_default();
+            for (field, known, all) in
+                [("paths", &self.paths, &mut paths), ("definitions", &self.definitions, &mut definitions)]
+            {
+                if let Value::Object(entries) = part[field].take() {
+                    all.extend(entries.into_iter().filter(|(name, _)| !known.contains_key(name)));
+                }
+            }
+        }
+        (paths, definitions)
     }
 
     /// Paths and definitions that only a custom resource has.
@@ -521,16 +542,19 @@ impl<'a> V2<'a> {
     }
 
     fn json(&self) -> Document {
+        let others = self.of_others();
         let mut text = Text { gzip: Gzip::new(), hash: Sha512::new(), first: true };
         text.write("{\"swagger\":\"2.0\",\"info\":");
         text.write(&json!({ "title": "Kubernetes", "version": version::GIT_VERSION }).to_string());
         text.write(",\"definitions\":{");
         text.entries(&self.definitions);
         self.custom.iter().for_each(|resource| text.entries(&self.of_custom(resource).1));
+        text.entries(&others.1);
         text.write("},\"paths\":{");
         text.first = true;
         text.entries(&self.paths);
         self.custom.iter().for_each(|resource| text.entries(&self.of_custom(resource).0));
+        text.entries(&others.0);
         text.write("},\"securityDefinitions\":");
         text.write(&json!({ "BearerToken": bearer_token() }).to_string());
         text.write(",\"security\":[{\"BearerToken\":[]}]}");
@@ -540,15 +564,15 @@ impl<'a> V2<'a> {
             gzip: text.gzip.finish(),
             protobuf: OnceLock::new(),
             custom: self.custom.to_vec(),
+            remote: self.remote.to_vec(),
         }
     }
 
     /// In protobuf, messages that follow each other are one: their lists are joined.
     fn protobuf(self) -> Bytes {
         let mut gzip = Gzip::new();
-        let custom: Vec<&Resource> = self.custom.iter().collect();
-        for resource in custom {
-            let (paths, definitions) = self.of_custom(resource);
+        let parts = self.custom.iter().map(|resource| self.of_custom(resource));
+        for (paths, definitions) in parts.chain(std::iter::once_with(|| self.of_others())) {
             let part = json!({ "paths": paths, "definitions": definitions });
             gzip.write(&gnostic::encode(&part, Dialect::V2));
         }

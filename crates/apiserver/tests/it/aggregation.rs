@@ -20,6 +20,13 @@ fn extension(seen: &Seen) -> (u16, String) {
         }),
         "/openapi/v3" => json!({ "paths": { "apis/wardle.example.com/v1alpha1": {
             "serverRelativeURL": "/openapi/v3/apis/wardle.example.com/v1alpha1?hash=AB" } } }),
+        "/openapi/v2" => json!({
+            "paths": {
+                "/apis/wardle.example.com/v1alpha1/flunders": { "get": { "schema": { "$ref": "#/definitions/Flunder" } } },
+                "/apis/other.example.com/v1/things": {},
+            },
+            "definitions": { "Flunder": { "type": "object" }, "Thing": { "type": "object" } },
+        }),
         "/openapi/v3/apis/wardle.example.com/v1alpha1" => json!({ "openapi": "3.0.0", "info": { "title": "wardle" } }),
         "/apis/wardle.example.com/v1alpha1/namespaces/default/flunders" => {
             json!({ "kind": "FlunderList", "asked": seen.path })
@@ -125,6 +132,13 @@ async fn a_group_can_be_answered_for_by_another_server() {
     let index = server.get("/openapi/v3").await.json();
     let url = index["paths"]["apis/wardle.example.com/v1alpha1"]["serverRelativeURL"].as_str().unwrap().to_owned();
     assert_eq!(server.get(&url).await.json()["info"]["title"], "wardle");
+    let whole = server.get("/openapi/v2").await.json();
+    assert_eq!(
+        (&whole["definitions"]["Flunder"]["type"], &whole["definitions"]["Thing"]),
+        (&json!("object"), &Value::Null)
+    );
+    assert!(whole["paths"]["/apis/wardle.example.com/v1alpha1/flunders"].is_object());
+    assert!(whole["paths"]["/apis/other.example.com/v1/things"].is_null());
 
     // Another authority than the one that vouches for it.
     let path = format!("{API_SERVICES}/{NAME}");
