@@ -42,6 +42,7 @@ mod seats;
 mod server;
 pub mod service_alloc;
 mod service_repair;
+mod statusz;
 mod subresources;
 mod traces;
 

@@ -6,6 +6,7 @@ use component_base::version;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::{HeaderValue, Response, StatusCode, header};
+use jiff::Timestamp;
 
 use crate::body::{Body, RequestBody};
 use crate::handlers::{Call, error_response, negotiation};
@@ -25,6 +26,7 @@ pub(crate) async fn handle(call: Call, body: RequestBody) -> Response<Body> {
         }
         ["openid", "v1", "jwks"] => issuer_document(&call, |(_, keys)| keys, "application/jwk-set+json"),
         ["metrics"] => metrics(&call),
+        ["statusz"] => status(&call),
         ["openapi", "v3", "apis", group, version]
             if let Some(backend) = call.server.inner().aggregator.backend(group, version) =>
         {
@@ -101,6 +103,13 @@ fn metrics(call: &Call) -> Response<Body> {
     let mut response = Response::new(Body::from(call.server.inner().metrics.text()));
     let content_type = HeaderValue::from_static(component_base::metrics::CONTENT_TYPE);
     response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+    response
+}
+
+fn status(call: &Call) -> Response<Body> {
+    let (code, media_type, body) = crate::statusz::answer(call.accept(), call.server.inner().started, Timestamp::now());
+    let mut response = text(code, body);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
     response
 }
 

@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use component_base::metrics::Metrics;
 use futures::future::BoxFuture;
+use jiff::Timestamp;
 use storage::etcd::{ConfigError, Etcd, EtcdOptions};
 use storage::{Storage, StorageError};
 use tokio::task::JoinHandle;
@@ -80,6 +81,7 @@ pub(crate) struct Inner {
     pub openapi: OpenApi,
     pub audit: Option<Arc<Audit>>,
     pub traces: Option<Arc<Traces>>,
+    pub started: Timestamp,
     pub health: Health,
     pub metrics: Metrics,
     pub measured: ServerMetrics,

@@ -98,6 +98,7 @@ pub(super) fn build(
         openapi,
         audit,
         traces,
+        started: jiff::Timestamp::now(),
         health,
         metrics,
         measured,
