@@ -11,7 +11,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
 use super::{Authorizer, Decision, Verdict};
-use crate::attributes::Attributes;
+use crate::attributes::{Attributes, UserInfo};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct DecisionLabels {
@@ -47,10 +47,25 @@ impl Chain {
         );
     }
 
-    /// Is anybody outside asked, so that not all rights can be listed?
+    /// Why not all rights of a user can be listed, if that is so.
     #[must_use]
-    pub(crate) fn asks_outside(&self) -> bool {
-        self.links.read().iter().any(|link| link.kind == "Webhook")
+    pub(crate) fn unlisted(&self, user: &UserInfo) -> Option<String> {
+        let links = self.links.read();
+        let reasons: Vec<&str> = links
+            .iter()
+            .filter_map(|link| match link.kind {
+                "Webhook" => Some("webhook authorizer does not support user rule resolution"),
+                "Node" if super::node::name_of(user).is_some() => {
+                    Some("node authorizer does not support user rule resolution")
+                }
+                _ => None,
+            })
+            .collect();
+        match reasons.as_slice() {
+            [] => None,
+            [one] => Some((*one).to_owned()),
+            many => Some(format!("[{}]", many.join(", "))),
+        }
     }
 
     fn count(&self, link: &Link, decision: &'static str) {
@@ -69,5 +84,29 @@ impl Authorizer for Chain {
             self.count(link, if verdict.decision == Decision::Allow { "allowed" } else { "denied" });
         }
         verdict
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::modes::AlwaysDeny;
+    use super::*;
+
+    #[test]
+    fn who_cannot_list_rights_says_so() {
+        let chain = Chain::default();
+        let link = |kind| Link { kind, name: String::new(), authorizer: Arc::new(AlwaysDeny) };
+        let node = UserInfo {
+            name: "system:node:n".to_owned(),
+            groups: vec!["system:nodes".to_owned()],
+            ..UserInfo::default()
+        };
+        chain.set(vec![link("Node"), link("RBAC")]);
+        assert_eq!(chain.unlisted(&UserInfo::default()), None);
+        let why = "node authorizer does not support user rule resolution";
+        assert_eq!(chain.unlisted(&node).as_deref(), Some(why));
+        chain.set(vec![link("Webhook"), link("Node")]);
+        let both = format!("[webhook authorizer does not support user rule resolution, {why}]");
+        assert_eq!(chain.unlisted(&node), Some(both));
     }
 }

@@ -12,7 +12,7 @@ use parking_lot::RwLock;
 
 use super::rule::Rule;
 use super::{Authorizer, Decision, Verdict};
-use crate::attributes::{Attributes, RequestInfo};
+use crate::attributes::{Attributes, RequestInfo, UserInfo};
 use crate::lister::Lister;
 
 const NODES_GROUP: &str = "system:nodes";
@@ -152,6 +152,12 @@ impl NodeAuthorizer {
     }
 }
 
+/// The node that a user is.
+pub(super) fn name_of(user: &UserInfo) -> Option<&str> {
+    let name = user.name.strip_prefix(USER_PREFIX).filter(|name| !name.is_empty());
+    name.filter(|_| user.is_in(NODES_GROUP))
+}
+
 fn demand(holds: bool, otherwise: &str) -> Result<(), String> {
     if holds { Ok(()) } else { Err(otherwise.to_owned()) }
 }
@@ -188,7 +194,7 @@ impl Authorizer for NodeAuthorizer {
         if !user.is_in(NODES_GROUP) {
             return no_opinion(String::new());
         }
-        let Some(node) = user.name.strip_prefix(USER_PREFIX).filter(|n| !n.is_empty()) else {
+        let Some(node) = name_of(user) else {
             return no_opinion(format!("unknown node for user \"{}\"", user.name));
         };
         match self.decide(node, &attributes.request) {
@@ -307,7 +313,7 @@ fn references_of(pod: &Value) -> Vec<(&'static str, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::attributes::{Narrowed, UserInfo};
+    use crate::attributes::Narrowed;
     use crate::lister::fixture::MapLister;
     use apimachinery::meta::Gvr;
     use apimachinery::selector::FieldSelector;

@@ -242,9 +242,8 @@ fn rules(call: &Call, review: &mut Value, user: &UserInfo) -> Result<(), Status>
             ("incomplete", false.into()),
         ]),
     );
-    if call.server.inner().security.chain.asks_outside() {
+    if let Some(why) = call.server.inner().security.chain.unlisted(user) {
         review.set(&["status", "incomplete"], true);
-        let why = "webhook authorizer does not support user rule resolution";
         review.set(&["status", "evaluationError"], why);
     }
     Ok(())
