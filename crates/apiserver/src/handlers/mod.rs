@@ -33,6 +33,7 @@ pub(crate) use read::get;
 pub(crate) use reply::{Coded, Reply};
 pub(crate) use respond::{error_response, plain_value, respond};
 pub(crate) use route::Target;
+pub(crate) use table::of_one as table_of_one;
 pub(crate) use write::{check_name, fit_namespace, patch, patch_part, update, write_of};
 
 /// A request that was authenticated and authorized.

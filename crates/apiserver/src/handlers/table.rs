@@ -71,6 +71,26 @@ pub(super) fn empty(def: &ResourceDef, version: &str) -> Value {
 pub(super) fn row(def: &ResourceDef, object: &Value, options: Options, version: &str) -> Value {
     let now = Now(Timestamp::now().as_second());
     let cells = def.strategy.row(object, now).unwrap_or_else(|| generic_cells(def, object));
+    row_of(cells, object, options, version)
+}
+
+/// A Table of one object that is not stored.
+///
+/// # Errors
+/// 400 for wrong options.
+pub(crate) fn of_one(
+    def: &ResourceDef,
+    (cells, object): (Vec<Value>, &Value),
+    query: &Query,
+    version: &str,
+) -> Result<Value, Status> {
+    let options = Options::parse(query)?;
+    let mut table = empty(def, version);
+    table.set(&["rows"], vec![row_of(cells, object, options, version)]);
+    Ok(table)
+}
+
+fn row_of(cells: Vec<Value>, object: &Value, options: Options, version: &str) -> Value {
     let shown = match options.include {
         IncludeObject::None => Value::Null,
         IncludeObject::Metadata => metadata_of(object, version),

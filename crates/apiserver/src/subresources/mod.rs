@@ -51,8 +51,8 @@ pub(crate) async fn handle_virtual(
     let resource = target.resource.def.gvr.resource.as_str();
     match (resource, call.info.verb.as_str()) {
         ("bindings", "create") => binding::bind(call, &target, body).await,
-        ("componentstatuses", "list") => component_status::list(call).await,
-        ("componentstatuses", "get") => component_status::get(call).await,
+        ("componentstatuses", "list") => component_status::list(call, &target).await,
+        ("componentstatuses", "get") => component_status::get(call, &target).await,
         (_, "create") => reviews::review(call, &target, body).await,
         _ => Err(Status::no_such_path()),
     }
