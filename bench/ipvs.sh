@@ -1,11 +1,11 @@
 #!/bin/sh
-# Runs the tests of kube-proxy's ipvs mode in a virtual machine with Debian's kernel, whose root is this host's, read-only.
+# Runs the tests of kube-proxy that need a kernel of their own (ipvs mode, a full table of connections) in a virtual machine with Debian's kernel, whose root is this host's, read-only.
 # Needs the packages qemu-system-x86, ipvsadm and busybox-static, and takes one or two minutes without hardware support.
 # usage: bench/ipvs.sh [FILTER], as root. KERNEL=DIR takes an unpacked linux-image instead of one that is downloaded; ACCEL=kvm uses
 # hardware support, where it works.
 set -eu
 cd "$(dirname "$0")/.."
-filter=${1:-virtual_servers}
+filter=${1:-virtual_}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 

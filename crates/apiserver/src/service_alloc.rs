@@ -21,6 +21,7 @@ use crate::lister::Lister;
 use crate::objects::ObjectWriter;
 
 const IP_ADDRESSES: &str = "ipaddresses.networking.k8s.io";
+const SERVICE_CIDRS: &str = "servicecidrs.networking.k8s.io";
 /// How many addresses are tried at random before the network is searched from its beginning.
 const RANDOM_TRIES: usize = 32;
 
@@ -74,19 +75,34 @@ impl ServiceAddresses {
         }
     }
 
-    fn cidr_of(&self, family: &str) -> Option<&IpNet> {
-        self.cidrs.iter().find(|c| c.addr().is_ipv4() == (family == "IPv4"))
+    /// The networks of the family: the server's own, and those of the ServiceCIDRs that are ready and stay (KEP-1880).
+    fn cidrs_of(&self, family: &str) -> Vec<IpNet> {
+        let mut all = self.cidrs.clone();
+        for object in self.lister.list(SERVICE_CIDRS, "") {
+            let conditions = object["status"]["conditions"].items();
+            let is_ready = conditions.iter().any(|c| c.str_at(&["type"]) == "Ready" && c.str_at(&["status"]) == "True");
+            if is_ready && object["metadata"]["deletionTimestamp"].is_null() {
+                all.extend(strings(&object["spec"]["cidrs"]).iter().filter_map(|cidr| cidr.parse::<IpNet>().ok()));
+            }
+        }
+        let mut seen = HashSet::new();
+        all.retain(|cidr| cidr.addr().is_ipv4() == (family == "IPv4") && seen.insert(*cidr));
+        all
     }
 
     /// Takes a given address, or any free one of the family.
     async fn take_ip(&self, request: &Request, given: Option<&str>, family: &str) -> Result<String, String> {
-        let cidr = self.cidr_of(family).ok_or("not configured on this cluster")?;
+        let cidrs = self.cidrs_of(family);
+        if cidrs.is_empty() {
+            return Err("not configured on this cluster".to_owned());
+        }
         let used = |ip: &str| self.lister.get(IP_ADDRESSES, "", ip).is_some();
         if let Some(given) = given {
             let ip: IpAddr =
                 given.parse().map_err(|_| format!("failed to allocate IP {given}: the provided IP is not valid"))?;
-            let fits = cidr.contains(&ip) && ip != cidr.network() && (ip != cidr.broadcast() || !ip.is_ipv4());
-            if !fits {
+            let fits =
+                |cidr: &IpNet| cidr.contains(&ip) && ip != cidr.network() && (ip != cidr.broadcast() || !ip.is_ipv4());
+            if !cidrs.iter().any(fits) {
                 return Err(format!(
                     "failed to allocate IP {given}: the provided network does not match the current range"
                 ));
@@ -99,22 +115,24 @@ impl ServiceAddresses {
             }
             return Ok(given.to_owned());
         }
-        let size = host_count(cidr);
-        // The lower band is left to addresses that users choose: min(max(16, size/16), 256) (KEP-3070).
-        let band = (size / 16).clamp(16, 256).min(size / 2);
-        for _ in 0..RANDOM_TRIES {
-            let offset = rand::rng().random_range(band..size.max(band + 1));
-            let Some(ip) = nth_host(cidr, offset) else { continue };
-            let ip = ip.to_string();
-            if !used(&ip) && self.hold_ip(request, &ip).await? {
-                return Ok(ip);
+        for cidr in &cidrs {
+            let size = host_count(cidr);
+            // The lower band is left to addresses that users choose: min(max(16, size/16), 256) (KEP-3070).
+            let band = (size / 16).clamp(16, 256).min(size / 2);
+            for _ in 0..RANDOM_TRIES {
+                let offset = rand::rng().random_range(band..size.max(band + 1));
+                let Some(ip) = nth_host(cidr, offset) else { continue };
+                let ip = ip.to_string();
+                if !used(&ip) && self.hold_ip(request, &ip).await? {
+                    return Ok(ip);
+                }
             }
-        }
-        for offset in (band..size).chain(0..band) {
-            let Some(ip) = nth_host(cidr, offset) else { continue };
-            let ip = ip.to_string();
-            if !used(&ip) && self.hold_ip(request, &ip).await? {
-                return Ok(ip);
+            for offset in (band..size).chain(0..band) {
+                let Some(ip) = nth_host(cidr, offset) else { continue };
+                let ip = ip.to_string();
+                if !used(&ip) && self.hold_ip(request, &ip).await? {
+                    return Ok(ip);
+                }
             }
         }
         Err("range is full".to_owned())
@@ -520,6 +538,13 @@ mod tests {
     async fn allocate(spec: &str, old: &str) -> Result<Value, String> {
         let lister = MapLister::default();
         lister.put(IP_ADDRESSES, ip_address("10.96.0.77", "x", "y"));
+        for (name, cidr, status) in [("more", "10.200.0.0/24", "True"), ("not-yet", "10.201.0.0/24", "False")] {
+            let object = format!(
+                r#"{{"metadata":{{"name":"{name}"}},"spec":{{"cidrs":["{cidr}"]}},
+                "status":{{"conditions":[{{"type":"Ready","status":"{status}"}}]}}}}"#
+            );
+            lister.put(SERVICE_CIDRS, serde_json::from_str(&object).unwrap());
+        }
         let addresses = ServiceAddresses::new(vec!["10.96.0.0/16".parse().unwrap()], 30000..=32767, Arc::new(lister));
         let mut request = request(spec, old);
         addresses.admit(&mut request).await.map_err(|s| s.message)?;
@@ -544,12 +569,11 @@ mod tests {
             taken,
             "Service \"s\" is invalid: spec.clusterIPs: Invalid value: [\"10.96.0.77\"]: failed to allocate IP 10.96.0.77: provided IP is already allocated"
         );
-        assert!(
-            allocate(&chosen("10.96.0.0"), "")
-                .await
-                .unwrap_err()
-                .ends_with("the provided network does not match the current range")
-        );
+        for outside in ["10.96.0.0", "10.201.0.7"] {
+            let refused = allocate(&chosen(outside), "").await.unwrap_err();
+            assert!(refused.ends_with("the provided network does not match the current range"), "{refused}");
+        }
+        assert_eq!(allocate(&chosen("10.200.0.7"), "").await.unwrap().str_at(&["clusterIP"]), "10.200.0.7");
     }
 
     #[tokio::test]

@@ -128,7 +128,7 @@ async fn scheduler(flags: scheduler::Flags, stop: CancellationToken) -> Result<(
 }
 
 async fn kube_proxy(flags: kube_proxy::Flags, stop: CancellationToken) -> Result<()> {
-    logs::init(flags.v, logs::Format::Text);
+    logs::init(flags.v, flags.logging_format);
     let config = flags.complete(&hostname()?)?;
     if flags.cleanup {
         return Ok(kube_proxy::clean_up().await?);
@@ -138,6 +138,6 @@ async fn kube_proxy(flags: kube_proxy::Flags, stop: CancellationToken) -> Result
         return Ok(());
     }
     let kubeconfig = config.kubeconfig.clone().context("--kubeconfig is needed")?;
-    let client = client_of(&kubeconfig, &ClientOptions::limited("kube-proxy", 5.0, 10)).await?;
+    let client = client_of(&kubeconfig, &config.client).await?;
     Ok(kube_proxy::run(config, client, stop).await?)
 }

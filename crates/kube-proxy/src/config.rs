@@ -6,9 +6,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Parser};
+use client::config::ClientOptions;
 use component_base::config_file::{self, ConfigError};
 use component_base::feature_gates::FeatureGates;
 use component_base::flags;
+use component_base::logs::Format;
 use component_base::metrics::Metrics;
 use ipnet::IpNet;
 use serde::Deserialize;
@@ -16,7 +18,11 @@ use serde::Deserialize;
 use crate::conntrack::Limits;
 use crate::local::{DetectLocal, NodePortAddresses};
 use crate::model::Family;
-use crate::proxier::Mode;
+use crate::proxier::{Mode, UnknownMode};
+
+/// How much the API server is asked, as upstream has it.
+const DEFAULT_QPS: f64 = 5.0;
+const DEFAULT_BURST: u32 = 10;
 
 /// The command line, with upstream's names.
 #[derive(Parser, Clone, Debug)]
@@ -103,6 +109,30 @@ pub struct Flags {
     pub conntrack_udp_timeout_stream: Option<Duration>,
     #[arg(long)]
     pub feature_gates: Option<FeatureGates>,
+    /// Requests to the API server per second over time.
+    #[arg(long, default_value_t = DEFAULT_QPS)]
+    pub kube_api_qps: f64,
+    /// Requests that may go at once.
+    #[arg(long, default_value_t = DEFAULT_BURST)]
+    pub kube_api_burst: u32,
+    /// `text` or `json`.
+    #[arg(long, default_value = "text")]
+    pub logging_format: Format,
+    // Taken as upstream takes them; they have no effect here.
+    #[arg(long, hide = true)]
+    pub bind_address: Option<String>,
+    #[arg(long, hide = true)]
+    pub config_sync_period: Option<String>,
+    #[arg(long, hide = true)]
+    pub kube_api_content_type: Option<String>,
+    #[arg(long, hide = true)]
+    pub log_flush_frequency: Option<String>,
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub profiling: Option<String>,
+    #[arg(long, hide = true)]
+    pub show_hidden_metrics_for_version: Option<String>,
+    #[arg(long, hide = true)]
+    pub vmodule: Option<String>,
     /// Log verbosity.
     #[arg(long, short, default_value_t = 0)]
     pub v: u8,
@@ -156,10 +186,8 @@ struct ClientConnection {
     _accept: serde_json::Value,
     #[serde(rename = "contentType")]
     _content_type: serde_json::Value,
-    #[serde(rename = "qps")]
-    _qps: serde_json::Value,
-    #[serde(rename = "burst")]
-    _burst: serde_json::Value,
+    qps: f64,
+    burst: u32,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -228,6 +256,8 @@ impl Default for VirtualServers {
 pub struct Config {
     pub node_name: String,
     pub kubeconfig: Option<PathBuf>,
+    /// How the API server is asked.
+    pub client: ClientOptions,
     pub mode: Mode,
     pub virtual_servers: VirtualServers,
     pub detect_local: DetectLocal,
@@ -264,6 +294,7 @@ impl Config {
         Config {
             node_name: node_name.to_owned(),
             kubeconfig: None,
+            client: ClientOptions::limited("kube-proxy", DEFAULT_QPS, DEFAULT_BURST),
             mode: Mode::default(),
             virtual_servers: VirtualServers::default(),
             detect_local: DetectLocal::Nothing,
@@ -294,8 +325,8 @@ impl Config {
 pub enum FlagError {
     #[error(transparent)]
     File(#[from] ConfigError),
-    #[error("unknown proxy-mode: {0:?} (valid: \"nftables\", \"iptables\", \"ipvs\")")]
-    Mode(String),
+    #[error(transparent)]
+    Mode(#[from] UnknownMode),
     #[error("{field}: Invalid value: {value:?}")]
     Invalid { field: &'static str, value: String },
     #[error(
@@ -317,7 +348,19 @@ impl Flags {
         let mut config = Config::new(&named.unwrap_or_else(|| host.to_owned()));
         let given = Some(&file.client_connection.kubeconfig).filter(|k| !k.is_empty()).map(PathBuf::from);
         config.kubeconfig = given.or_else(|| self.kubeconfig.clone());
-        file.complete(config)
+        let mut config = file.complete(config)?;
+        let without_effect = [
+            ("bind-address", &self.bind_address),
+            ("config-sync-period", &self.config_sync_period),
+            ("kube-api-content-type", &self.kube_api_content_type),
+            ("log-flush-frequency", &self.log_flush_frequency),
+            ("profiling", &self.profiling),
+            ("show-hidden-metrics-for-version", &self.show_hidden_metrics_for_version),
+            ("vmodule", &self.vmodule),
+        ];
+        let given = without_effect.iter().filter(|(_, value)| value.is_some());
+        config.ignored.extend(given.map(|(flag, _)| format!("--{flag}")));
+        Ok(config)
     }
 
     /// What the flags say, in the file's words.
@@ -326,7 +369,10 @@ impl Flags {
         let time = |time: Option<Duration>| time.map(flags::show_go_duration);
         let text_of = |duration: Option<Duration>| time(duration).unwrap_or_default();
         let masquerade_all = self.masquerade_all;
+        let client_connection =
+            ClientConnection { qps: self.kube_api_qps, burst: self.kube_api_burst, ..ClientConnection::default() };
         File {
+            client_connection,
             mode: self.proxy_mode.clone(),
             cluster_cidr: show(&self.cluster_cidr),
             detect_local_mode: self.detect_local_mode.clone(),
@@ -382,7 +428,14 @@ impl Flags {
 
 impl File {
     fn complete(self, mut config: Config) -> Result<Config, FlagError> {
-        config.mode = mode(&self.mode)?;
+        config.mode = if self.mode.is_empty() { Mode::default() } else { self.mode.parse()? };
+        // In a file, nothing means the default.
+        if self.client_connection.qps != 0.0 {
+            config.client.qps = self.client_connection.qps;
+        }
+        if self.client_connection.burst != 0 {
+            config.client.burst = self.client_connection.burst;
+        }
         config.detect_local = self.detect_local()?;
         config.node_port_addresses = self.node_port_addresses(config.mode)?;
         config.healthz_address =
@@ -544,16 +597,6 @@ fn duration(field: &'static str, text: &str) -> Result<Option<Duration>, FlagErr
     flags::go_duration(text).map(Some).map_err(|_| FlagError::Invalid { field, value: text.to_owned() })
 }
 
-fn mode(text: &str) -> Result<Mode, FlagError> {
-    match text {
-        "" => Ok(Mode::default()),
-        text => [Mode::Nftables, Mode::Iptables, Mode::Ipvs]
-            .into_iter()
-            .find(|mode| mode.name() == text)
-            .ok_or_else(|| FlagError::Mode(text.to_owned())),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -635,6 +678,14 @@ mod tests {
         assert_eq!(ignored(&format!("mode: nftables\n{gates}")), ["featureGates.NFTablesProxyMode"]);
         let flags = flags::parse::<Flags>("kube-proxy", ["--feature-gates=A=false".to_owned()]).unwrap();
         assert_eq!(flags.complete("host").unwrap().ignored, ["featureGates.A"]);
+        let args = ["--bind-address=0.0.0.0", "--profiling", "--kube-api-qps=50", "--logging-format=json"];
+        let flags = flags::parse::<Flags>("kube-proxy", args.map(str::to_owned)).unwrap();
+        assert_eq!(flags.logging_format, Format::Json);
+        let config = flags.complete("host").unwrap();
+        assert_eq!(config.ignored, ["--bind-address", "--profiling"]);
+        assert_eq!((config.client.qps, config.client.burst), (50.0, 10));
+        let config = complete("clientConnection: {qps: 7, burst: 8}\n").unwrap();
+        assert_eq!((config.client.qps, config.client.burst), (7.0, 8));
         let ipvs = complete(
             "mode: ipvs\nipvs: {tcpTimeout: 0s, udpTimeout: 5s, strictARP: true, excludeCIDRs: [192.0.2.0/24], scheduler: lc}\n\
              clusterCIDR: '10.244.0.0/16,fd00:244::/48'\n",

@@ -1,7 +1,7 @@
 //! The rules in the kernel: network namespaces as a node, a pod and a client, with no way out.
 
 use std::io::Read;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::process::Command;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use testing::netns::{Namespaces, ip};
 
 use crate::config::VirtualServers;
+use crate::conntrack;
 use crate::iptables::{self, Balancer, Iptables};
 use crate::ipvs::{self, Ipvs};
 use crate::local::{self, LocalTraffic, Surroundings};
@@ -399,6 +400,34 @@ fn virtual_servers_lead_packets_where_the_model_says() {
     assert!(!nodes("ipvsadm --save --numeric").contains("10.96.0.9"));
     net.block_on("node", ipvs::clean_up()).unwrap();
     assert!(!nodes("ip link").contains(ipvs::DEVICE));
+}
+
+#[test]
+#[ignore = "it fills the table that all connections of a kernel share: bench/ipvs.sh boots one"]
+fn virtual_machines_with_a_full_table_of_connections_get_rules_and_then_room() {
+    const MAX: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
+    let net = Net::new();
+    net.serve("10.244.0.2:8080");
+    let mut proxy = nftables();
+    let none = web(&json!({}), &json!([]));
+    write(&net, &mut proxy, None, Some(&none));
+    let count = ip(&format!("netns exec {} sysctl -n net.netfilter.nf_conntrack_count", net.ns("node")));
+    std::fs::write(MAX, (count.trim().parse::<u32>().unwrap() + 4).to_string()).unwrap();
+    // Flows to a neighbour who does not answer.
+    let flows: Vec<UdpSocket> = net.inside("node", || {
+        let flow = |_| {
+            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+            let _ = socket.send_to(b"x", "192.0.2.77:9");
+            socket
+        };
+        (0..64).map(flow).collect()
+    });
+    let rules = web(&json!({}), &here());
+    write(&net, &mut proxy, Some(&none), Some(&rules));
+    assert_ne!(net.call("client", "192.0.2.1:30080"), "10.244.0.1");
+    conntrack::set_limits(&conntrack::Limits::default());
+    assert_eq!(net.call("client", "192.0.2.1:30080"), "10.244.0.1");
+    drop(flows);
 }
 
 #[test]

@@ -47,8 +47,8 @@ use health_check::{Check, HealthChecks};
 use local::NodeFacts;
 pub use local::{DetectLocal, NodePortAddresses};
 use metrics::ProxyMetrics;
-pub use proxier::Mode;
 use proxier::{Backend, Changed, Tracker, Unwritten};
+pub use proxier::{Mode, UnknownMode};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -159,6 +160,19 @@ impl Mode {
         }
     }
 }
+
+impl FromStr for Mode {
+    type Err = UnknownMode;
+
+    fn from_str(text: &str) -> Result<Self, UnknownMode> {
+        let all = [Mode::Nftables, Mode::Iptables, Mode::Ipvs];
+        all.into_iter().find(|mode| mode.name() == text).ok_or_else(|| UnknownMode(text.to_owned()))
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("unknown proxy-mode: {0:?} (valid: \"nftables\", \"iptables\", \"ipvs\")")]
+pub struct UnknownMode(String);
 
 /// What writes the rules.
 pub(crate) enum Backend {

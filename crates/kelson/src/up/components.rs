@@ -192,6 +192,7 @@ pub(crate) fn kubelet(settings: &Settings, pki: &Pki) -> Result<kubelet::Config>
 
 pub(crate) fn kube_proxy(settings: &Settings) -> kube_proxy::Config {
     let mut config = kube_proxy::Config::new(&settings.node_name);
+    config.mode = settings.proxy_mode;
     config.detect_local = kube_proxy::DetectLocal::ClusterCidr(settings.cluster_cidrs.clone());
     config
 }

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use kube_proxy::Mode;
 
 use super::options::{Part, Settings};
 
@@ -14,7 +15,13 @@ const CNI_DIRS: &[&str] = &["/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni"];
 
 /// A program that the node calls, and where Debian has it.
 const PROGRAMS: &[(Part, &str, &str)] =
-    &[(Part::KubeProxy, "nft", "nftables"), (Part::KubeProxy, "conntrack", "conntrack")];
+    &[(Part::KubeProxy, "conntrack", "conntrack"), (Part::PodNetwork, "nft", "nftables")];
+const PROXY_PROGRAMS: &[(Mode, &str, &str)] = &[
+    (Mode::Nftables, "nft", "nftables"),
+    (Mode::Iptables, "iptables-restore", "iptables"),
+    (Mode::Ipvs, "iptables-restore", "iptables"),
+    (Mode::Ipvs, "ipvsadm", "ipvsadm"),
+];
 const RUNTIME_PROGRAMS: &[(&str, &str)] = &[("containerd", "containerd"), ("ctr", "containerd"), ("runc", "runc")];
 
 /// Fails with all that is missing.
@@ -26,10 +33,16 @@ pub(crate) fn check(settings: &Settings) -> Result<()> {
     let mut need = |program: &str, package: &str| {
         if find_program(program).is_none() {
             missing.push(format!("{program} (Debian: {package})"));
+            missing.dedup();
         }
     };
     for (part, program, package) in PROGRAMS {
         if settings.runs(*part) {
+            need(program, package);
+        }
+    }
+    for (mode, program, package) in PROXY_PROGRAMS {
+        if settings.runs(Part::KubeProxy) && settings.proxy_mode == *mode {
             need(program, package);
         }
     }

@@ -65,6 +65,9 @@ pub(crate) struct Options {
     /// The size of pods' packets; by default what the node's network takes, less what the back end adds.
     #[arg(long)]
     pod_network_mtu: Option<u32>,
+    /// What leads Services' addresses to endpoints: `nftables`, `iptables` or `ipvs`.
+    #[arg(long, default_value = "nftables")]
+    proxy_mode: kube_proxy::Mode,
     /// The domain of the names that cluster DNS answers for.
     #[arg(long, default_value = "cluster.local")]
     cluster_domain: String,
@@ -111,6 +114,7 @@ pub(crate) struct Settings {
     pub service_cidrs: Vec<IpNet>,
     pub pod_network_backend: pod_network::Backend,
     pub pod_network_mtu: Option<u32>,
+    pub proxy_mode: kube_proxy::Mode,
     pub cluster_domain: String,
     pub dns_upstreams: Option<Vec<SocketAddr>>,
     pub dns_stub_domains: Vec<(String, Vec<SocketAddr>)>,
@@ -178,6 +182,7 @@ impl Options {
             service_cidrs: self.service_cidr,
             pod_network_backend: self.pod_network_backend,
             pod_network_mtu: self.pod_network_mtu,
+            proxy_mode: self.proxy_mode,
             cluster_domain: self.cluster_domain,
             dns_upstreams: self.dns_upstreams,
             dns_stub_domains,
@@ -336,6 +341,11 @@ mod tests {
         ] {
             assert_eq!(complete(args).err().as_deref(), Some(mistake));
         }
+        let unknown = complete(&["--proxy-mode=magic"]).err().unwrap();
+        assert!(
+            unknown.contains("unknown proxy-mode: \"magic\" (valid: \"nftables\", \"iptables\", \"ipvs\")"),
+            "{unknown}"
+        );
         let unknown = complete(&["--disable=kube-chef"]).err().unwrap();
         assert!(unknown.contains("invalid value 'kube-chef' for '--disable"), "{unknown}");
         assert!(check_node_name("Node_1").is_err());

@@ -27,6 +27,7 @@ fn networks_behave() {
         the_api_server_proxies_to_pods_and_services,
         every_method_is_proxied_and_links_lead_back,
         services_are_deleted_by_label,
+        networks_of_services_grow_and_their_addresses_are_objects,
     ]);
 }
 
@@ -273,6 +274,10 @@ fn host_ports_differ_by_address_and_protocol(space: &Space<'_>) {
     for address in ["127.0.0.1", &space.host.address] {
         space.host.wait_for_page(&format!("http://{address}:54323/"), "Hello from Kelson");
     }
+    // Also when the caller takes another of the node's addresses for itself.
+    let how = ["--silent", "--max-time", "5", "--interface", &space.host.address, "http://127.0.0.1:54323/"];
+    let said = space.host.run("curl", &how);
+    assert!(said.out.contains("Hello from Kelson"), "{said:?}");
 }
 
 fn names_lead_to_services_and_pods(space: &Space<'_>) {
@@ -406,4 +411,40 @@ fn services_are_deleted_by_label(space: &Space<'_>) {
     let path = format!("/api/v1/namespaces/{}/services?labelSelector=e2e%3Dyes", space.name);
     space.kubectl_ok(&["delete", "--raw", &path], "");
     space.until_all("services", "e2e", |left| left.len() == 1 && name_of(&left[0]) == "three");
+}
+
+fn networks_of_services_grow_and_their_addresses_are_objects(space: &Space<'_>) {
+    let host = space.host;
+    let network = |name: &str, cidr: &str| {
+        json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": name, "labels": {"e2e": "cidr"}},
+            "spec": {"cidrs": [cidr]}})
+    };
+    space.create(&network("more", "10.200.0.0/24"));
+    space.until("servicecidr/more", |cidr| super::condition(cidr, "Ready") == Some("True"));
+    start(space, &pod("p", "s", runs(WEB)));
+    let ports = json!([{"port": 80, "targetPort": 8080}]);
+    space.create(&service("s", json!({"clusterIP": "10.200.0.7", "selector": {"app": "s"}, "ports": ports})));
+    host.wait_for_page("http://10.200.0.7/", "Hello from Kelson");
+    let address = space.get("ipaddress/10.200.0.7");
+    let parent = &address["spec"]["parentRef"];
+    assert_eq!(
+        (&parent["resource"], &parent["namespace"], &parent["name"]),
+        (&json!("services"), &json!(space.name), &json!("s"))
+    );
+    // A network whose addresses are used is not gone before they are.
+    host.kubectl_ok(&["delete", "servicecidr", "more", "--wait=false"], "");
+    space.until("servicecidr/more", |cidr| super::condition(cidr, "Ready") == Some("False"));
+    space.kubectl_ok(&["delete", "service", "s"], "");
+    space.until("servicecidr/more", Value::is_null);
+    space.until("ipaddress/10.200.0.7", Value::is_null);
+    // Addresses that somebody else holds.
+    for last in ["2", "3"] {
+        space.create(&json!({"apiVersion": "networking.k8s.io/v1", "kind": "IPAddress",
+            "metadata": {"name": format!("192.168.200.{last}"), "labels": {"e2e": "address"}},
+            "spec": {"parentRef": {"group": "", "resource": "services", "namespace": "bar", "name": "foo"}}}));
+    }
+    space.merge("ipaddress/192.168.200.2", &json!({"metadata": {"annotations": {"patched": "yes"}}}));
+    assert_eq!(space.get("ipaddress/192.168.200.2")["metadata"]["annotations"]["patched"], "yes");
+    host.kubectl_ok(&["delete", "--raw", "/apis/networking.k8s.io/v1/ipaddresses?labelSelector=e2e%3Daddress"], "");
+    space.until_all("ipaddresses", "e2e=address", <[Value]>::is_empty);
 }
