@@ -112,7 +112,7 @@ async fn run_node(config: Config, client: Option<kube::Client>, stop: Cancellati
     for field in config::ignored(&config.file) {
         tracing::warn!(field, "this field of the KubeletConfiguration has no effect here");
     }
-    let machine = node::Machine::look();
+    let mut machine = node::Machine::look();
     let providers = match &config.credential_providers {
         Some((file, dir)) => credential_provider::Providers::open(file, dir)?,
         None => credential_provider::Providers::default(),
@@ -129,9 +129,10 @@ async fn run_node(config: Config, client: Option<kube::Client>, stop: Cancellati
         &cpus::all(),
         u64::try_from(machine.memory_bytes).unwrap_or_default(),
     );
+    machine.huge_pages = numa::huge_pages_of(&nodes);
     let capacity = capacity::of(&machine, &config);
     let allocatable = capacity::allocatable(&capacity, &config);
-    let kept_back = capacity.iter().map(|(name, all)| (name.clone(), all - allocatable[name])).collect();
+    let kept_back = capacity::kept_back(&capacity, &config);
     let (cpu_policy, root) = (config.cpu_policy.clone(), &config.root_dir);
     let context = Arc::new(context::Context {
         node_name: config.node_name.clone(),

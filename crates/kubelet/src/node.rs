@@ -32,6 +32,8 @@ pub(crate) struct Machine {
     pub cpus: i64,
     pub memory_bytes: i64,
     pub swap_bytes: i64,
+    /// Bytes in huge pages, by resource; part of the memory.
+    pub huge_pages: BTreeMap<String, i64>,
     pub info: NodeSystemInfo,
 }
 
@@ -62,7 +64,8 @@ impl Machine {
             ..NodeSystemInfo::default()
         };
         let cpus = std::thread::available_parallelism().map_or(1, |n| i64::try_from(n.get()).unwrap_or(1));
-        Machine { cpus, memory_bytes: kib.unwrap_or_default() * 1024, swap_bytes, info }
+        let (memory_bytes, huge_pages) = (kib.unwrap_or_default() * 1024, BTreeMap::new());
+        Machine { cpus, memory_bytes, swap_bytes, huge_pages, info }
     }
 }
 
@@ -195,7 +198,7 @@ impl NodeReporter {
         for list in [&mut capacity, &mut allocatable] {
             list.insert("pods".to_owned(), Quantity(self.config.max_pods.to_string()));
             for size in ["hugepages-1Gi", "hugepages-2Mi"] {
-                list.insert(size.to_owned(), Quantity("0".to_owned()));
+                list.entry(size.to_owned()).or_insert_with(|| Quantity("0".to_owned()));
             }
         }
         let mut info = self.machine.info.clone();

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use crate::cgroups;
 use crate::cpus::{self, CpuSet};
 
 /// A set of NUMA nodes, one bit for each.
@@ -94,6 +95,20 @@ pub(crate) fn look(dir: &Path, all_cpus: &CpuSet, all_memory: u64) -> Nodes {
     nodes
 }
 
+/// The resource that pages of this size, in bytes, are.
+pub(crate) fn huge_page_name(size: u64) -> String {
+    format!("hugepages-{}", cgroups::show_binary(size))
+}
+
+/// Bytes in huge pages of all nodes, by resource.
+pub(crate) fn huge_pages_of(nodes: &Nodes) -> BTreeMap<String, i64> {
+    let mut all = BTreeMap::new();
+    for (size, bytes) in nodes.values().flat_map(|node| &node.huge_pages) {
+        *all.entry(huge_page_name(*size)).or_default() += i64::try_from(*bytes).unwrap_or(i64::MAX / 1000);
+    }
+    all
+}
+
 fn huge_pages(dir: &Path) -> BTreeMap<u64, u64> {
     let sizes = std::fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok);
     let of = |entry: std::fs::DirEntry| {
@@ -139,6 +154,7 @@ mod tests {
             distances: vec![10, 21],
         };
         assert_eq!((&nodes[&0], &nodes[&1].cpus), (&first, &[2, 3].into()));
+        assert_eq!(huge_pages_of(&nodes), [("hugepages-2Mi".to_owned(), 6 << 20)].into());
         let alone = look(&dir.path().join("none"), &[7].into(), 5);
         assert_eq!((alone.len(), alone[&0].memory, &alone[&0].cpus), (1, 5, &[7].into()));
     }

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 
 use crate::cgroups;
 use crate::checkpoint;
-use crate::numa::{Mask, Nodes, masks};
+use crate::numa::{Mask, Nodes, huge_page_name, masks};
 use crate::pod::plan;
 use crate::resources::Amounts;
 use crate::topology::{Hint, Hints};
@@ -183,7 +183,7 @@ fn machine_of(policy: &MemoryPolicy, nodes: &Nodes) -> Machine {
             |kind: &str| policy.reserved.get(number).and_then(|kinds| kinds.get(kind)).copied().unwrap_or_default();
         let mut tables = BTreeMap::new();
         for (page, size) in &node.huge_pages {
-            let kind = format!("hugepages-{}", cgroups::show_binary(*page));
+            let kind = huge_page_name(*page);
             let table = Table::new(*size, reserved(&kind), *size);
             tables.insert(kind, table);
         }

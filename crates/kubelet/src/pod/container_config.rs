@@ -244,6 +244,7 @@ pub(crate) fn container(m: &Made<'_>) -> Result<cri::ContainerConfig, String> {
         oom_score_adj: cgroups::oom_score_adj(m.pod, burstable),
         cpuset_cpus: m.cpus.clone(),
         cpuset_mems: m.memory_nodes.clone(),
+        hugepage_limits: hugepage_limits(c),
         ..Default::default()
     };
     swap::limit(&mut resources, m.pod, c, m.host.swap, m.host.node_memory);
@@ -370,6 +371,17 @@ fn is_read_only(pod: &Pod, volume: &str) -> bool {
         let claim = v.persistent_volume_claim.as_ref().and_then(|c| c.read_only);
         claim.or_else(|| v.csi.as_ref().and_then(|c| c.read_only)) == Some(true)
     })
+}
+
+/// Bytes of huge pages, by their size as the kernel names it: `2MB`.
+fn hugepage_limits(container: &Container) -> Vec<cri::HugepageLimit> {
+    let limits = container.resources.as_ref().and_then(|r| r.limits.as_ref());
+    let sizes = limits.into_iter().flatten().filter_map(|(name, amount)| {
+        let page_size = name.strip_prefix("hugepages-")?.replace('i', "B");
+        let limit = u64::try_from(cgroups::whole(amount)?).ok()?;
+        Some(cri::HugepageLimit { page_size, limit })
+    });
+    sizes.collect()
 }
 
 /// What device plugins give, and the volumes that are devices.
@@ -536,5 +548,14 @@ mod tests {
         check(Some("Enabled"), true, true, Ok(true));
         check(Some("Enabled"), true, false, Err("not supported by the runtime"));
         check(Some("Enabled"), false, true, Err("not read-only"));
+    }
+
+    #[test]
+    fn huge_pages_are_limited_by_their_size() {
+        let container = serde_json::json!({"name": "c", "resources": {"limits":
+            {"hugepages-2Mi": "4Mi", "hugepages-1Gi": "1Gi", "memory": "1Gi"}}});
+        let limits = hugepage_limits(&serde_json::from_value(container).unwrap());
+        let limits: Vec<_> = limits.iter().map(|l| (l.page_size.as_str(), l.limit)).collect();
+        assert_eq!(limits, [("1GB", 1 << 30), ("2MB", 4 << 20)]);
     }
 }

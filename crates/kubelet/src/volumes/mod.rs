@@ -100,6 +100,11 @@ impl Setup<'_> {
         }
         if let Some(empty) = &volume.empty_dir {
             let dir = self.dir("kubernetes.io~empty-dir", volume);
+            if let Some(page) = huge_pages(self.pod, empty.medium.as_deref().unwrap_or_default())? {
+                make_dir(&dir, 0o777).map_err(|e| e.to_string())?;
+                mount_huge_pages(&dir, &page, self.fs_group()).map_err(|e| e.to_string())?;
+                return Ok(dir);
+            }
             let in_memory = empty.medium.as_deref() == Some("Memory");
             let size = empty.size_limit.as_ref().and_then(crate::cgroups::whole).filter(|s| *s > 0);
             let size = size.or_else(|| in_memory.then(|| self.memory_of_pod()));
@@ -215,6 +220,35 @@ fn mount_tmpfs(dir: &Path, size: Option<i64>, mode: u32) -> std::io::Result<()> 
     Ok(())
 }
 
+/// The size of the pages that a medium is made of, as a mount option names it; none: it is of no huge pages.
+fn huge_pages(pod: &Pod, medium: &str) -> Result<Option<String>, String> {
+    let Some(size) = medium.strip_prefix("HugePages") else { return Ok(None) };
+    let asked = crate::resources::requests(pod);
+    let asked: Vec<&str> = asked.keys().filter_map(|name| name.strip_prefix("hugepages-")).collect();
+    let size = match (size.strip_prefix('-'), asked.as_slice()) {
+        (_, []) => {
+            return Err("hugePages storage requested, but there is no resource request for huge pages".to_owned());
+        }
+        (Some(size), sizes) if sizes.contains(&size) => size,
+        (Some(size), _) => return Err(format!("medium {medium} is of no size that the pod asks for: {size}")),
+        (None, [size]) => size,
+        (None, _) => {
+            return Err("medium HugePages can't be used if container requests multiple huge page sizes".to_owned());
+        }
+    };
+    Ok(Some(size.trim_end_matches('i').to_owned()))
+}
+
+fn mount_huge_pages(dir: &Path, page: &str, group: Option<u32>) -> std::io::Result<()> {
+    if is_mount_point(dir)? {
+        return Ok(());
+    }
+    let mode = group.map_or("mode=0777".to_owned(), |group| format!("mode=2777,gid={group}"));
+    let options = format!("pagesize={page},{mode}");
+    nix::mount::mount(Some("nodev"), dir, Some("hugetlbfs"), MsFlags::empty(), Some(options.as_str()))?;
+    Ok(())
+}
+
 /// Whether something is mounted exactly there; a bind mount may be of the same device.
 pub(crate) fn is_mounted(path: &Path) -> bool {
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
@@ -303,5 +337,28 @@ mod tests {
         assert!(host_path(&at("file"), "Directory").unwrap_err().contains("is not a directory"));
         assert!(host_path(&at("none"), "File").is_err());
         assert!(host_path(&at("none"), "").is_ok());
+    }
+
+    #[test]
+    fn a_medium_of_huge_pages_is_of_a_size_that_the_pod_asks_for() {
+        let check = |medium: &str, asked: serde_json::Value, want: Result<Option<&str>, &str>| {
+            let pod = serde_json::json!({"spec": {"containers": [{"name": "c", "resources": {"limits": asked}}]}});
+            let got = huge_pages(&serde_json::from_value(pod).unwrap(), medium);
+            match (got, want) {
+                (Err(got), Err(want)) => assert!(got.contains(want), "{got}"),
+                (got, want) => assert_eq!(got, want.map(|size| size.map(str::to_owned)).map_err(str::to_owned)),
+            }
+        };
+        let (one, both) = (
+            || serde_json::json!({"hugepages-2Mi": "4Mi"}),
+            || serde_json::json!({"hugepages-2Mi": "4Mi", "hugepages-1Gi": "1Gi"}),
+        );
+        check("", one(), Ok(None));
+        check("Memory", one(), Ok(None));
+        check("HugePages", one(), Ok(Some("2M")));
+        check("HugePages-1Gi", both(), Ok(Some("1G")));
+        check("HugePages", both(), Err("multiple huge page sizes"));
+        check("HugePages-1Gi", one(), Err("of no size"));
+        check("HugePages", serde_json::json!({}), Err("no resource request"));
     }
 }
