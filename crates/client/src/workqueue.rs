@@ -21,7 +21,7 @@ use tokio::{sync::Notify, time::Instant};
 mod metrics;
 
 pub use metrics::QueueMetrics;
-use metrics::Recorded;
+use metrics::{Recorded, Work};
 
 /// What a queue can hold.
 pub trait Key: Clone + Eq + Hash + Send + 'static {}
@@ -104,7 +104,7 @@ impl<T: Key> Queue<T> {
     /// A queue whose metrics, if any, carry the label `name`.
     #[must_use]
     pub fn new(name: &str, backoff: Backoff, metrics: Option<&QueueMetrics>) -> Self {
-        Self(Arc::new(Inner {
+        let inner = Arc::new(Inner {
             state: Mutex::new(State {
                 ready: VecDeque::new(),
                 dirty: HashMap::new(),
@@ -117,7 +117,12 @@ impl<T: Key> Queue<T> {
             shut: AtomicBool::new(false),
             backoff,
             metrics: metrics.map(|metrics| metrics.of(name)),
-        }))
+        });
+        if let Some(metrics) = metrics {
+            let queue: std::sync::Weak<Inner<T>> = Arc::downgrade(&inner);
+            metrics.watch(name, queue);
+        }
+        Self(inner)
     }
 
     /// Queues the key, unless it is queued already.
@@ -229,6 +234,14 @@ impl<T: Key> Queue<T> {
     }
 }
 
+impl<T: Key> Work for Inner<T> {
+    fn unfinished(&self) -> (Duration, Duration) {
+        let state = self.state.lock();
+        let at_it = || state.processing.values().map(Instant::elapsed);
+        (at_it().sum(), at_it().max().unwrap_or_default())
+    }
+}
+
 impl<T: Key> Inner<T> {
     /// Whether a worker has to be woken.
     fn add(&self, state: &mut State<T>, key: T) -> bool {
@@ -295,6 +308,23 @@ mod tests {
         assert!(queue.is_empty(), "a is being worked on");
         queue.done(&"a");
         assert_eq!(queue.get().await, Some("a"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_that_is_not_done_is_measured_when_somebody_asks() {
+        let metrics = component_base::metrics::Metrics::new();
+        let queues = metrics.register(QueueMetrics::register);
+        let queue = Queue::new("test", Backoff::default(), Some(&queues));
+        for key in ["a", "b"] {
+            queue.add(key);
+            queue.get().await.unwrap();
+            tokio::time::advance(Duration::from_secs(2)).await;
+        }
+        let text = metrics.text();
+        assert!(text.contains("workqueue_unfinished_work_seconds{name=\"test\"} 6.0"), "{text}");
+        assert!(text.contains("workqueue_longest_running_processor_seconds{name=\"test\"} 4.0"), "{text}");
+        drop(queue);
+        assert!(!metrics.text().contains("workqueue_unfinished_work_seconds{"));
     }
 
     #[tokio::test(start_paused = true)]

@@ -22,6 +22,24 @@ pub fn parse<F: clap::Parser>(component: &str, args: impl IntoIterator<Item = St
     F::from_arg_matches(&matches).map_err(|e| describe(&e.format(&mut command)))
 }
 
+/// The flags of a component with their values, given or by default, in the order of their names; those that have neither
+/// are empty. None where the command line holds a mistake.
+#[must_use]
+pub fn shown<F: clap::CommandFactory>(component: &str, args: &[String]) -> Vec<(String, String)> {
+    let args = std::iter::once(component.to_owned()).chain(args.iter().cloned().map(normalize));
+    let mut command = F::command().args_override_self(true);
+    let Ok(matches) = command.try_get_matches_from_mut(args) else { return Vec::new() };
+    let value_of = |id: &str| {
+        let values = matches.get_raw(id).into_iter().flatten();
+        values.map(|value| value.to_string_lossy()).collect::<Vec<_>>().join(",")
+    };
+    let flags = command.get_arguments().filter_map(|arg| Some((arg.get_long()?, arg.get_id().as_str())));
+    let mut shown: Vec<(String, String)> = flags.map(|(flag, id)| (flag.to_owned(), value_of(id))).collect();
+    shown.retain(|(flag, _)| flag != "help");
+    shown.sort();
+    shown
+}
+
 /// `--tls_cert_file` means `--tls-cert-file`; what stands behind `=` stays as it is.
 fn normalize(arg: String) -> String {
     let Some(flag) = arg.strip_prefix("--") else { return arg };
@@ -154,6 +172,16 @@ mod tests {
         assert_eq!(flags.names, ["a", "b", "c"]);
         assert!(parse_all(&["--leader-elect"]).unwrap().leader_elect);
         assert_eq!(parse_all(&["--lease=1s", "--lease=2s"]).unwrap().lease, Duration::from_secs(2));
+    }
+
+    #[test]
+    fn flags_are_shown_with_their_values() {
+        let shown = |args: &[&str]| {
+            let args: Vec<String> = args.iter().map(ToString::to_string).collect();
+            shown::<Flags>("kube-thing", &args).into_iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>()
+        };
+        assert_eq!(shown(&["--leader_elect=false", "--names=a,b"]), ["leader-elect=false", "lease=15s", "names=a,b"]);
+        assert_eq!(shown(&["--no-such"]), Vec::<String>::new());
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub mod flags;
 pub mod logs;
 pub mod metrics;
 pub mod program;
+pub mod secure_port;
 pub mod serving;
 pub mod tls;
 pub mod version;

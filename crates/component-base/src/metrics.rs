@@ -7,6 +7,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 
+use crate::version;
+
 pub use prometheus_client;
 
 /// The content type of [`Metrics::text`].
@@ -43,6 +45,7 @@ impl Metrics {
             tracing::error!(%error, "metrics could not be encoded");
         }
         let mut text = to_text_format(&open_metrics);
+        text.push_str(&build_info());
         text.push_str(&process_metrics());
         text
     }
@@ -84,6 +87,26 @@ fn to_text_format(open_metrics: &str) -> String {
 fn push_line(out: &mut String, line: std::fmt::Arguments<'_>) {
     // Writing to a String cannot fail.
     let _ = writeln!(out, "{line}");
+}
+
+/// Which release this is, as upstream's programs say it of themselves.
+fn build_info() -> String {
+    const NAME: &str = "kubernetes_build_info";
+    let platform = if cfg!(target_arch = "aarch64") { "linux/arm64" } else { "linux/amd64" };
+    let labels = [
+        ("build_date", ""),
+        ("compiler", "rustc"),
+        ("git_commit", ""),
+        ("git_tree_state", ""),
+        ("git_version", version::GIT_VERSION),
+        ("go_version", ""),
+        ("major", version::MAJOR),
+        ("minor", version::MINOR),
+        ("platform", platform),
+    ];
+    let labels: Vec<String> = labels.iter().map(|(name, value)| format!("{name}=\"{value}\"")).collect();
+    let help = "A metric with a constant '1' value, labelled by what this program is.";
+    format!("# HELP {NAME} {help}\n# TYPE {NAME} gauge\n{NAME}{{{}}} 1\n", labels.join(","))
 }
 
 /// The usual figures of a process, read from /proc when they are asked for.

@@ -11,7 +11,9 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use jiff::Timestamp;
 use rustls::ServerConfig;
+use rustls_pki_types::CertificateDer;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -23,13 +25,26 @@ use crate::version;
 /// A named check; `Err` says why it fails.
 pub type Check = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
-/// Decides whether a request to a path that is not open to everybody may pass.
+/// Decides whether a request may pass. Its extensions have the [`PeerCertificates`] of its connection.
 #[async_trait]
 pub trait Guard: Send + Sync {
-    async fn allows(&self, request: &http::request::Parts) -> Result<(), StatusCode>;
+    async fn allows(&self, request: &http::request::Parts) -> Result<(), Refused>;
 }
 
-/// What is served. `/healthz`, `/livez`, `/readyz` and `/version` are open to everybody.
+/// Why a request may not pass.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Refused {
+    Unauthorized,
+    Forbidden { message: String },
+    Failed { message: String },
+}
+
+/// The certificate that a connection's client has proved to be its own, with what it sent besides; empty without one. Nobody
+/// has judged them yet.
+#[derive(Clone, Debug, Default)]
+pub struct PeerCertificates(pub Arc<Vec<CertificateDer<'static>>>);
+
+/// What is served.
 #[derive(Clone)]
 pub struct Endpoints {
     pub component: &'static str,
@@ -133,7 +148,7 @@ impl Server {
         let listener = connections::listen(self.address).await?;
         let address = listener.local_addr()?;
         let acceptor = self.tls.map(|config| TlsAcceptor::from(Arc::new(config)));
-        let handler = Arc::new(Handler { endpoints: self.endpoints, guard: self.guard });
+        let handler = Arc::new(Handler { endpoints: self.endpoints, guard: self.guard, started: Timestamp::now() });
         let serve = move |socket| serve(socket, acceptor.clone(), Arc::clone(&handler));
         tokio::spawn(connections::accept(listener, stop, serve));
         Ok(address)
@@ -141,14 +156,20 @@ impl Server {
 }
 
 async fn serve(socket: TcpStream, acceptor: Option<TlsAcceptor>, handler: Arc<Handler>) {
-    let service = service_fn(move |request| {
-        let handler = Arc::clone(&handler);
-        async move { Ok::<_, std::convert::Infallible>(handler.answer(request).await) }
-    });
+    let service = |peer: PeerCertificates| {
+        service_fn(move |request| {
+            let (handler, peer) = (Arc::clone(&handler), peer.clone());
+            async move { Ok::<_, std::convert::Infallible>(handler.answer(request, peer).await) }
+        })
+    };
     let served = match acceptor {
-        None => connections::http().serve_connection(TokioIo::new(socket), service).await,
+        None => connections::http().serve_connection(TokioIo::new(socket), service(PeerCertificates::default())).await,
         Some(acceptor) => match connections::agree_on_tls(&acceptor, socket).await {
-            Some(tls) => connections::http().serve_connection(TokioIo::new(tls), service).await,
+            Some(tls) => {
+                let chain = tls.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
+                let service = service(PeerCertificates(Arc::new(chain)));
+                connections::http().serve_connection(TokioIo::new(tls), service).await
+            }
             None => return,
         },
     };
@@ -158,19 +179,33 @@ async fn serve(socket: TcpStream, acceptor: Option<TlsAcceptor>, handler: Arc<Ha
 struct Handler {
     endpoints: Endpoints,
     guard: Option<Arc<dyn Guard>>,
+    started: Timestamp,
 }
 
 impl Handler {
-    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
-        let (parts, _) = request.into_parts();
-        let path = parts.uri.path().trim_end_matches('/');
-        let open = ["/healthz", "/livez", "/readyz", "/version"];
-        if !open.iter().any(|p| path == *p || path.starts_with(&format!("{p}/")))
-            && let Some(guard) = &self.guard
-            && let Err(code) = guard.allows(&parts).await
+    fn statusz(&self) -> String {
+        let up = Timestamp::now().duration_since(self.started).as_secs();
+        let (hours, minutes, seconds) = (up / 3600, up / 60 % 60, up % 60);
+        format!(
+            "\n{} statusz\n{NOT_FOR_MACHINES}\n\nStarted: {}\nUp: {hours} hr {minutes:02} min {seconds:02} sec\n\
+             Binary version: {}\nEmulation version: {}.{}\n",
+            self.endpoints.component,
+            self.started.strftime("%a %b %e %H:%M:%S UTC %Y"),
+            version::GIT_VERSION.trim_start_matches('v'),
+            version::MAJOR,
+            version::MINOR,
+        )
+    }
+
+    async fn answer(&self, request: Request<Incoming>, peer: PeerCertificates) -> Response<Full<Bytes>> {
+        let (mut parts, _) = request.into_parts();
+        parts.extensions.insert(peer);
+        if let Some(guard) = &self.guard
+            && let Err(refused) = guard.allows(&parts).await
         {
-            return text(code, code.canonical_reason().unwrap_or_default());
+            return status(&refused);
         }
+        let path = parts.uri.path().trim_end_matches('/');
         let query = parts.uri.query().unwrap_or_default();
         let e = &self.endpoints;
         let both = || e.health.iter().chain(&e.ready);
@@ -183,9 +218,7 @@ impl Handler {
             })),
             "/configz" => json(&e.configz),
             "/flagz" => text(StatusCode::OK, &flagz(e)),
-            "/statusz" => {
-                text(StatusCode::OK, &format!("{} statusz\nBinary version: {}\n", e.component, version::GIT_VERSION))
-            }
+            "/statusz" => text(StatusCode::OK, &self.statusz()),
             other if e.pages.iter().any(|(path, _)| *path == other) => {
                 let page = e.pages.iter().find(|(path, _)| *path == other);
                 text(StatusCode::OK, page.map_or("", |(_, says)| says))
@@ -199,9 +232,26 @@ impl Handler {
     }
 }
 
+const NOT_FOR_MACHINES: &str = "Warning: This endpoint is not meant to be machine parseable, has no formatting compatibility guarantees and is for debugging purposes only.";
+
 fn flagz(endpoints: &Endpoints) -> String {
     let lines: Vec<String> = endpoints.flags.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
-    format!("{} flagz\n{}", endpoints.component, lines.concat())
+    format!("\n{} flags\n{NOT_FOR_MACHINES}\n\n{}", endpoints.component, lines.concat())
+}
+
+/// The answer to somebody who may not have what he asks for.
+fn status(refused: &Refused) -> Response<Full<Bytes>> {
+    let (code, reason, message) = match refused {
+        Refused::Unauthorized => (StatusCode::UNAUTHORIZED, "Unauthorized", "Unauthorized"),
+        Refused::Forbidden { message } => (StatusCode::FORBIDDEN, "Forbidden", message.as_str()),
+        Refused::Failed { message } => (StatusCode::INTERNAL_SERVER_ERROR, "InternalError", message.as_str()),
+    };
+    let mut response = json(&serde_json::json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+        "message": message, "reason": reason, "code": code.as_u16(),
+    }));
+    *response.status_mut() = code;
+    response
 }
 
 fn one_check<'a>(name: &str, mut checks: impl Iterator<Item = &'a (&'static str, Check)>) -> Response<Full<Bytes>> {
@@ -334,18 +384,34 @@ mod tests {
 
     #[async_trait]
     impl Guard for Nobody {
-        async fn allows(&self, _: &http::request::Parts) -> Result<(), StatusCode> {
-            Err(StatusCode::FORBIDDEN)
+        async fn allows(&self, _: &http::request::Parts) -> Result<(), Refused> {
+            Err(Refused::Forbidden { message: "forbidden: not you".to_owned() })
         }
     }
 
     #[tokio::test]
-    async fn only_health_is_open_to_everybody() {
+    async fn who_may_not_pass_gets_a_status() {
         let endpoints = Endpoints::new("kube-thing", Metrics::new());
         let guard: Option<Arc<dyn Guard>> = Some(Arc::new(Nobody));
         let server = Server { address: ([127, 0, 0, 1], 0).into(), tls: None, endpoints, guard };
         let address = server.start(CancellationToken::new()).await.unwrap();
-        assert_eq!(get(address, "/healthz").await.0, 200);
-        assert_eq!(get(address, "/metrics").await.0, 403);
+        let (code, body) = get(address, "/metrics").await;
+        let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(
+            (code, body["reason"].as_str(), body["message"].as_str()),
+            (403, Some("Forbidden"), Some("forbidden: not you"))
+        );
+    }
+
+    #[tokio::test]
+    async fn pages_of_state_are_headed_as_upstream_heads_them() {
+        let mut endpoints = Endpoints::new("kube-thing", Metrics::new());
+        endpoints.flags.push(("v".to_owned(), "2".to_owned()));
+        let server = Server { address: ([127, 0, 0, 1], 0).into(), tls: None, endpoints, guard: None };
+        let address = server.start(CancellationToken::new()).await.unwrap();
+        let (_, status) = get(address, "/statusz").await;
+        assert!(status.starts_with(&format!("\nkube-thing statusz\n{NOT_FOR_MACHINES}\n\nStarted: ")), "{status}");
+        assert!(status.contains("\nUp: 0 hr 00 min 0") && status.contains("\nBinary version: 1.36"), "{status}");
+        assert_eq!(get(address, "/flagz").await.1, format!("\nkube-thing flags\n{NOT_FOR_MACHINES}\n\nv=2\n"));
     }
 }

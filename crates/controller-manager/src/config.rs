@@ -1,19 +1,23 @@
 //! What the controller manager runs with, complete: no field means "the default".
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use client::leader_election::LeaseConfig;
+use component_base::{feature_gates::FeatureGates, secure_port::SecurePort};
 use kube::Client;
 
 use crate::{Authority, AutoscalerConfig, NodeIpamConfig, NodeLifecycleConfig, TokenSigner};
 
 pub struct Config {
     pub controllers: ControllerList,
+    pub feature_gates: FeatureGates,
     pub credentials: Credentials,
     /// Runs unelected without one.
     pub leader_election: Option<LeaseConfig>,
     /// Serves no health and metrics without one.
-    pub serving: Option<Serving>,
+    pub serving: Option<SecurePort>,
+    /// The flags with their values, as `/flagz` and `/configz` show them.
+    pub flags: Vec<(String, String)>,
     /// PEM that is published to every namespace; without it nothing is published.
     pub root_ca: Option<String>,
     pub concurrent: Concurrent,
@@ -68,21 +72,6 @@ pub enum Credentials {
     },
     /// Each gets what this gives for its service account's name.
     Provided(Arc<dyn Fn(&str) -> Client + Send + Sync>),
-}
-
-/// The server of health, metrics and configuration.
-#[derive(Debug, Clone)]
-pub struct Serving {
-    pub address: SocketAddr,
-    /// Certificate and key; one is made without them.
-    pub certificate: Option<(PathBuf, PathBuf)>,
-    /// Where a certificate that we make is kept.
-    pub cert_dir: Option<PathBuf>,
-    /// Whom the requests' client certificates have to come from.
-    pub client_ca: Option<PathBuf>,
-    /// Kubeconfigs for asking who somebody is and what they may do; the manager's own connection without them.
-    pub authentication: Option<PathBuf>,
-    pub authorization: Option<PathBuf>,
 }
 
 /// Upstream's `--cluster-signing-*`: the CA of each signer.
@@ -168,9 +157,11 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             controllers: ControllerList::default(),
+            feature_gates: FeatureGates::default(),
             credentials: Credentials::Own,
             leader_election: None,
             serving: None,
+            flags: Vec::new(),
             root_ca: None,
             concurrent: Concurrent::default(),
             max_endpoints_per_slice: 100,

@@ -182,6 +182,35 @@ fn shown(value: &Value) -> Option<String> {
     }
 }
 
+/// The kind, as these values of the flags make it.
+pub(crate) fn shown_of(flags: &[(String, String)]) -> Value {
+    let mut shown = Map::from_iter([("kind".to_owned(), KIND.into()), ("apiVersion".to_owned(), API_VERSION.into())]);
+    for (field, flag) in FIELDS {
+        let Some((_, value)) = flags.iter().find(|(name, _)| name == flag) else { continue };
+        let mut parts: Vec<&str> = field.split('.').collect();
+        let Some(name) = parts.pop() else { continue };
+        let mut fields = &mut shown;
+        for part in parts {
+            let inner = fields.entry(part).or_insert_with(|| Value::Object(Map::new()));
+            let Value::Object(inner) = inner else { unreachable!("{field}: {part} has fields") };
+            fields = inner;
+        }
+        fields.insert(name.to_owned(), value_of_flag(flag, value));
+    }
+    Value::Object(shown)
+}
+
+/// The reverse of [`shown`].
+fn value_of_flag(flag: &str, value: &str) -> Value {
+    if flag == "controllers" {
+        return value.split(',').collect();
+    }
+    match serde_json::from_str(value) {
+        Ok(plain @ (Value::Bool(_) | Value::Number(_))) => plain,
+        _ => value.into(),
+    }
+}
+
 /// The flag that an argument gives, with dashes.
 fn name_of(arg: &str) -> Option<String> {
     let flag = arg.strip_prefix("--")?;
@@ -240,6 +269,16 @@ KubeCloudShared: {ClusterCIDR: 10.9.0.0/16}
         );
         assert_eq!(flags.concurrent_deployment_syncs, 9);
         assert_eq!(flags.cluster_cidr, ["10.8.0.0/16".parse().unwrap()]);
+    }
+
+    #[test]
+    fn the_configuration_is_shown_as_the_file_would_have_it() {
+        let args: Vec<String> = ["--concurrent-deployment-syncs=7", "--controllers=*,-ttl"].map(str::to_owned).into();
+        let shown = shown_of(&component_base::flags::shown::<Flags>("kube-controller-manager", &args));
+        assert_eq!(shown["DeploymentController"], serde_json::json!({ "ConcurrentDeploymentSyncs": 7 }));
+        assert_eq!(shown["Generic"]["Controllers"], serde_json::json!(["*", "-ttl"]));
+        assert_eq!(shown["Generic"]["LeaderElection"]["leaseDuration"], "15s");
+        assert_eq!(shown["KubeCloudShared"]["AllocateNodeCIDRs"], false);
     }
 
     #[test]

@@ -99,24 +99,12 @@ pub struct ControllerFlags {
     pub profiling: bool,
     #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub contention_profiling: bool,
-    #[arg(long, default_value = "10s", value_parser = go_duration)]
-    pub authentication_token_webhook_cache_ttl: Duration,
-    #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    pub authentication_tolerate_lookup_failure: bool,
-    #[arg(long, default_value = "10s", value_parser = go_duration)]
-    pub authorization_webhook_cache_authorized_ttl: Duration,
-    #[arg(long, default_value = "10s", value_parser = go_duration)]
-    pub authorization_webhook_cache_unauthorized_ttl: Duration,
     #[arg(long, default_value_t = 0)]
     pub http2_max_streams_per_connection: u32,
     #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub permit_address_sharing: bool,
     #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub permit_port_sharing: bool,
-    #[arg(long, value_delimiter = ',')]
-    pub tls_cipher_suites: Vec<String>,
-    #[arg(long)]
-    pub tls_min_version: Option<String>,
     #[arg(long)]
     pub show_hidden_metrics_for_version: Option<String>,
     #[arg(long, value_delimiter = ',')]

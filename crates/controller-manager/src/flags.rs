@@ -1,16 +1,16 @@
 //! The command line of kube-controller-manager, with upstream's names and defaults, and what it completes to.
 
-use std::{net::IpAddr, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Parser};
 use client::{config::ClientOptions, leader_election::LeaseConfig};
-use component_base::flags::{go_duration, key_values};
+use component_base::{feature_gates::FeatureGates, flags::go_duration, secure_port::SecurePortFlags};
 
 use ipnet::IpNet;
 
 use crate::{
     AttachDetachConfig, Authority, ClusterSigning, Config, ControllerList, Credentials, NodeIpamConfig,
-    NodeLifecycleConfig, Rates, Serving, TokenSigner, config::Concurrent, controller_flags::ControllerFlags,
+    NodeLifecycleConfig, Rates, TokenSigner, config::Concurrent, controller_flags::ControllerFlags,
 };
 
 #[derive(Debug, thiserror::Error)]
@@ -34,40 +34,11 @@ pub struct Flags {
     /// The address of the API server; replaces the kubeconfig's.
     #[arg(long)]
     pub master: Option<String>,
-    /// kubeconfig for asking the API server who a request to our own server is from.
-    #[arg(long)]
-    pub authentication_kubeconfig: Option<PathBuf>,
-    /// kubeconfig for asking the API server what a request to our own server may do.
-    #[arg(long)]
-    pub authorization_kubeconfig: Option<PathBuf>,
-    /// Paths that everybody may ask for.
-    #[arg(long, value_delimiter = ',', default_value = "/healthz,/readyz,/livez")]
-    pub authorization_always_allow_paths: Vec<String>,
-    #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    pub authentication_skip_lookup: bool,
-    #[arg(long, default_value = "0.0.0.0")]
-    pub bind_address: IpAddr,
+    #[command(flatten)]
+    pub secure: SecurePortFlags,
     /// 0 serves nothing.
     #[arg(long, default_value_t = 10257)]
     pub secure_port: u16,
-    #[arg(long)]
-    pub tls_cert_file: Option<PathBuf>,
-    #[arg(long)]
-    pub tls_private_key_file: Option<PathBuf>,
-    #[arg(long)]
-    pub cert_dir: Option<PathBuf>,
-    #[arg(long)]
-    pub client_ca_file: Option<PathBuf>,
-    #[arg(long)]
-    pub requestheader_client_ca_file: Option<PathBuf>,
-    #[arg(long, value_delimiter = ',')]
-    pub requestheader_allowed_names: Vec<String>,
-    #[arg(long, value_delimiter = ',', default_value = "x-remote-user")]
-    pub requestheader_username_headers: Vec<String>,
-    #[arg(long, value_delimiter = ',', default_value = "x-remote-group")]
-    pub requestheader_group_headers: Vec<String>,
-    #[arg(long, value_delimiter = ',', default_value = "x-remote-extra-")]
-    pub requestheader_extra_headers_prefix: Vec<String>,
     #[arg(long, default_value_t = 20.0)]
     pub kube_api_qps: f64,
     #[arg(long, default_value_t = 30)]
@@ -80,8 +51,9 @@ pub struct Flags {
     pub controllers: Vec<String>,
     #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub use_service_account_credentials: bool,
-    #[arg(long, value_parser = key_values, default_value = "")]
-    pub feature_gates: std::collections::BTreeMap<String, String>,
+    /// `A=true,B=false`.
+    #[arg(long)]
+    pub feature_gates: Vec<FeatureGates>,
     #[arg(long, default_value = "kubernetes")]
     pub cluster_name: String,
     #[arg(long, default_value = "0s", value_parser = go_duration)]
@@ -276,14 +248,10 @@ impl Flags {
         if !(1..=1000).contains(&self.max_endpoints_per_slice) {
             mistakes.push("--max-endpoints-per-slice must be between 1 and 1000".to_owned());
         }
-        let certificate = match (&self.tls_cert_file, &self.tls_private_key_file) {
-            (Some(cert), Some(key)) => Some((cert.clone(), key.clone())),
-            (None, None) => None,
-            _ => {
-                mistakes.push("--tls-cert-file and --tls-private-key-file go together".to_owned());
-                None
-            }
-        };
+        let serving = self.secure.clone().complete(self.secure_port, false).unwrap_or_else(|wrong| {
+            mistakes.extend(wrong);
+            None
+        });
         let credentials = match (&self.kubeconfig, self.use_service_account_credentials) {
             (_, false) => Credentials::Own,
             (Some(kubeconfig), true) => Credentials::ServiceAccounts {
@@ -311,14 +279,6 @@ impl Flags {
         }
         let cluster_signing = self.cluster_signing();
         let of_controllers = &self.of_controllers;
-        let serving = (self.secure_port != 0).then(|| Serving {
-            address: (self.bind_address, self.secure_port).into(),
-            certificate,
-            cert_dir: self.cert_dir.clone(),
-            client_ca: self.client_ca_file.clone(),
-            authentication: self.authentication_kubeconfig.clone(),
-            authorization: self.authorization_kubeconfig.clone(),
-        });
         let read = |path: &PathBuf| {
             std::fs::read_to_string(path).map_err(|source| FlagsError::Read { path: path.clone(), source })
         };
@@ -331,9 +291,11 @@ impl Flags {
         };
         Ok(Config {
             controllers,
+            feature_gates: self.feature_gates.iter().fold(FeatureGates::default(), FeatureGates::overridden_by),
             credentials,
             leader_election: self.leader_elect.then_some(lease),
             serving,
+            flags: Vec::new(),
             root_ca: self.root_ca_file.as_ref().map(read).transpose()?,
             concurrent: Concurrent {
                 daemonset: self.concurrent_daemonset_syncs,

@@ -72,7 +72,7 @@ mod ttl_after_finished;
 mod validatingadmissionpolicy_status;
 
 pub use certificatesigningrequest::Authority;
-pub use config::{AttachDetachConfig, ClusterSigning, Config, ControllerList, Credentials, Serving};
+pub use config::{AttachDetachConfig, ClusterSigning, Config, ControllerList, Credentials};
 pub use config_file::with_config_file;
 pub use controller_flags::ControllerFlags;
 pub use flags::{Flags, FlagsError};

@@ -3,44 +3,34 @@
 use std::sync::Arc;
 
 use client::{
-    config::{ClientOptions, ConfigError, from_kubeconfig},
-    delegation::DelegatedGuard,
+    config::ConfigError,
+    delegation,
     events::{Dialect, Recorder},
     informer::{SharedInformerFactory, trim_pod},
-    leader_election::{self, Outcome},
+    leader_election::{self, LeaderMetrics, Outcome},
     workqueue::QueueMetrics,
 };
-use component_base::{
-    metrics::Metrics,
-    serving::{Endpoints, Server},
-    tls,
-};
+use component_base::{metrics::Metrics, serving::Endpoints};
 use futures::future::BoxFuture;
 use kube::Client;
-use rustls::server::ResolvesServerCert;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    config::{Config, Serving},
-    context::Context,
-    credentials::ClientBuilder,
-    registry::CONTROLLERS,
-};
+use crate::{config::Config, config_file, context::Context, credentials::ClientBuilder, registry::CONTROLLERS};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("clients of the controllers")]
     Client(#[from] ConfigError),
-    #[error("serving certificate")]
-    Tls(#[from] tls::TlsError),
-    #[error("cannot listen on {address}")]
-    Listen { address: std::net::SocketAddr, source: std::io::Error },
+    #[error("secure port")]
+    Serving(#[from] delegation::Error),
     #[error("leaderelection lost")]
     LeaderElectionLost,
 }
 
 const COMPONENT: &str = "kube-controller-manager";
+/// What its configuration is called in `/configz`.
+const CONFIGZ: &str = "kubecontrollermanager.config.k8s.io";
 
 /// Runs the controllers until `stop`, or until leadership is lost. `client` acts as the controller manager.
 pub fn run(config: Config, client: Client, stop: CancellationToken) -> BoxFuture<'static, Result<(), Error>> {
@@ -50,8 +40,11 @@ pub fn run(config: Config, client: Client, stop: CancellationToken) -> BoxFuture
 
 async fn elect_and_run(config: Config, client: Client, stop: CancellationToken) -> Result<(), Error> {
     let metrics = Metrics::new();
-    if let Some(serving) = &config.serving {
-        serve(serving, &client, metrics.clone(), stop.clone()).await?;
+    if let Some(port) = &config.serving {
+        let mut endpoints = Endpoints::new(COMPONENT, metrics.clone());
+        endpoints.configz = serde_json::json!({ CONFIGZ: config_file::shown_of(&config.flags) });
+        endpoints.flags.clone_from(&config.flags);
+        delegation::serve(port, &client, endpoints, stop.clone()).await?;
     }
     let config = Arc::new(config);
     let queue_metrics = metrics.register(QueueMetrics::register);
@@ -59,16 +52,20 @@ async fn elect_and_run(config: Config, client: Client, stop: CancellationToken) 
         return run_controllers(config, client, Client::clone, queue_metrics, stop).await;
     };
     let recorder = Recorder::start(client.clone(), Dialect::Core, COMPONENT, "", stop.clone());
+    let leads = metrics.register(LeaderMetrics::register);
+    leads.set(lease, false);
     let mut result = Ok(());
     let outcome = leader_election::run(&client, lease, Some(&recorder), stop, |leadership| {
         let config = config.clone();
         let result = &mut result;
+        leads.set(lease, true);
         async move {
             let guard = leadership.guard();
             *result = run_controllers(config, leadership.client, guard, queue_metrics, leadership.over).await;
         }
     })
     .await;
+    leads.set(lease, false);
     match outcome {
         Outcome::Lost => Err(Error::LeaderElectionLost),
         Outcome::Stopped | Outcome::Finished => result,
@@ -111,27 +108,5 @@ async fn run_controllers(
     }
     while running.join_next().await.is_some() {}
     stop.cancelled().await;
-    Ok(())
-}
-
-async fn serve(serving: &Serving, client: &Client, metrics: Metrics, stop: CancellationToken) -> Result<(), Error> {
-    let certificate: Arc<dyn ResolvesServerCert> = match &serving.certificate {
-        Some((cert, key)) => Arc::new(tls::ReloadingCertificate::open(cert, key)?),
-        None => tls::self_signed(COMPONENT, &["localhost".to_owned()], serving.cert_dir.as_deref())?,
-    };
-    let asked = async |kubeconfig: &Option<std::path::PathBuf>| match kubeconfig {
-        Some(path) => from_kubeconfig(path, &ClientOptions::unlimited(COMPONENT)).await,
-        None => Ok(client.clone()),
-    };
-    let guard =
-        DelegatedGuard::with_clients(asked(&serving.authentication).await?, asked(&serving.authorization).await?);
-    let client_cas = serving.client_ca.as_deref().map(tls::load_roots).transpose()?;
-    let server = Server {
-        address: serving.address,
-        tls: Some(tls::server_config(certificate, client_cas, &["h2", "http/1.1"])?),
-        endpoints: Endpoints::new(COMPONENT, metrics),
-        guard: Some(Arc::new(guard)),
-    };
-    server.start(stop).await.map_err(|source| Error::Listen { address: serving.address, source })?;
     Ok(())
 }

@@ -19,10 +19,16 @@ pub(crate) fn main(name: &str, args: Vec<String>) -> ExitCode {
         "kube-apiserver" => start(name, args, apiserver),
         "kubelet" => start(name, args, kubelet),
         "kube-controller-manager" => match controller_manager::with_config_file(args) {
-            Ok(args) => start(name, args, controller_manager),
+            Ok(args) => {
+                let shown = flags::shown::<controller_manager::Flags>(name, &args);
+                start(name, args, |flags, stop| controller_manager(flags, shown, stop))
+            }
             Err(error) => crate::report(Err(error.into())),
         },
-        "kube-scheduler" => start(name, args, scheduler),
+        "kube-scheduler" => {
+            let shown = flags::shown::<scheduler::Flags>(name, &args);
+            start(name, args, |flags, stop| scheduler(flags, shown, stop))
+        }
         "kube-proxy" => start(name, args, kube_proxy),
         other => {
             eprintln!("Error: unknown component {other}");
@@ -31,7 +37,7 @@ pub(crate) fn main(name: &str, args: Vec<String>) -> ExitCode {
     }
 }
 
-fn start<F, Fut>(name: &str, args: Vec<String>, run: fn(F, CancellationToken) -> Fut) -> ExitCode
+fn start<F, Fut>(name: &str, args: Vec<String>, run: impl FnOnce(F, CancellationToken) -> Fut) -> ExitCode
 where
     F: clap::Parser,
     Fut: Future<Output = Result<()>>,
@@ -111,17 +117,22 @@ async fn kubelet(flags: kubelet::Flags, stop: CancellationToken) -> Result<()> {
     Ok(kubelet::run(config, client, stop).await?)
 }
 
-async fn controller_manager(flags: controller_manager::Flags, stop: CancellationToken) -> Result<()> {
+/// Flags with their values, for those who ask the component how it was started.
+type Shown = Vec<(String, String)>;
+
+async fn controller_manager(flags: controller_manager::Flags, shown: Shown, stop: CancellationToken) -> Result<()> {
     logs::init(flags.v, logs::Format::Text);
     let kubeconfig = flags.kubeconfig.clone().context("--kubeconfig is needed")?;
     let client = client_of(&kubeconfig, &flags.client_options()).await?;
-    let config = flags.complete(&identity()?)?;
+    let mut config = flags.complete(&identity()?)?;
+    config.flags = shown;
     Ok(controller_manager::run(config, client, stop).await?)
 }
 
-async fn scheduler(flags: scheduler::Flags, stop: CancellationToken) -> Result<()> {
+async fn scheduler(flags: scheduler::Flags, shown: Shown, stop: CancellationToken) -> Result<()> {
     logs::init(flags.v, flags.logging_format);
-    let config = flags.complete(&identity()?)?;
+    let mut config = flags.complete(&identity()?)?;
+    config.flags = shown;
     let kubeconfig = config.kubeconfig.clone().context("--kubeconfig is needed")?;
     let client = client_of(&kubeconfig, &config.client).await?;
     Ok(scheduler::run(config, client, stop).await?)

@@ -1,6 +1,5 @@
 //! The command line of kube-scheduler, with upstream's names and defaults, and what it completes to.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,8 +7,9 @@ use clap::{ArgAction, Parser};
 use component_base::config_file::ConfigError;
 use component_base::feature_gates::FeatureGates;
 use component_base::flags::go_duration;
+use component_base::secure_port::SecurePortFlags;
 
-use crate::config::{Config, FileConfig, Serving, load};
+use crate::config::{Config, FileConfig, load};
 use crate::framework::Registry;
 
 #[derive(Debug, thiserror::Error)]
@@ -50,42 +50,11 @@ pub struct Flags {
     #[arg(long)]
     pub write_config_to: Option<PathBuf>,
 
-    /// kubeconfig for asking the API server who a request to our own server is from.
-    #[arg(long)]
-    pub authentication_kubeconfig: Option<PathBuf>,
-    /// kubeconfig for asking the API server what a request to our own server may do.
-    #[arg(long)]
-    pub authorization_kubeconfig: Option<PathBuf>,
-    /// Paths that everybody may ask for.
-    #[arg(long, value_delimiter = ',', default_value = "/healthz,/readyz,/livez")]
-    pub authorization_always_allow_paths: Vec<String>,
-    #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    pub authentication_skip_lookup: bool,
-    #[arg(long, default_value_t = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    pub authentication_tolerate_lookup_failure: bool,
-    #[arg(long, default_value = "0.0.0.0")]
-    pub bind_address: IpAddr,
+    #[command(flatten)]
+    pub secure: SecurePortFlags,
     /// 0 serves nothing.
     #[arg(long, default_value_t = 10259)]
     pub secure_port: u16,
-    #[arg(long)]
-    pub tls_cert_file: Option<PathBuf>,
-    #[arg(long)]
-    pub tls_private_key_file: Option<PathBuf>,
-    #[arg(long)]
-    pub cert_dir: Option<PathBuf>,
-    #[arg(long)]
-    pub client_ca_file: Option<PathBuf>,
-    #[arg(long)]
-    pub requestheader_client_ca_file: Option<PathBuf>,
-    #[arg(long, value_delimiter = ',')]
-    pub requestheader_allowed_names: Vec<String>,
-    #[arg(long, value_delimiter = ',', default_value = "x-remote-user")]
-    pub requestheader_username_headers: Vec<String>,
-    #[arg(long, value_delimiter = ',', default_value = "x-remote-group")]
-    pub requestheader_group_headers: Vec<String>,
-    #[arg(long, value_delimiter = ',', default_value = "x-remote-extra-")]
-    pub requestheader_extra_headers_prefix: Vec<String>,
 
     #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub leader_elect: Option<bool>,
@@ -134,14 +103,10 @@ impl Flags {
         };
         self.elect(&mut file);
         let mut mistakes = Vec::new();
-        let certificate = match (&self.tls_cert_file, &self.tls_private_key_file) {
-            (Some(cert), Some(key)) => Some((cert.clone(), key.clone())),
-            (None, None) => None,
-            _ => {
-                mistakes.push("--tls-cert-file and --tls-private-key-file go together".to_owned());
-                None
-            }
-        };
+        let serving = self.secure.complete(self.secure_port, true).unwrap_or_else(|wrong| {
+            mistakes.extend(wrong);
+            None
+        });
         let completed = file.complete(registry, identity);
         let mut config = match completed {
             Ok(config) if mistakes.is_empty() => config,
@@ -159,13 +124,7 @@ impl Flags {
                 profile.multi_point.enabled.push(("GangScheduling".to_owned(), 0));
             }
         }
-        config.serving = (self.secure_port != 0).then_some(Serving {
-            address: (self.bind_address, self.secure_port).into(),
-            certificate,
-            cert_dir: self.cert_dir,
-            client_ca: self.client_ca_file,
-            open_paths: self.authorization_always_allow_paths,
-        });
+        config.serving = serving;
         Ok(config)
     }
 

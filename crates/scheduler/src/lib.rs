@@ -37,6 +37,6 @@ pub mod selector;
 pub mod simulation;
 pub mod taints;
 
-pub use config::{Config, Serving};
+pub use config::Config;
 pub use flags::{Flags, FlagsError};
 pub use run::{Error, run};

@@ -3,20 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::delegation::DelegatedGuard;
+use client::delegation;
 use client::informer::{Event, Kind, SharedInformerFactory, trim_pod};
-use client::leader_election::{self, Outcome};
+use client::leader_election::{self, LeaderMetrics, Outcome};
 use component_base::metrics;
-use component_base::serving::{Endpoints, Server};
-use component_base::tls;
+use component_base::serving::Endpoints;
 use futures::future::BoxFuture;
 use kube::Client;
-use rustls::server::ResolvesServerCert;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Config, Serving};
+use crate::config::Config;
 use crate::framework::{PluginContext, WaitingPods};
 use crate::gangs::Gangs;
 use crate::listers::Listers;
@@ -30,10 +28,8 @@ use crate::scheduler::{BindJob, Bound, Changed, Scheduler, Step};
 pub enum Error {
     #[error("{}", .0.join("; "))]
     Plugins(Vec<String>),
-    #[error("serving certificate")]
-    Tls(#[from] tls::TlsError),
-    #[error("cannot listen on {address}")]
-    Listen { address: std::net::SocketAddr, source: std::io::Error },
+    #[error("secure port")]
+    Serving(#[from] delegation::Error),
     #[error("leaderelection lost")]
     LeaderElectionLost,
 }
@@ -58,8 +54,11 @@ pub fn run(config: Config, client: Client, stop: CancellationToken) -> BoxFuture
 
 async fn elect_and_run(config: Config, client: Client, stop: CancellationToken) -> Result<(), Error> {
     let registry = metrics::Metrics::new();
-    if let Some(serving) = &config.serving {
-        serve(serving, &config, &client, registry.clone(), stop.clone()).await?;
+    if let Some(port) = &config.serving {
+        let mut endpoints = Endpoints::new(COMPONENT, registry.clone());
+        endpoints.configz.clone_from(&config.shown);
+        endpoints.flags.clone_from(&config.flags);
+        delegation::serve(port, &client, endpoints, stop.clone()).await?;
     }
     let metrics = Arc::new(registry.register(Metrics::register));
     let Some(lease) = &config.leader_election else {
@@ -67,12 +66,16 @@ async fn elect_and_run(config: Config, client: Client, stop: CancellationToken) 
     };
     let recorder =
         client::events::Recorder::start(client.clone(), client::events::Dialect::Core, COMPONENT, "", stop.clone());
+    let leads = registry.register(LeaderMetrics::register);
+    leads.set(lease, false);
     let mut result = Ok(());
     let outcome = leader_election::run(&client, lease, Some(&recorder), stop, |leadership| {
         let (config, result) = (&config, &mut result);
+        leads.set(lease, true);
         async move { *result = schedule(config, leadership.client, metrics, leadership.over).await }
     })
     .await;
+    leads.set(lease, false);
     match outcome {
         Outcome::Lost => Err(Error::LeaderElectionLost),
         Outcome::Stopped | Outcome::Finished => result,
@@ -227,29 +230,4 @@ impl Work {
             Outcomes::PreemptionFailed(uid) => scheduler.preemption_failed(&uid, now),
         }
     }
-}
-
-async fn serve(
-    serving: &Serving,
-    config: &Config,
-    client: &Client,
-    metrics: metrics::Metrics,
-    stop: CancellationToken,
-) -> Result<(), Error> {
-    let certificate: Arc<dyn ResolvesServerCert> = match &serving.certificate {
-        Some((cert, key)) => Arc::new(tls::ReloadingCertificate::open(cert, key)?),
-        None => tls::self_signed(COMPONENT, &["localhost".to_owned()], serving.cert_dir.as_deref())?,
-    };
-    let client_cas = serving.client_ca.as_deref().map(tls::load_roots).transpose()?;
-    let mut endpoints = Endpoints::new(COMPONENT, metrics);
-    endpoints.configz = serde_json::json!({ "componentconfig": config.shown });
-    endpoints.flags.clone_from(&config.flags);
-    let server = Server {
-        address: serving.address,
-        tls: Some(tls::server_config(certificate, client_cas, &["h2", "http/1.1"])?),
-        endpoints,
-        guard: Some(Arc::new(DelegatedGuard::new(client.clone()))),
-    };
-    server.start(stop).await.map_err(|source| Error::Listen { address: serving.address, source })?;
-    Ok(())
 }

@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use component_base::tls::{ReloadingCertificate, load_roots, provider, self_signed};
-use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use component_base::tls::{AnyClient, ReloadingCertificate, load_roots, provider, self_signed};
+use rustls::ServerConfig;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ResolvesServerCert, WebPkiClientVerifier};
-use rustls::{DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
-use rustls_pki_types::{CertificateDer, UnixTime};
+use rustls_pki_types::UnixTime;
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
@@ -15,63 +14,13 @@ use super::Error;
 use crate::authn::PeerCertificates;
 use crate::config::ServingConfig;
 
-/// Asks clients for a certificate and takes any that they can sign for. Whose it is and whether anybody vouches for it is
-/// authentication's business: a certificate that is not good must give 401, not a broken connection, and a request may
-/// come with a token besides.
-#[derive(Debug)]
-struct AnyCertificate {
-    algorithms: WebPkiSupportedAlgorithms,
-    hints: Vec<DistinguishedName>,
-}
-
-impl ClientCertVerifier for AnyCertificate {
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &self.hints
-    }
-
-    fn client_auth_mandatory(&self) -> bool {
-        false
-    }
-
-    fn verify_client_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: UnixTime,
-    ) -> Result<ClientCertVerified, rustls::Error> {
-        Ok(ClientCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, signed, &self.algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, signed, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
-    }
-}
-
 pub(super) fn server_config(config: &ServingConfig) -> Result<ServerConfig, Error> {
     let certificate: Arc<dyn ResolvesServerCert> = match &config.certificate {
         Some((cert, key)) => Arc::new(ReloadingCertificate::open(cert, key)?),
         None => self_signed("apiserver", &config.self_signed_hosts, config.cert_dir.as_deref())?,
     };
-    let verifier = AnyCertificate { algorithms: provider().signature_verification_algorithms, hints: Vec::new() };
-    let mut tls = config.spoken.server()?.with_client_cert_verifier(Arc::new(verifier)).with_cert_resolver(certificate);
+    let mut tls =
+        config.spoken.server()?.with_client_cert_verifier(Arc::new(AnyClient::new())).with_cert_resolver(certificate);
     tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(tls)
 }

@@ -1,10 +1,15 @@
 //! The `workqueue_*` metrics, by queue name.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Weak, atomic::AtomicU64},
+    time::Duration,
+};
 
+use parking_lot::Mutex;
 use prometheus_client::{
-    encoding::EncodeLabelSet,
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
+    metrics::{MetricType, counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
 
@@ -21,6 +26,51 @@ pub struct QueueMetrics {
     retries: Family<QueueLabels, Counter>,
     waited: Family<QueueLabels, Histogram, fn() -> Histogram>,
     worked: Family<QueueLabels, Histogram, fn() -> Histogram>,
+    working: Arc<Working>,
+}
+
+/// What workers of a queue are at.
+pub(super) trait Work: Send + Sync {
+    /// For how long they have been at their keys: together, and the one that takes longest.
+    fn unfinished(&self) -> (Duration, Duration);
+}
+
+/// The queues whose work is measured when somebody asks, because it grows without anything happening.
+#[derive(Default)]
+struct Working(Mutex<Vec<(QueueLabels, Weak<dyn Work>)>>);
+
+impl std::fmt::Debug for Working {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Working")
+    }
+}
+
+impl Collector for Working {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let [unfinished, longest] = <[Family<QueueLabels, Gauge<f64, AtomicU64>>; 2]>::default();
+        self.0.lock().retain(|(labels, queue)| {
+            let Some(queue) = queue.upgrade() else { return false };
+            let (all, one) = queue.unfinished();
+            unfinished.get_or_create(labels).set(all.as_secs_f64());
+            longest.get_or_create(labels).set(one.as_secs_f64());
+            true
+        });
+        for (name, help, family) in [
+            (
+                "workqueue_unfinished_work_seconds",
+                "For how long workers have been at what is not done, together",
+                unfinished,
+            ),
+            (
+                "workqueue_longest_running_processor_seconds",
+                "For how long the slowest worker has been at its key",
+                longest,
+            ),
+        ] {
+            family.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
+        }
+        Ok(())
+    }
 }
 
 impl QueueMetrics {
@@ -33,6 +83,7 @@ impl QueueMetrics {
             retries: Family::default(),
             waited: Family::new_with_constructor(seconds),
             worked: Family::new_with_constructor(seconds),
+            working: Arc::default(),
         };
         registry.register("workqueue_depth", "Keys that wait in the queue", metrics.depth.clone());
         registry.register("workqueue_adds", "Keys that were put into the queue", metrics.adds.clone());
@@ -47,7 +98,13 @@ impl QueueMetrics {
             "How long workers took over one key",
             metrics.worked.clone(),
         );
+        registry.register_collector(Box::new(metrics.working.clone()));
         metrics
+    }
+
+    /// Measures what the queue's workers are at, as long as there is the queue.
+    pub(super) fn watch(&self, name: &str, queue: Weak<dyn Work>) {
+        self.working.0.lock().push((QueueLabels { name: name.to_owned() }, queue));
     }
 
     pub(super) fn of(&self, name: &str) -> Recorded {

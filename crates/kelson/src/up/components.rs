@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 use client::leader_election::LeaseConfig;
 use component_base::metrics::Metrics;
+use component_base::secure_port::SecurePort;
 use serde_json::json;
 
 use super::connection::Connection;
@@ -96,14 +97,7 @@ pub(crate) fn controller_manager(
     Ok(controller_manager::Config {
         credentials: connection.controllers(),
         leader_election: elected(settings, "kube-controller-manager"),
-        serving: Some(controller_manager::Serving {
-            address: loopback(CONTROLLER_MANAGER_PORT),
-            certificate: None,
-            cert_dir: None,
-            client_ca: Some(pki.ca()),
-            authentication: None,
-            authorization: None,
-        }),
+        serving: Some(SecurePort { client_ca: Some(pki.ca()), ..SecurePort::new(loopback(CONTROLLER_MANAGER_PORT)) }),
         root_ca: Some(read(&ca.cert)?),
         node_ipam: Some(controller_manager::NodeIpamConfig {
             cluster_cidrs: settings.cluster_cidrs.iter().map(|cidr| (*cidr, mask(cidr.addr()))).collect(),
@@ -118,13 +112,7 @@ pub(crate) fn controller_manager(
 pub(crate) fn scheduler(settings: &Settings, pki: &Pki) -> scheduler::Config {
     scheduler::Config {
         leader_election: elected(settings, "kube-scheduler"),
-        serving: Some(scheduler::Serving {
-            address: loopback(SCHEDULER_PORT),
-            certificate: None,
-            cert_dir: None,
-            client_ca: Some(pki.ca()),
-            open_paths: ["/healthz", "/readyz", "/livez"].map(str::to_owned).into(),
-        }),
+        serving: Some(SecurePort { client_ca: Some(pki.ca()), ..SecurePort::new(loopback(SCHEDULER_PORT)) }),
         ..scheduler::Config::default()
     }
 }

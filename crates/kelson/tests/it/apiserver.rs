@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use testing::wait::last_within;
@@ -26,6 +26,13 @@ pub(crate) struct Said {
     pub(crate) ok: bool,
     pub(crate) out: String,
     pub(crate) err: String,
+}
+
+impl Said {
+    fn of(output: &Output) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Said { ok: output.status.success(), out: text(&output.stdout), err: text(&output.stderr) }
+    }
 }
 
 impl ApiServer {
@@ -101,13 +108,25 @@ impl ApiServer {
         command
     }
 
+    /// Runs kubectl against another server, with this token if there is one.
+    pub(crate) fn kubectl_elsewhere(&self, url: &str, token: &str, args: &[&str]) -> Said {
+        let mut command = Command::new("kubectl");
+        command.env_remove("KUBECONFIG").env("HOME", self.dir());
+        command.args(["--server", url, "--insecure-skip-tls-verify"]).args(args);
+        if token.is_empty() {
+            // kubectl asks at the terminal where it has no credentials at all; of these the server takes no notice.
+            command.args(["--username=none", "--password=none"]);
+        } else {
+            command.args(["--token", token]);
+        }
+        Said::of(&command.stdin(Stdio::null()).output().unwrap())
+    }
+
     /// Runs kubectl; `input` is its standard input.
     pub(crate) fn kubectl(&self, args: &[&str], input: &str) -> Said {
         let mut process = self.spawn_kubectl(args);
         process.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-        let output = process.wait_with_output().unwrap();
-        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        Said { ok: output.status.success(), out: text(output.stdout), err: text(output.stderr) }
+        Said::of(&process.wait_with_output().unwrap())
     }
 
     /// Runs kubectl, which must succeed, and gives what it prints.

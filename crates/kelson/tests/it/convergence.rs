@@ -1,8 +1,6 @@
 //! Controllers reach the same end from wherever they are interrupted.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -11,7 +9,8 @@ use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 use testing::wait::{holds_within, last_within};
 
-use crate::apiserver::{ApiServer, TOKEN, WAIT};
+use crate::apiserver::{ApiServer, WAIT};
+use crate::component::{Component, server_for_components};
 
 const PORT: u16 = 16470;
 /// The disturbances are the same in every run.
@@ -19,33 +18,6 @@ const SEED: u64 = 20_261_127;
 
 const KINDS: &str = "namespaces,deployments,replicasets,statefulsets,daemonsets,jobs,pods,controllerrevisions,services,\
                      endpoints,endpointslices,poddisruptionbudgets,resourcequotas,serviceaccounts,configmaps,replicationcontrollers";
-
-/// kube-controller-manager in a process of its own.
-struct Manager(Child);
-
-impl Manager {
-    fn start(server: &ApiServer) -> Self {
-        let kubeconfig = server.dir().join("admin.conf");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_kelson"));
-        command.arg("kube-controller-manager").args([
-            format!("--kubeconfig={}", kubeconfig.display()),
-            format!("--root-ca-file={}", server.dir().join("ca.crt").display()),
-            "--kube-api-qps=1000".to_owned(),
-            "--kube-api-burst=1000".to_owned(),
-            "--leader-elect=false".to_owned(),
-            "--secure-port=0".to_owned(),
-        ]);
-        Manager(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
-    }
-}
-
-impl Drop for Manager {
-    /// As a crash would end it.
-    fn drop(&mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-    }
-}
 
 fn workload(kind: &str, name: &str, replicas: u32) -> Value {
     let spec = json!({"containers": [{"name": "c", "image": "image"}]});
@@ -137,21 +109,6 @@ fn picture(server: &ApiServer) -> BTreeMap<String, usize> {
     picture
 }
 
-fn start(port: u16) -> ApiServer {
-    let server = ApiServer::start(Ipv4Addr::LOCALHOST.into(), port, &[]);
-    server.wait_until_ready();
-    let kubeconfig = json!({
-        "apiVersion": "v1", "kind": "Config", "current-context": "c",
-        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-        "clusters": [{"name": "c", "cluster": {"server": server.url, "insecure-skip-tls-verify": true}}],
-        "users": [{"name": "u", "user": {"token": TOKEN}}],
-    });
-    std::fs::write(server.dir().join("admin.conf"), kubeconfig.to_string()).unwrap();
-    let authority = rcgen::generate_simple_self_signed(["ca".to_owned()]).unwrap();
-    std::fs::write(server.dir().join("ca.crt"), authority.cert.pem()).unwrap();
-    server
-}
-
 /// The picture once ten looks after the other show the same.
 fn settled(server: &ApiServer) -> BTreeMap<String, usize> {
     let (mut last, mut same) = (picture(server), 0);
@@ -173,7 +130,7 @@ fn disturb(server: &ApiServer, done: &AtomicBool) {
     let mut left = AFTERWARDS;
     while left > 0 {
         left -= usize::from(done.load(Ordering::Relaxed));
-        let manager = Manager::start(server);
+        let manager = Component::controllers(server, &[]);
         let life = Duration::from_millis(random.random_range(200..1500));
         let started = Instant::now();
         while started.elapsed() < life {
@@ -189,13 +146,13 @@ fn disturb(server: &ApiServer, done: &AtomicBool) {
 #[test]
 fn controllers_that_are_killed_reach_the_same_end() {
     let undisturbed = {
-        let server = start(PORT);
-        let _manager = Manager::start(&server);
+        let server = server_for_components(PORT, &[]);
+        let _manager = Component::controllers(&server, &[]);
         work(&server);
         settled(&server)
     };
     assert!(undisturbed.keys().any(|key| key.starts_with("Pod work/d1-")), "{undisturbed:#?}");
-    let server = start(PORT + 1);
+    let server = server_for_components(PORT + 1, &[]);
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let disturber = scope.spawn(|| disturb(&server, &done));
@@ -203,7 +160,7 @@ fn controllers_that_are_killed_reach_the_same_end() {
         done.store(true, Ordering::Relaxed);
         disturber.join().unwrap();
     });
-    let _manager = Manager::start(&server);
+    let _manager = Component::controllers(&server, &[]);
     let last = last_within(WAIT, || picture(&server), |picture| *picture == undisturbed);
     let differ = |a: &BTreeMap<String, usize>, b: &BTreeMap<String, usize>| -> Vec<String> {
         a.iter()

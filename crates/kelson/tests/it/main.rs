@@ -6,6 +6,8 @@ mod apiserver;
 mod bootstrap;
 mod clients;
 mod cluster;
+mod component;
+mod components;
 mod convergence;
 mod etcd;
 mod linearizability;

@@ -5,12 +5,12 @@ mod extender;
 mod file;
 mod profile;
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use client::config::ClientOptions;
 use client::leader_election::LeaseConfig;
 use component_base::feature_gates::FeatureGates;
+use component_base::secure_port::SecurePort;
 
 pub use args::decode as decode_args;
 pub use extender::{ExtenderConfig, ManagedResource};
@@ -30,7 +30,7 @@ pub struct Config {
     /// Runs unelected without one.
     pub leader_election: Option<LeaseConfig>,
     /// Serves no health and metrics without one.
-    pub serving: Option<Serving>,
+    pub serving: Option<SecurePort>,
     pub profiles: Vec<ProfileConfig>,
     pub extenders: Vec<ExtenderConfig>,
     pub queue: QueueConfig,
@@ -41,20 +41,6 @@ pub struct Config {
     pub shown: serde_json::Value,
     /// Flags as `/flagz` shows them.
     pub flags: Vec<(String, String)>,
-}
-
-/// The server of health, metrics and configuration.
-#[derive(Clone, Debug)]
-pub struct Serving {
-    pub address: SocketAddr,
-    /// Certificate and key; one is made without them.
-    pub certificate: Option<(PathBuf, PathBuf)>,
-    /// Where a certificate that we make is kept.
-    pub cert_dir: Option<PathBuf>,
-    /// Whom the requests' client certificates have to come from.
-    pub client_ca: Option<PathBuf>,
-    /// Paths that everybody may ask for.
-    pub open_paths: Vec<String>,
 }
 
 impl Default for Config {

@@ -1,0 +1,103 @@
+//! Components beside an API server: what they tell of themselves, and who of several works.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use testing::wait::{holds_within, last_within};
+
+use crate::apiserver::{ApiServer, Said, TOKEN, WAIT};
+use crate::component::{Component, server_for_components};
+
+const PORT: u16 = 16480;
+
+/// Asks a component's port, with a token if there is one.
+fn ask(server: &ApiServer, port: u16, path: &str, token: &str) -> Said {
+    let url = format!("https://127.0.0.1:{port}");
+    server.kubectl_elsewhere(&url, token, &["get", "--raw", path])
+}
+
+#[test]
+fn components_tell_of_themselves_to_those_who_may_ask() {
+    let server = server_for_components(PORT, &[]);
+    let kubeconfig = format!("--authentication-kubeconfig={}", server.dir().join("admin.conf").display());
+    let authorization = kubeconfig.replace("authentication", "authorization");
+    server.kubectl_ok(&["create", "clusterrole", "monitor", "--verb=get", "--non-resource-url=/metrics"], "");
+    server
+        .kubectl_ok(&["create", "clusterrolebinding", "m", "--clusterrole=monitor", "--serviceaccount=default:m"], "");
+    server.kubectl_ok(&["create", "serviceaccount", "m"], "");
+    let monitor = server.kubectl_ok(&["create", "token", "m"], "").trim().to_owned();
+    let common = [&*kubeconfig, &*authorization, "--leader-elect=false", "--tls-min-version=VersionTLS13"];
+    let checks = [
+        (PORT + 1, "kube-controller-manager", "workqueue_depth{name=\"deployment\"}"),
+        (PORT + 2, "kube-scheduler", "scheduler_pending_pods{queue=\"active\"}"),
+    ];
+    for (port, name, metric) in checks {
+        let port_flag = format!("--secure-port={port}");
+        let component = Component::start(&server, name, &[&common[..], &[&port_flag]].concat());
+        let healthy = || ask(&server, port, "/healthz", "").out == "ok";
+        assert!(holds_within(WAIT, healthy), "{}", component.log());
+        let metrics = last_within(WAIT, || ask(&server, port, "/metrics", &monitor), |said| said.out.contains(metric));
+        assert!(metrics.out.contains(metric) && metrics.out.contains("kubernetes_build_info{"), "{metrics:?}");
+        let refused = ask(&server, port, "/configz", &monitor);
+        assert!(refused.err.contains("cannot get path \"/configz\""), "{refused:?}");
+        let anonymous = ask(&server, port, "/metrics", "");
+        assert!(anonymous.err.contains("User \"system:anonymous\" cannot get path"), "{anonymous:?}");
+        let nobody = ask(&server, port, "/metrics", "wrong");
+        assert!(!nobody.ok && nobody.err.contains("Unauthorized"), "{nobody:?}");
+        let flags = ask(&server, port, "/flagz", TOKEN).out;
+        assert!(flags.contains("\ntls-min-version=VersionTLS13\n"), "{flags}");
+        let status = ask(&server, port, "/statusz", TOKEN).out;
+        assert!(status.starts_with(&format!("\n{name} statusz\n")), "{status}");
+        let config: Value = serde_json::from_str(&ask(&server, port, "/configz", TOKEN).out).unwrap();
+        let elects = match name {
+            "kube-scheduler" => &config["componentconfig"]["leaderElection"]["leaderElect"],
+            _ => &config["kubecontrollermanager.config.k8s.io"]["Generic"]["LeaderElection"]["leaderElect"],
+        };
+        assert_eq!(*elects, false, "{config:#}");
+    }
+}
+
+fn holder(server: &ApiServer) -> String {
+    let args =
+        ["-n", "kube-system", "get", "lease", "kube-controller-manager", "-o", "jsonpath={.spec.holderIdentity}"];
+    server.kubectl(&args, "").out
+}
+
+#[test]
+fn a_leader_that_slept_through_the_end_of_its_term_writes_nothing() {
+    let server = server_for_components(PORT + 3, &[]);
+    let short = [
+        "--secure-port=0",
+        "--leader-elect-lease-duration=3s",
+        "--leader-elect-renew-deadline=2s",
+        "--leader-elect-retry-period=500ms",
+    ];
+    let start = |controllers: &str| {
+        let controllers = format!("--controllers={controllers}");
+        Component::start(&server, "kube-controller-manager", &[&short[..], &[&controllers]].concat())
+    };
+    let mut first = start("deployment-controller");
+    assert!(holds_within(WAIT, || !holder(&server).is_empty()), "{}", first.log());
+    let deployment = |name: &str| {
+        let template =
+            json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+        let spec = json!({"replicas": 0, "selector": {"matchLabels": {"a": "b"}}, "template": template});
+        let object = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name}, "spec": spec});
+        server.kubectl_ok(&["create", "-f", "-"], &object.to_string());
+    };
+    let sets = || server.kubectl_ok(&["get", "replicasets", "-o", "name"], "").lines().count();
+    deployment("while-awake");
+    assert!(holds_within(WAIT, || sets() == 1), "{}", first.log());
+
+    let asleep = holder(&server);
+    first.signal(Signal::SIGSTOP);
+    // The other one has nothing to do with deployments: what becomes of them is the first one's doing.
+    let _second = start("ttl-controller");
+    assert!(holds_within(WAIT, || holder(&server) != asleep));
+    deployment("while-asleep");
+    first.signal(Signal::SIGCONT);
+    let status = first.end(Duration::from_secs(30));
+    assert!(!status.success() && first.log().contains("leaderelection lost"), "{status} {}", first.log());
+    assert_eq!(sets(), 1, "{}", first.log());
+}
