@@ -12,6 +12,7 @@
 
 mod admissionregistration;
 mod apiregistration;
+mod apiserverinternal;
 mod apps;
 mod authorization;
 mod autoscaling;
@@ -32,6 +33,7 @@ pub mod resource;
 mod resource_api;
 mod scheduling;
 mod storage;
+mod storagemigration;
 mod strategies;
 pub mod strategy;
 pub mod table;

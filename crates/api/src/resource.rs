@@ -23,6 +23,8 @@ pub struct ResourceDef {
     /// Upstream's verbs, sorted.
     pub verbs: Vec<String>,
     pub storage_version_hash: String,
+    /// Whether it is served unless somebody says otherwise: what is not stable yet is not.
+    pub on_by_default: bool,
     pub subresources: Vec<Subresource>,
     /// The kind and version in which objects are stored; another one than `gvk()` means that the strategy converts.
     pub storage: Gvk,

@@ -2,10 +2,11 @@
 
 use crate::admissionregistration::{binding as policy_binding, policy, webhooks};
 use crate::apiregistration::api_service;
+use crate::apiserverinternal::storage_version;
 use crate::apps::{controller_revision, daemon_set, deployment, replica_set, stateful_set};
 use crate::autoscaling::horizontal_pod_autoscaler;
 use crate::batch::{cron_job, job};
-use crate::certificates::signing_request;
+use crate::certificates::{cluster_trust_bundle, signing_request};
 use crate::coordination::lease;
 use crate::core::{
     config_map, endpoints, limit_range, namespace, node, persistent_volume, persistent_volume_claim, pod, pod_template,
@@ -20,10 +21,11 @@ use crate::node::runtime_class;
 use crate::policy::pod_disruption_budget;
 use crate::rbac::{binding, role};
 use crate::resource_api::{device_class, resource_claim, resource_slice};
-use crate::scheduling::priority_class;
+use crate::scheduling::{pod_group, priority_class};
 use crate::storage::{
     csi_driver, csi_node, csi_storage_capacity, storage_class, volume_attachment, volume_attributes_class,
 };
+use crate::storagemigration::storage_version_migration;
 use crate::strategy::{Plain, Strategy};
 
 const ADMISSION: &str = "admissionregistration.k8s.io";
@@ -57,6 +59,16 @@ const STRATEGIES: &[(&str, &str, &str, &dyn Strategy)] = &[
     ("discovery.k8s.io", "*", "endpointslices", &endpoint_slice::EndpointSliceStrategy),
     ("coordination.k8s.io", "*", "leases", &lease::LeaseStrategy),
     ("scheduling.k8s.io", "*", "priorityclasses", &priority_class::PriorityClassStrategy),
+    ("scheduling.k8s.io", "*", "workloads", &pod_group::WorkloadStrategy),
+    ("scheduling.k8s.io", "*", "podgroups", &pod_group::PodGroupStrategy),
+    ("certificates.k8s.io", "*", "clustertrustbundles", &cluster_trust_bundle::ClusterTrustBundleStrategy),
+    ("internal.apiserver.k8s.io", "*", "storageversions", &storage_version::StorageVersionStrategy),
+    (
+        "storagemigration.k8s.io",
+        "*",
+        "storageversionmigrations",
+        &storage_version_migration::StorageVersionMigrationStrategy,
+    ),
     ("certificates.k8s.io", "*", "certificatesigningrequests", &signing_request::CertificateSigningRequestStrategy),
     ("flowcontrol.apiserver.k8s.io", "*", "flowschemas", &flow_schema::FlowSchemaStrategy),
     ("flowcontrol.apiserver.k8s.io", "*", "prioritylevelconfigurations", &priority_level::PriorityLevelStrategy),

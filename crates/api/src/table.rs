@@ -1,4 +1,4 @@
-//! The one table of everything that is served, from `data/resources.jsonl`: a resource a line, in the order of discovery.
+//! The one table of everything that can be served, from `data/resources.jsonl`: a resource a line, in the order of discovery.
 
 use std::sync::LazyLock;
 
@@ -56,6 +56,7 @@ const STORAGE_VERSIONS: &[(&str, &str, (&str, &str))] = &[
     ("events.k8s.io", "Event", ("", "v1")),
     ("admissionregistration.k8s.io", "MutatingAdmissionPolicy", ("admissionregistration.k8s.io", "v1beta1")),
     ("admissionregistration.k8s.io", "MutatingAdmissionPolicyBinding", ("admissionregistration.k8s.io", "v1beta1")),
+    ("certificates.k8s.io", "ClusterTrustBundle", ("certificates.k8s.io", "v1beta1")),
 ];
 
 fn resource_of(row: &Value) -> ResourceDef {
@@ -75,6 +76,7 @@ fn resource_of(row: &Value) -> ResourceDef {
         scope: if row["namespaced"].as_bool() == Some(true) { Scope::Namespaced } else { Scope::Cluster },
         verbs: strings(&row["verbs"]),
         storage_version_hash: row.str_at(&["storageVersionHash"]).to_owned(),
+        on_by_default: row["off"].as_bool() != Some(true),
         subresources: row["subresources"].entries().iter().map(|(name, s)| subresource_of(name, s, &gv)).collect(),
         storage: Gvk::new(group, version, kind),
         storage_prefix: prefix.map_or(plural, |(_, _, prefix)| prefix).to_owned(),

@@ -33,6 +33,14 @@ pub struct Settings {
     pub service_cidrs: Vec<ipnet::IpNet>,
     /// Data of `kube-system/extension-apiserver-authentication`: the CAs and headers that aggregated servers trust.
     pub authentication: Value,
+    /// The groups and versions that are served.
+    pub served: Vec<GroupVersion>,
+}
+
+impl Settings {
+    fn objects(&self) -> impl Iterator<Item = (Gvr, Value)> {
+        objects(|gv| self.served.contains(gv))
+    }
 }
 
 /// Which version serves a kind of the data file.
@@ -50,14 +58,20 @@ const VERSIONS: &[(&str, &str)] = &[
 /// The rules of the ClusterRole `system:node`, which the Node authorizer holds without any binding.
 #[must_use]
 pub fn node_rules() -> Vec<crate::authz::rule::Rule> {
-    let role = objects().find(|(_, o)| o.kind() == "ClusterRole" && o.name() == "system:node");
+    let role = objects(|_| false).find(|(_, o)| o.kind() == "ClusterRole" && o.name() == "system:node");
     role.map(|(_, o)| o["rules"].items().iter().map(crate::authz::rule::Rule::parse).collect()).unwrap_or_default()
 }
 
-/// The fixed objects, with their resources. Those that depend on this server's settings are made in code.
-fn objects() -> impl Iterator<Item = (Gvr, Value)> {
-    OBJECTS.lines().filter_map(|line| {
+/// The fixed objects, with their resources. Those that depend on this server's settings are made in code. Some are there
+/// only `when` a group and version is served.
+fn objects<'a>(is_served: impl Fn(&GroupVersion) -> bool + 'a) -> impl Iterator<Item = (Gvr, Value)> + 'a {
+    OBJECTS.lines().filter_map(move |line| {
         let mut object: Value = serde_json::from_str(line).ok()?;
+        if let Some(when) = object.remove(&["when"])
+            && !when.as_str().and_then(GroupVersion::parse).is_some_and(|gv| is_served(&gv))
+        {
+            return None;
+        }
         let (_, api_version) = VERSIONS.iter().find(|(kind, _)| *kind == object.kind())?;
         object.set(&["apiVersion"], *api_version);
         let gv = GroupVersion::parse(api_version)?;
@@ -83,7 +97,7 @@ pub async fn run(
         pause = (pause * 2).min(Duration::from_secs(5));
     }
     // Authorization reads the caches: whoever comes in now must find the roles there.
-    while !objects().all(|(gvr, o)| lister.get(&gvr.group_resource(), o.namespace(), o.name()).is_some()) {
+    while !settings.objects().all(|(gvr, o)| lister.get(&gvr.group_resource(), o.namespace(), o.name()).is_some()) {
         if stop.run_until_cancelled(tokio::time::sleep(CACHE_LOOKS)).await.is_none() {
             return;
         }
@@ -108,7 +122,7 @@ pub async fn run(
 
 async fn once(settings: &Settings, writer: &dyn ObjectWriter, lister: &dyn Lister) -> Result<(), Status> {
     // Namespaces first: the others live in them.
-    let (namespaces, others): (Vec<_>, Vec<_>) = objects().partition(|(gvr, _)| gvr.resource == "namespaces");
+    let (namespaces, others): (Vec<_>, Vec<_>) = settings.objects().partition(|(gvr, _)| gvr.resource == "namespaces");
     for (gvr, object) in namespaces.into_iter().chain(others) {
         ensure(writer, lister, &gvr, object).await?;
     }
@@ -351,6 +365,7 @@ mod tests {
             secure_port: 6443,
             service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
             authentication: Value::from([("client-ca-file", "pem".into())]),
+            served: Vec::new(),
         }
     }
 

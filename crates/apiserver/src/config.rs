@@ -1,6 +1,5 @@
 //! What a server is configured with: complete, checked, without anything left to default.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,6 +9,8 @@ use component_base::feature_gates::FeatureGates;
 use component_base::tls::Spoken;
 use ipnet::IpNet;
 use storage::Storage;
+
+use crate::runtime_config::RuntimeConfig;
 
 #[derive(Clone)]
 pub struct Config {
@@ -47,7 +48,7 @@ pub struct Config {
     /// A `TracingConfiguration`.
     pub tracing: Option<PathBuf>,
     pub feature_gates: FeatureGates,
-    pub runtime_config: BTreeMap<String, String>,
+    pub runtime_config: RuntimeConfig,
 }
 
 /// How many requests that are not long-running are answered at once.

@@ -38,6 +38,7 @@ mod query;
 mod registry;
 mod request_info;
 mod resources;
+mod runtime_config;
 mod seats;
 mod server;
 pub mod service_alloc;

@@ -15,6 +15,7 @@ use crate::config::{
     AuthorizationWebhookConfig, Config, EncryptionConfig, EtcdConfig, KubeletConfig, OidcConfig, RequestHeaderConfig,
     SeatsConfig, ServiceAccountConfig, ServiceConfig, ServingConfig, StorageEncoding, StoreConfig, TokenWebhookConfig,
 };
+use crate::runtime_config::RuntimeConfig;
 use crate::server::Error;
 
 /// The command line of kube-apiserver.
@@ -333,6 +334,10 @@ impl Flags {
             wrong.extend(mistakes);
             Spoken::default()
         });
+        let runtime_config = RuntimeConfig::parse(&self.runtime_config).unwrap_or_else(|mistakes| {
+            wrong.extend(mistakes);
+            RuntimeConfig::default()
+        });
         for mode in &self.authorization_mode {
             if !["AlwaysAllow", "AlwaysDeny", "ABAC", "Webhook", "RBAC", "Node"].contains(&mode.as_str()) {
                 wrong.push(format!("authorization-mode {mode:?} is not a valid mode"));
@@ -549,7 +554,7 @@ impl Flags {
             encryption,
             tracing: self.tracing_config_file,
             feature_gates: self.feature_gates,
-            runtime_config: self.runtime_config,
+            runtime_config,
         })
     }
 }

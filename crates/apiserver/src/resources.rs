@@ -15,6 +15,7 @@ use crate::cache::{Cache, Shape};
 use crate::custom::Custom;
 use crate::custom::conversion::Webhook;
 use crate::encoding::{self, StoredForm};
+use crate::runtime_config::RuntimeConfig;
 
 /// A resource in one served version.
 #[derive(Clone)]
@@ -76,6 +77,8 @@ pub(crate) fn is_builtin_group(group: &str) -> bool {
 /// The resources by group, version and plural.
 pub struct Resources {
     by_gvr: RwLock<HashMap<Gvr, Resource>>,
+    /// Those of this program's own that are served, in the order of discovery.
+    builtin: Vec<&'static ResourceDef>,
     /// How many resources each group and version has.
     group_versions: RwLock<BTreeMap<GroupVersion, usize>>,
     /// Rises with every change.
@@ -83,12 +86,13 @@ pub struct Resources {
 }
 
 impl Resources {
-    /// All built-in resources, with empty caches.
+    /// The built-in resources that are to be served, with empty caches.
     #[must_use]
-    pub fn builtin() -> Self {
+    pub fn new(config: &RuntimeConfig) -> Self {
+        let builtin: Vec<&'static ResourceDef> = api::resources().iter().filter(|def| config.serves(def)).collect();
         let mut caches: HashMap<String, Arc<Cache>> = HashMap::new();
         let mut by_gvr = HashMap::new();
-        for def in api::resources() {
+        for def in builtin.iter().copied() {
             let cache = is_stored(def).then(|| {
                 let shape = shape_of(def);
                 Arc::clone(caches.entry(shape.prefix.clone()).or_insert_with(|| Arc::new(Cache::new(shape))))
@@ -100,9 +104,16 @@ impl Resources {
         by_gvr.keys().for_each(|gvr| *group_versions.entry(gvr.group_version()).or_default() += 1);
         Resources {
             by_gvr: RwLock::new(by_gvr),
+            builtin,
             group_versions: RwLock::new(group_versions),
             generation: AtomicU64::new(0),
         }
+    }
+
+    /// The built-in resources that are served, in the order of discovery.
+    #[must_use]
+    pub fn builtin(&self) -> &[&'static ResourceDef] {
+        &self.builtin
     }
 
     #[must_use]

@@ -2,6 +2,7 @@
 
 use std::{future::Future, pin::Pin};
 
+use component_base::feature_gates::{FeatureGates, Gate};
 use k8s_openapi::api::{apps::v1::ReplicaSet, core::v1::ReplicationController};
 
 use crate::{
@@ -22,6 +23,7 @@ use crate::{
     garbage_collector,
     horizontal_pod_autoscaler::HorizontalPodAutoscalerController,
     job::JobController,
+    kube_apiserver_serving_clustertrustbundle_publisher::ClusterTrustBundlePublisher,
     legacy_serviceaccount_token_cleaner::LegacyTokenCleaner,
     namespace::NamespaceController,
     node_ipam::NodeIpamController,
@@ -39,6 +41,8 @@ use crate::{
     serviceaccount::ServiceAccountController,
     serviceaccount_token::ServiceAccountTokenController,
     statefulset::StatefulSetController,
+    storage_version_migrator::StorageVersionMigrator,
+    storageversion_garbage_collector::StorageVersionGarbageCollector,
     taint_eviction::TaintEvictionController,
     ttl::TtlController,
     ttl_after_finished::TtlAfterFinished,
@@ -264,16 +268,44 @@ pub(crate) const CONTROLLERS: &[Descriptor] = controllers! {
         let controller = SelinuxWarningController::new(&context);
         Some(Box::pin(context.run(controller, 1)))
     };
-    // Upstream runs these only behind gates that are off; their names are known all the same.
-    "storageversion-garbage-collector-controller", "storage-version-gc", "storage-version-garbage-collector", false, |_| None;
-    "storage-version-migrator-controller", "", "storage-version-migrator-controller", false, |_| None;
-    "kube-apiserver-serving-clustertrustbundle-publisher-controller", "", "kube-apiserver-serving-clustertrustbundle-publisher", false, |_| None;
+    "storageversion-garbage-collector-controller", "storage-version-gc", "storage-version-garbage-collector", true, |context| {
+        let controller = StorageVersionGarbageCollector::new(&context);
+        Some(Box::pin(context.run(controller, 1)))
+    };
+    "storage-version-migrator-controller", "", "storage-version-migrator-controller", true, |context| {
+        let controller = StorageVersionMigrator::new(&context);
+        Some(Box::pin(context.run(controller, 5)))
+    };
+    "kube-apiserver-serving-clustertrustbundle-publisher-controller", "", "kube-apiserver-serving-clustertrustbundle-publisher", true, |context| {
+        let anchors = context.config.root_ca.clone()?;
+        let controller = ClusterTrustBundlePublisher::new(&context, anchors);
+        Some(Box::pin(context.run(controller, 1)))
+    };
+    // Upstream runs this only behind a gate that is off; its name is known all the same.
     "podcertificaterequest-cleaner-controller", "", "podcertificaterequestcleaner", false, |_| None;
     // These belong to the cloud-controller-manager; their names are known all the same.
     "service-lb-controller", "service", "service-controller", false, |_| None;
     "node-route-controller", "route", "route-controller", false, |_| None;
     "cloud-node-lifecycle-controller", "cloud-node-lifecycle", "node-controller", false, |_| None;
 };
+
+/// Gates of controllers that work on kinds which are not stable yet. Unless they are on, they do not start.
+const GATES: &[(&str, Gate)] = &[
+    ("storageversion-garbage-collector-controller", gate("StorageVersionAPI")),
+    ("storage-version-migrator-controller", gate("StorageVersionMigrator")),
+    ("kube-apiserver-serving-clustertrustbundle-publisher-controller", gate("ClusterTrustBundle")),
+];
+
+const fn gate(name: &'static str) -> Gate {
+    Gate { name, default: false, locked: false }
+}
+
+impl Descriptor {
+    /// Whether the gates let it start.
+    pub(crate) fn is_let(&self, gates: &FeatureGates) -> bool {
+        GATES.iter().filter(|(name, _)| *name == self.name).all(|(_, gate)| gates.enabled(*gate))
+    }
+}
 
 pub(crate) fn is_known(name: &str) -> bool {
     CONTROLLERS.iter().any(|controller| controller.name == name || controller.alias == name)
@@ -282,6 +314,18 @@ pub(crate) fn is_known(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_not_stable_waits_for_its_gate() {
+        let started = |gates: &str| {
+            let gates = gates.parse().unwrap();
+            let let_in = CONTROLLERS.iter().filter(|controller| controller.is_let(&gates));
+            let_in.filter(|controller| GATES.iter().any(|(name, _)| *name == controller.name)).count()
+        };
+        assert_eq!(started(""), 0);
+        assert_eq!(started("ClusterTrustBundle=true,StorageVersionMigrator=true"), 2);
+        assert!(GATES.iter().all(|(name, _)| is_known(name)));
+    }
 
     #[test]
     fn names_are_unique() {

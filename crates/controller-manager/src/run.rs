@@ -89,6 +89,10 @@ async fn run_controllers(
             tracing::debug!(controller = controller.name, "controller is switched off");
             continue;
         }
+        if !controller.is_let(&config.feature_gates) {
+            tracing::info!(controller = controller.name, "controller is disabled by a feature gate");
+            continue;
+        }
         let own =
             if controller.account.is_empty() { client.clone() } else { guard(&builder.client(controller.account)?) };
         let context = Context {

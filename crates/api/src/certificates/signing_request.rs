@@ -42,7 +42,7 @@ const USAGES: &[&str] = &[
 const VERDICTS: [&str; 2] = ["Approved", "Denied"];
 
 /// `example.com/name`: who is to sign.
-fn signer_name(at: &Cursor<'_>, errs: &mut FieldErrors) {
+pub(super) fn signer_name(at: &Cursor<'_>, errs: &mut FieldErrors) {
     const MAX_PATH: usize = 253 + 1 + 63;
     if !errs.present(at, "") {
         return;

@@ -106,6 +106,7 @@ fn def_of(definition: &Value, version: &Value, custom: &Custom, strategy: &'stat
         scope: if spec.str_at(&["scope"]) == "Namespaced" { Scope::Namespaced } else { Scope::Cluster },
         verbs: verbs(&["delete", "deletecollection", "get", "list", "patch", "create", "update", "watch"]),
         storage_version_hash: hash_of(&storage),
+        on_by_default: true,
         subresources,
         storage,
         storage_prefix: format!("{group}/{plural}"),

@@ -70,7 +70,7 @@ impl Discovery {
 impl Documents {
     fn new(resources: &Resources, aggregator: &Aggregator) -> Self {
         let custom = resources.custom().into_iter().map(|r| r.def);
-        let groups = documents::groups(api::resources().iter().chain(custom), aggregator.backends());
+        let groups = documents::groups(resources.builtin().iter().copied().chain(custom), aggregator.backends());
         let (core, named): (Vec<_>, Vec<_>) = groups.iter().partition(|g| g.name.is_empty());
         let aggregated = [aggregated::document(&core), aggregated::document(&named)];
         let aggregated = aggregated.map(|body| Aggregated { etag: aggregated::etag(&body), body });

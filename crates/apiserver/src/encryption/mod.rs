@@ -302,6 +302,7 @@ mod tests {
     use super::*;
     use crate::cache::feed::Feed;
     use crate::resources::Resources;
+    use crate::runtime_config::RuntimeConfig;
 
     /// Gives no answer the next so many times that it is to decrypt.
     #[derive(Default)]
@@ -334,7 +335,7 @@ mod tests {
         let provider = Arc::new(Away::default());
         let way = Way::Provided(Arc::clone(&provider) as Arc<dyn Provider>);
         let store = Arc::new(Encrypted::new(inner, Rules::all(way)));
-        let caches = Resources::builtin().caches();
+        let caches = Resources::new(&RuntimeConfig::default()).caches();
         let cache_of = |prefix: &str| Arc::clone(caches.iter().find(|cache| cache.shape.prefix == prefix).unwrap());
         let (secrets, maps) = (cache_of("/registry/secrets/"), cache_of("/registry/configmaps/"));
         let key = secrets.shape.key("ns", "a");

@@ -12,6 +12,7 @@ mod schemas;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock};
 
+use api::ResourceDef;
 use apimachinery::meta::GroupVersion;
 use bytes::Bytes;
 use component_base::version;
@@ -63,7 +64,14 @@ struct Document {
     protobuf: OnceLock<Bytes>,
     /// Of the JSON, in hexadecimal capitals.
     hash: String,
-    /// Of version 2: the custom resources that it tells of, and what other servers say of theirs.
+    /// Of version 2: what it tells of.
+    told: Told,
+}
+
+/// What a document of version 2 tells of: the resources here, and what other servers say of theirs.
+#[derive(Clone, Default)]
+struct Told {
+    builtin: Vec<&'static ResourceDef>,
     custom: Vec<Resource>,
     remote: Vec<Bytes>,
 }
@@ -93,8 +101,7 @@ impl Document {
     fn of(value: &Value, dialect: Dialect) -> Self {
         let text = value.to_string();
         let hash = hexadecimal(&Sha512::digest(text.as_bytes()));
-        let (custom, remote) = (Vec::new(), Vec::new());
-        Document { dialect, gzip: compressed(text.as_bytes()), protobuf: OnceLock::new(), hash, custom, remote }
+        Document { dialect, gzip: compressed(text.as_bytes()), protobuf: OnceLock::new(), hash, told: Told::default() }
     }
 
     /// Compressed.
@@ -102,7 +109,7 @@ impl Document {
         match representation {
             Representation::Json => &self.gzip,
             Representation::Protobuf if self.dialect == Dialect::V2 => {
-                self.protobuf.get_or_init(|| V2::new(&self.custom, &self.remote).protobuf())
+                self.protobuf.get_or_init(|| V2::new(&self.told).protobuf())
             }
             Representation::Protobuf => self.protobuf.get_or_init(|| {
                 let document = serde_json::from_slice(&expanded(&self.gzip)).unwrap_or_default();
@@ -146,9 +153,10 @@ impl OpenApi {
         let backends = self.aggregator.backends();
         let remote: Vec<Bytes> = backends.iter().filter_map(|backend| backend.remote.openapi_v2.clone()).collect();
         match &*v2 {
-            Some((of, document)) if *of == generation && document.remote == remote => Arc::clone(document),
+            Some((of, document)) if *of == generation && document.told.remote == remote => Arc::clone(document),
             _ => {
-                let document = Arc::new(V2::new(&self.resources.custom(), &remote).json());
+                let told = Told { builtin: self.resources.builtin().to_vec(), custom: self.resources.custom(), remote };
+                let document = Arc::new(V2::new(&told).json());
                 *v2 = Some((generation, Arc::clone(&document)));
                 document
             }
@@ -201,7 +209,7 @@ impl OpenApi {
         self.v3.get_or_init(|| {
             let mut documents = BTreeMap::new();
             // One after the other: a tree is many times as large as what is kept of it.
-            write_v3(&mut |path, document| {
+            write_v3(self.resources.builtin(), &mut |path, document| {
                 documents.insert(path, Arc::new(Document::of(&document, Dialect::V3)));
             });
             documents
@@ -411,9 +419,9 @@ fn root_of(gv: &GroupVersion) -> String {
     if gv.group.is_empty() { format!("/api/{}", gv.version) } else { format!("/apis/{}/{}", gv.group, gv.version) }
 }
 
-fn group_versions() -> BTreeMap<String, Vec<GroupVersion>> {
+fn group_versions(builtin: &[&ResourceDef]) -> BTreeMap<String, Vec<GroupVersion>> {
     let mut all: BTreeMap<String, Vec<GroupVersion>> = BTreeMap::new();
-    for def in api::resources() {
+    for def in builtin {
         let gv = def.gvr.group_version();
         let versions = all.entry(gv.group.to_string()).or_default();
         if !versions.contains(&gv) {
@@ -424,10 +432,10 @@ fn group_versions() -> BTreeMap<String, Vec<GroupVersion>> {
 }
 
 /// The document of one version of a group.
-fn write_version(paths: &mut Paths, gv: &GroupVersion) {
+fn write_version(paths: &mut Paths, gv: &GroupVersion, builtin: &[&ResourceDef]) {
     let id = format!("get{}{}APIResources", group_camel(&gv.group), upper_first(&gv.version));
     paths.discovery(&format!("{}/", root_of(gv)), &id, &tag_of(gv), "APIResourceList");
-    for def in api::resources().iter().filter(|def| def.gvr.group_version() == *gv) {
+    for def in builtin.iter().filter(|def| def.gvr.group_version() == *gv) {
         paths.resource(def);
     }
 }
@@ -458,19 +466,19 @@ const EXTRAS: [Extra; 5] = [
 ];
 
 /// Hands over each document of version 3 with its path in the index.
-fn write_v3(take: &mut dyn FnMut(String, Value)) {
+fn write_v3(builtin: &[&ResourceDef], take: &mut dyn FnMut(String, Value)) {
     let mut add = |path: &str, write: &dyn Fn(&mut Paths)| {
         take(path.to_owned(), v3_of(write));
     };
     for (path, write) in EXTRAS {
         add(path, &write);
     }
-    for (group, versions) in group_versions() {
+    for (group, versions) in group_versions(builtin) {
         if !group.is_empty() {
             add(&format!("apis/{group}"), &|paths| write_group(paths, &group));
         }
         for gv in versions {
-            add(root_of(&gv).trim_start_matches('/'), &|paths| write_version(paths, &gv));
+            add(root_of(&gv).trim_start_matches('/'), &|paths| write_version(paths, &gv, builtin));
         }
     }
 }
@@ -496,30 +504,30 @@ fn v3_of(write: &dyn Fn(&mut Paths)) -> Value {
 struct V2<'a> {
     paths: Map<String, Value>,
     definitions: Map<String, Value>,
-    custom: &'a [Resource],
-    remote: &'a [Bytes],
+    told: &'a Told,
 }
 
 impl<'a> V2<'a> {
-    fn new(custom: &'a [Resource], remote: &'a [Bytes]) -> Self {
+    fn new(told: &'a Told) -> Self {
+        let builtin = &told.builtin;
         let mut paths = Paths::new(Dialect::V2);
         for (_, write) in EXTRAS {
             write(&mut paths);
         }
-        for (group, versions) in group_versions() {
+        for (group, versions) in group_versions(builtin) {
             if !group.is_empty() {
                 write_group(&mut paths, &group);
             }
-            versions.iter().for_each(|gv| write_version(&mut paths, gv));
+            versions.iter().for_each(|gv| write_version(&mut paths, gv, builtin));
         }
         let (paths, definitions) = paths.finish();
-        V2 { paths, definitions, custom, remote }
+        V2 { paths, definitions, told }
     }
 
     /// Paths and definitions that only other servers have. What both know is known here.
     fn of_others(&self) -> (Map<String, Value>, Map<String, Value>) {
         let (mut paths, mut definitions) = (Map::new(), Map::new());
-        for part in self.remote {
+        for part in &self.told.remote {
             let mut part: Value = serde_json::from_slice(part).unwrap_or_default();
             for (field, known, all) in
                 [("paths", &self.paths, &mut paths), ("definitions", &self.definitions, &mut definitions)]
@@ -548,12 +556,12 @@ impl<'a> V2<'a> {
         text.write(&json!({ "title": "Kubernetes", "version": version::GIT_VERSION }).to_string());
         text.write(",\"definitions\":{");
         text.entries(&self.definitions);
-        self.custom.iter().for_each(|resource| text.entries(&self.of_custom(resource).1));
+        self.told.custom.iter().for_each(|resource| text.entries(&self.of_custom(resource).1));
         text.entries(&others.1);
         text.write("},\"paths\":{");
         text.first = true;
         text.entries(&self.paths);
-        self.custom.iter().for_each(|resource| text.entries(&self.of_custom(resource).0));
+        self.told.custom.iter().for_each(|resource| text.entries(&self.of_custom(resource).0));
         text.entries(&others.0);
         text.write("},\"securityDefinitions\":");
         text.write(&json!({ "BearerToken": bearer_token() }).to_string());
@@ -563,15 +571,14 @@ impl<'a> V2<'a> {
             hash: hexadecimal(&text.hash.finalize()),
             gzip: text.gzip.finish(),
             protobuf: OnceLock::new(),
-            custom: self.custom.to_vec(),
-            remote: self.remote.to_vec(),
+            told: self.told.clone(),
         }
     }
 
     /// In protobuf, messages that follow each other are one: their lists are joined.
     fn protobuf(self) -> Bytes {
         let mut gzip = Gzip::new();
-        let parts = self.custom.iter().map(|resource| self.of_custom(resource));
+        let parts = self.told.custom.iter().map(|resource| self.of_custom(resource));
         for (paths, definitions) in parts.chain(std::iter::once_with(|| self.of_others())) {
             let part = json!({ "paths": paths, "definitions": definitions });
             gzip.write(&gnostic::encode(&part, Dialect::V2));
@@ -620,10 +627,12 @@ fn bearer_token() -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime_config::RuntimeConfig;
 
     fn v3_documents() -> BTreeMap<String, Value> {
         let mut documents = BTreeMap::new();
-        write_v3(&mut |path, document| drop(documents.insert(path, document)));
+        let resources = Resources::new(&RuntimeConfig::default());
+        write_v3(resources.builtin(), &mut |path, document| drop(documents.insert(path, document)));
         documents
     }
 

@@ -208,9 +208,10 @@ fn all_but(ty: &TypeRef, kept: &[&str]) -> FieldSet {
 mod tests {
     use super::*;
     use crate::resources::Resources;
+    use crate::runtime_config::RuntimeConfig;
 
     fn resource(group: &str, name: &str) -> Resource {
-        Resources::builtin().get(&Gvr::new(group, "v1", name)).unwrap()
+        Resources::new(&RuntimeConfig::default()).get(&Gvr::new(group, "v1", name)).unwrap()
     }
 
     #[track_caller]
@@ -234,7 +235,7 @@ mod tests {
 
     #[test]
     fn versions_of_one_object_are_converted_into_each_other() {
-        let own = Resources::builtin().get(&Gvr::new("events.k8s.io", "v1", "events")).unwrap();
+        let own = Resources::new(&RuntimeConfig::default()).get(&Gvr::new("events.k8s.io", "v1", "events")).unwrap();
         let event = serde_json::from_str(
             r#"{"apiVersion":"events.k8s.io/v1","kind":"Event","note":"n","regarding":{"name":"p"}}"#,
         )

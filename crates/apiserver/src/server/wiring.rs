@@ -37,7 +37,7 @@ pub(super) fn build(
     traces: Option<Arc<Traces>>,
     stop: &CancellationToken,
 ) -> Result<ApiServer, Error> {
-    let resources = Arc::new(Resources::builtin());
+    let resources = Arc::new(Resources::new(&config.runtime_config));
     let feed = Arc::new(Feed::new(Arc::clone(&storage), resources.caches()));
     let lister = Arc::new(CacheLister::new(Arc::clone(&feed), resources.caches_by_name()));
     let reading: Arc<dyn Lister> = Arc::clone(&lister) as Arc<dyn Lister>;
@@ -175,6 +175,7 @@ fn spawn_bootstrap(server: &ApiServer) {
         secure_port: inner.config.services.secure_port,
         service_cidrs: inner.config.services.cluster_ip_ranges.clone(),
         authentication,
+        served: server.resources().group_versions(),
     };
     let writer = Arc::new(OwnWriter::new(server));
     let repair = crate::service_repair::run(

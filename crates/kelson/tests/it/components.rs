@@ -101,3 +101,69 @@ fn a_leader_that_slept_through_the_end_of_its_term_writes_nothing() {
     assert!(!status.success() && first.log().contains("leaderelection lost"), "{status} {}", first.log());
     assert_eq!(sets(), 1, "{}", first.log());
 }
+
+/// Where secrets are stored as they are, or encrypted.
+fn encryption(first: &str, second: &str) -> String {
+    let provider = |name: &str| match name {
+        "identity" => json!({"identity": {}}),
+        _ => json!({"aescbc": {"keys": [{"name": "k", "secret": "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="}]}}),
+    };
+    let rule = json!({"resources": ["secrets"], "providers": [provider(first), provider(second)]});
+    json!({"apiVersion": "apiserver.config.k8s.io/v1", "kind": "EncryptionConfiguration", "resources": [rule]})
+        .to_string()
+}
+
+#[test]
+fn controllers_of_kinds_that_are_not_stable_work_behind_their_gates() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("encryption.json");
+    std::fs::write(&file, encryption("identity", "aescbc")).unwrap();
+    let served =
+        ["storagemigration.k8s.io/v1beta1", "internal.apiserver.k8s.io/v1alpha1", "certificates.k8s.io/v1beta1"];
+    let flags = [
+        format!("--encryption-provider-config={}", file.display()),
+        format!("--runtime-config={}", served.map(|version| format!("{version}=true")).join(",")),
+    ];
+    let mut server = server_for_components(PORT + 4, &flags);
+    let get = |server: &ApiServer, what: &str, path: &str| {
+        server.kubectl(&["get", what, "-o", &format!("jsonpath={{{path}}}")], "").out
+    };
+    server.kubectl_ok(&["create", "secret", "generic", "old", "--from-literal=a=b"], "");
+    let before = get(&server, "secret/old", ".metadata.resourceVersion");
+    std::fs::write(&file, encryption("aescbc", "identity")).unwrap();
+    server.kill_and_start_again();
+    server.wait_until_ready();
+
+    let version = json!({"apiVersion": "internal.apiserver.k8s.io/v1alpha1", "kind": "StorageVersion",
+        "metadata": {"name": "core.pods"}, "spec": {}});
+    server.kubectl_ok(&["create", "-f", "-"], &version.to_string());
+    let of_server = json!([{"apiServerID": "gone", "encodingVersion": "v1", "decodableVersions": ["v1"]}]);
+    let patch = json!({"status": {"storageVersions": of_server}}).to_string();
+    server.kubectl_ok(
+        &["patch", "storageversion", "core.pods", "--subresource=status", "--type=merge", "-p", &patch],
+        "",
+    );
+    let migration = json!({"apiVersion": "storagemigration.k8s.io/v1beta1", "kind": "StorageVersionMigration",
+        "metadata": {"name": "m"}, "spec": {"resource": {"group": "", "resource": "secrets"}}});
+    server.kubectl_ok(&["create", "-f", "-"], &migration.to_string());
+
+    let gates = "--feature-gates=StorageVersionAPI=true,StorageVersionMigrator=true,ClusterTrustBundle=true";
+    let controllers = Component::controllers(&server, &[gates]);
+    let condition = |name: &str| {
+        get(&server, "storageversionmigration/m", &format!(".status.conditions[?(@.type==\"{name}\")].status"))
+    };
+    assert!(holds_within(WAIT, || condition("Succeeded") == "True"), "{}", controllers.log());
+    assert_eq!(condition("Running"), "False");
+    let (began, after) = (
+        get(&server, "storageversionmigration/m", ".status.resourceVersion"),
+        get(&server, "secret/old", ".metadata.resourceVersion"),
+    );
+    let number = |version: &str| version.parse::<u64>().unwrap();
+    assert!(number(&before) <= number(&began) && number(&began) < number(&after), "{before} {began} {after}");
+    assert_eq!(get(&server, "secret/old", ".metadata.managedFields[*].manager"), "kubectl-create");
+    let gone = || !server.kubectl(&["get", "storageversion", "core.pods"], "").ok;
+    assert!(holds_within(WAIT, gone), "{}", controllers.log());
+    let bundles = || get(&server, "clustertrustbundles", ".items[*].metadata.name");
+    let published = holds_within(WAIT, || bundles().starts_with("kubernetes.io:kube-apiserver-serving:"));
+    assert!(published, "{} {}", bundles(), controllers.log());
+}
