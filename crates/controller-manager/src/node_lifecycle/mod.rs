@@ -34,7 +34,9 @@ use tokio::time::Instant;
 
 use self::{
     heartbeats::Heartbeats,
-    plan::{Eviction, ZoneState, next_taints, pause, plan_eviction, readiness, silenced, zone_of, zone_state},
+    plan::{
+        Eviction, ZoneState, is_silent, next_taints, pause, plan_eviction, readiness, silenced, zone_of, zone_state,
+    },
 };
 use crate::{
     context::Context,
@@ -153,7 +155,7 @@ impl Controller for NodeLifecycleController {
             let pod = event.now().filter(|pod| is_ready(pod))?;
             let was_ready = event.old().is_some_and(|old| is_ready(old));
             let key = ObjectKey::cluster(crate::pod::node_name(pod));
-            let is_down = !was_ready && nodes.get(&key).is_some_and(|node| readiness(&node) == "Unknown");
+            let is_down = !was_ready && nodes.get(&key).is_some_and(|node| is_silent(&node));
             is_down.then_some(key)
         });
     }
@@ -178,7 +180,7 @@ impl Controller for NodeLifecycleController {
         }
         let wait = self.taint(&node).await?;
         // A kubelet that says that its node is not ready looks after its pods itself.
-        if readiness(&node) == "Unknown" {
+        if is_silent(&node) {
             self.mark_pods_not_ready(key.name()).await?;
         }
         let next = [left, wait].into_iter().flatten().min();

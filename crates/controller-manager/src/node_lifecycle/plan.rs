@@ -32,6 +32,11 @@ pub(super) fn readiness(node: &Node) -> &str {
     condition(node, "Ready").map_or("Unknown", |ready| ready.status.as_str())
 }
 
+/// Did it fall silent? One that has not spoken yet did not.
+pub(super) fn is_silent(node: &Node) -> bool {
+    condition(node, "Ready").is_some_and(|ready| ready.status == "Unknown")
+}
+
 pub(super) fn condition<'a>(node: &'a Node, condition_type: &str) -> Option<&'a NodeCondition> {
     let conditions = node.status.as_ref()?.conditions.as_deref()?;
     conditions.iter().find(|condition| condition.type_ == condition_type)
@@ -204,6 +209,14 @@ mod tests {
             }
         }
         node
+    }
+
+    #[test]
+    fn a_node_that_has_not_spoken_yet_is_not_silent() {
+        let check = |words: &str, want: bool| assert_eq!(is_silent(&node(words)), want, "{words}");
+        check("", false);
+        check("Ready=Unknown", true);
+        check("Ready=False", false);
     }
 
     fn show(taints: Option<Vec<Taint>>) -> String {

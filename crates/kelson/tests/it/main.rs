@@ -11,4 +11,5 @@ mod components;
 mod convergence;
 mod etcd;
 mod linearizability;
+mod rollouts;
 mod runtime;
