@@ -61,6 +61,12 @@ impl Gangs {
         }
     }
 
+    /// The pods of the group that are on no node, nor on the way to one.
+    pub(crate) fn unplaced(&self, group: &ObjectKey) -> Vec<Uid> {
+        let gangs = self.0.lock();
+        gangs.get(group).map(|gang| gang.all.difference(&gang.placed).cloned().collect()).unwrap_or_default()
+    }
+
     /// How many pods the group has, and how many of them are placed.
     #[must_use]
     pub fn counts(&self, group: &ObjectKey) -> (usize, usize) {

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use client::events::{Dialect, EventType, Note, Recorder, reference};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodCondition};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::api::scheduling::v1alpha2::PodGroup;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Api, Client};
 use serde_json::{Value, json};
@@ -17,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::pod::PodInfo;
 use crate::profiles::Profiles;
 use crate::run::Outcomes;
-use crate::scheduler::{BindJob, Nomination, Report};
+use crate::scheduler::{BindJob, GroupReport, Nomination, POD_GROUP_SCHEDULED, Report};
 
 pub(crate) struct Reporter {
     client: Client,
@@ -74,6 +75,17 @@ impl Reporter {
         });
     }
 
+    /// A group of pods was scheduled, or could not be.
+    pub(crate) fn group(&self, report: GroupReport) {
+        let (client, term) = (self.client.clone(), self.term.clone());
+        tokio::spawn(async move {
+            let told = term.run_until_cancelled(tell_group(&client, &report)).await;
+            if let Some(Err(error)) = told {
+                tracing::warn!(group = %report.group, %error, "the status of a group of pods could not be written");
+            }
+        });
+    }
+
     fn note(&self, pod: &PodInfo, event_type: EventType, reason: &str, action: &str, message: String) {
         let Some(recorder) = self.recorders.get(pod.scheduler_name()) else { return };
         recorder.note(Note {
@@ -104,6 +116,24 @@ async fn tell(client: &Client, report: &Report) -> kube::Result<()> {
     let api: Api<Pod> = Api::namespaced(client.clone(), report.pod.namespace());
     match api.patch_status(report.pod.name(), &PatchParams::default(), &Patch::Strategic(patch)).await {
         // Gone, or another pod by now.
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+async fn tell_group(client: &Client, report: &GroupReport) -> kube::Result<()> {
+    let condition = Condition {
+        type_: POD_GROUP_SCHEDULED.to_owned(),
+        status: if report.scheduled { "True" } else { "False" }.to_owned(),
+        reason: report.reason.to_owned(),
+        message: report.message.clone(),
+        observed_generation: report.generation,
+        last_transition_time: Time(Timestamp::now()),
+    };
+    let patch = json!({ "metadata": { "uid": report.uid }, "status": { "conditions": [condition] } });
+    let api: Api<PodGroup> = Api::namespaced(client.clone(), report.group.namespace());
+    match api.patch_status(report.group.name(), &PatchParams::default(), &Patch::Strategic(patch)).await {
+        // Gone, or another group by now.
         Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
         other => other.map(drop),
     }

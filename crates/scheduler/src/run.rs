@@ -199,6 +199,7 @@ impl Work {
             Step::Idle => return false,
             Step::Done => {}
             Step::Failed(report) => self.reporter.failed(*report, &self.outcomes),
+            Step::Group(report) => self.reporter.group(*report),
             Step::Bind(job) => self.bind(job),
         }
         true

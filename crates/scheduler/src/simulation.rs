@@ -106,7 +106,7 @@ impl Simulation {
         loop {
             let report = match self.scheduler.step(self.now) {
                 Step::Idle => return None,
-                Step::Done => continue,
+                Step::Done | Step::Group(_) => continue,
                 Step::Failed(report) => report,
                 Step::Bind(job) => {
                     let (pod, node) = (job.pod().uid.clone(), job.node.clone());

@@ -167,3 +167,63 @@ fn controllers_of_kinds_that_are_not_stable_work_behind_their_gates() {
     let published = holds_within(WAIT, || bundles().starts_with("kubernetes.io:kube-apiserver-serving:"));
     assert!(published, "{} {}", bundles(), controllers.log());
 }
+
+#[test]
+fn a_gang_has_nodes_for_enough_of_its_pods_or_for_none() {
+    let flags = ["--runtime-config=scheduling.k8s.io/v1alpha2=true".to_owned()];
+    let server = server_for_components(PORT + 5, &flags);
+    let create = |object: &Value| drop(server.kubectl_ok(&["create", "-f", "-"], &object.to_string()));
+    let node = |name: &str| {
+        create(&json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}));
+        let status = json!({"status": {"allocatable": {"cpu": "2", "memory": "4Gi", "pods": "10"},
+            "conditions": [{"type": "Ready", "status": "True"}]}});
+        server.kubectl_ok(
+            &["patch", "node", name, "--subresource=status", "--type=merge", "-p", &status.to_string()],
+            "",
+        );
+        let taints = json!({"spec": {"taints": null}}).to_string();
+        server.kubectl_ok(&["patch", "node", name, "--type=merge", "-p", &taints], "");
+    };
+    let pod = |name: &str, group: Option<&str>| {
+        let requests = json!({"requests": {"cpu": "2"}});
+        let mut spec = json!({"terminationGracePeriodSeconds": 0, "automountServiceAccountToken": false,
+            "containers": [{"name": "c", "image": "i", "resources": requests}]});
+        if let Some(group) = group {
+            spec["schedulingGroup"] = json!({"podGroupName": group});
+        }
+        create(
+            &json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"gang": group.is_some().to_string()}}, "spec": spec}),
+        );
+    };
+    let made = || server.kubectl(&["create", "serviceaccount", "default"], "").ok;
+    assert!(holds_within(WAIT, made));
+    node("n1");
+    node("n2");
+    create(&json!({"apiVersion": "scheduling.k8s.io/v1alpha2", "kind": "PodGroup", "metadata": {"name": "g"},
+        "spec": {"schedulingPolicy": {"gang": {"minCount": 3}}}}));
+    let gate = "--feature-gates=GangScheduling=true";
+    let scheduler = Component::start(&server, "kube-scheduler", &["--leader-elect=false", "--secure-port=0", gate]);
+    ["a", "b", "c"].iter().for_each(|name| pod(name, Some("g")));
+    let group = |path: &str| server.kubectl(&["get", "podgroup", "g", "-o", &format!("jsonpath={{{path}}}")], "").out;
+    let reason = || group(".status.conditions[?(@.type==\"PodGroupScheduled\")].reason");
+    assert!(holds_within(WAIT, || reason() == "Unschedulable"), "{}", scheduler.log());
+    let why = group(".status.conditions[0].message");
+    assert!(
+        why.starts_with("2 of 3 pods that the group needs found a node: 0/2 nodes are available: 2 Insufficient cpu."),
+        "{why}"
+    );
+    let placed =
+        || server.kubectl(&["get", "pods", "-l", "gang=true", "-o", "jsonpath={.items[*].spec.nodeName}"], "").out;
+    assert_eq!(placed(), "");
+    // What none of them keeps is there for others.
+    pod("single", None);
+    let runs = || !server.kubectl(&["get", "pod", "single", "-o", "jsonpath={.spec.nodeName}"], "").out.is_empty();
+    assert!(holds_within(WAIT, runs), "{}", scheduler.log());
+    node("n3");
+    node("n4");
+    assert!(holds_within(WAIT, || placed().split(' ').count() == 3), "{} {}", placed(), scheduler.log());
+    assert!(holds_within(WAIT, || reason() == "Scheduled"), "{}", scheduler.log());
+    let shown = server.kubectl_ok(&["get", "podgroups", "--no-headers"], "");
+    let cells: Vec<&str> = shown.split_whitespace().take(4).collect();
+    assert_eq!(cells, ["g", "Gang", "<none>", "Scheduled"], "{shown}");
+}

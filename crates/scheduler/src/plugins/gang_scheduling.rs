@@ -15,7 +15,7 @@ use crate::pod::PodInfo;
 /// How long placed pods hold their room for the others.
 const TIMEOUT: Duration = Duration::from_secs(5 * 60);
 
-pub(super) struct GangScheduling {
+pub(crate) struct GangScheduling {
     listers: Listers,
     gangs: Gangs,
     waiting: WaitingPods,

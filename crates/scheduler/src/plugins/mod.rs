@@ -49,6 +49,8 @@ pub(crate) const DEFAULTS: &[(&str, i32)] = &[
 ];
 
 /// Gangs of pods are scheduled together or not at all.
+pub(crate) use gang_scheduling::GangScheduling;
+
 pub(crate) const GANG_SCHEDULING: Gate = Gate { name: "GangScheduling", default: false, locked: false };
 
 /// All plugins of this crate.
@@ -104,7 +106,7 @@ pub fn in_tree() -> Registry {
             }),
         )
         .with("GangScheduling", |_, context| {
-            let gangs = gang_scheduling::GangScheduling::new(context);
+            let gangs = GangScheduling::new(context);
             Ok(PointsOf::new(gangs).pre_enqueue().reserve().permit().points())
         })
         .with("DynamicResources", |_, context| {

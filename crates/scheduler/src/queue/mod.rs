@@ -184,11 +184,25 @@ impl Queue {
     pub fn pop(&mut self, now: Instant) -> Option<QueuedPod> {
         self.flush(now);
         let sort = &*self.profiles.queue_sort;
-        let mut queued = self.active.pop(|a, b| sort.before(a, b)).or_else(|| self.backoff.pop_early(sort))?;
+        let queued = self.active.pop(|a, b| sort.before(a, b)).or_else(|| self.backoff.pop_early(sort))?;
+        Some(self.popped(queued, now))
+    }
+
+    /// Takes this pod out of turn, wherever it waits; not one that is gated.
+    pub fn take(&mut self, uid: &Uid, now: Instant) -> Option<QueuedPod> {
+        let queued = self.remove(uid)?;
+        if queued.gated_by.is_some() {
+            self.waiting.insert(queued);
+            return None;
+        }
+        Some(self.popped(queued, now))
+    }
+
+    fn popped(&self, mut queued: QueuedPod, now: Instant) -> QueuedPod {
         queued.first_tried.get_or_insert(now);
         queued.attempts += 1;
         queued.events_seen = self.events;
-        Some(queued)
+        queued
     }
 
     /// A popped pod that plugins turned down. It waits for a change that may help, or for its back-off if there were

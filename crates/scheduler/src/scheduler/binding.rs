@@ -144,10 +144,13 @@ impl Scheduler {
         });
         match self.permit(profile, &mut job) {
             Ok(()) => Step::Bind(job),
-            Err(unbound) => match self.finish(Bound { job, result: Err(unbound) }, now) {
-                Some(report) => Step::Failed(Box::new(report)),
-                None => Step::Done,
-            },
+            Err(unbound) => {
+                self.failed_in_pass(&unbound.message);
+                match self.finish(Bound { job, result: Err(unbound) }, now) {
+                    Some(report) => Step::Failed(Box::new(report)),
+                    None => Step::Done,
+                }
+            }
         }
     }
 

@@ -7,6 +7,7 @@
 
 mod binding;
 mod changes;
+mod groups;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use tokio::time::Instant;
 
 pub(crate) use binding::{BindJob, Bound};
 pub(crate) use changes::Changed;
+pub(crate) use groups::{GroupReport, POD_GROUP_SCHEDULED};
 
 use crate::cluster::Cluster;
 use crate::config::Config;
@@ -34,6 +36,8 @@ pub(crate) enum Step {
     Bind(Box<BindJob>),
     /// Tell the pod's users.
     Failed(Box<Report>),
+    /// Tell the users of a group of pods.
+    Group(Box<GroupReport>),
     /// The pod needs nothing more.
     Done,
 }
@@ -93,6 +97,8 @@ pub(crate) struct Scheduler {
     metrics: Arc<Metrics>,
     /// Where to begin when not all nodes are wanted.
     rotation: usize,
+    /// The gang whose pods are being tried, if that is so.
+    pass: Option<groups::Pass>,
 }
 
 impl Scheduler {
@@ -120,6 +126,7 @@ impl Scheduler {
             context,
             metrics,
             rotation: 0,
+            pass: None,
         })
     }
 
@@ -144,7 +151,17 @@ impl Scheduler {
 
     /// Tries the next pod of the queue.
     pub(crate) fn step(&mut self, now: Instant) -> Step {
-        let Some(queued) = self.queue.pop(now) else { return Step::Idle };
+        let queued = match self.next_of_pass(now) {
+            Some(groups::Next::Pod(queued)) => queued,
+            Some(groups::Next::Over(report)) => {
+                return report.map_or(Step::Done, |report| Step::Group(Box::new(report)));
+            }
+            None => {
+                let Some(queued) = self.queue.pop(now) else { return Step::Idle };
+                self.begin_pass(&queued.pod);
+                queued
+            }
+        };
         let profiles = self.profiles.clone();
         let Some((profile_at, profile)) = profiles.find(queued.pod.scheduler_name()) else { return Step::Done };
         if queued.pod.is_terminating() {
@@ -175,6 +192,7 @@ impl Scheduler {
                 tracing::debug!(pod = %queued.pod.key, %diagnosis, "no node can take a pod");
                 self.metrics.attempt(AttemptResult::Unschedulable, &profile.scheduler_name, began.elapsed());
                 let message = diagnosis.to_string();
+                self.failed_in_pass(&message);
                 Step::Failed(Box::new(self.put_back(queued, diagnosis.plugins, message, nomination, now)))
             }
         }
