@@ -104,9 +104,10 @@ mod tests {
         );
         check(
             "SelfSubjectAccessReview",
-            r#"{"metadata":{"name":"a","managedFields":[{}]},"spec":{"resourceAttributes":{}}}"#,
-            &[r#"metadata: Invalid value: {"name":"a","managedFields":[{}]}: must be empty"#],
+            r#"{"metadata":{"name":"a"},"spec":{"resourceAttributes":{}}}"#,
+            &[r#"metadata: Invalid value: {"name":"a"}: must be empty"#],
         );
+        check("SelfSubjectAccessReview", r#"{"metadata":{"managedFields":[{}]},"spec":{"resourceAttributes":{}}}"#, &[]);
     }
 
     #[test]
