@@ -107,7 +107,11 @@ mod tests {
             r#"{"metadata":{"name":"a"},"spec":{"resourceAttributes":{}}}"#,
             &[r#"metadata: Invalid value: {"name":"a"}: must be empty"#],
         );
-        check("SelfSubjectAccessReview", r#"{"metadata":{"managedFields":[{}]},"spec":{"resourceAttributes":{}}}"#, &[]);
+        check(
+            "SelfSubjectAccessReview",
+            r#"{"metadata":{"managedFields":[{}]},"spec":{"resourceAttributes":{}}}"#,
+            &[],
+        );
     }
 
     #[test]
