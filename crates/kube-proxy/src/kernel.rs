@@ -67,6 +67,14 @@ impl Net {
     fn call(&self, from: &str, to: &str) -> String {
         self.0.call(from, to, PATIENCE)
     }
+
+    /// Calls go as is said of each: who calls where, and who answers.
+    #[track_caller]
+    fn answers(&self, ways: &[(&str, &str, &str)]) {
+        for (from, to, heard) in ways {
+            assert_eq!(self.call(from, to), *heard, "{from} to {to}");
+        }
+    }
 }
 
 fn surroundings() -> [Surroundings; 2] {
@@ -97,6 +105,19 @@ fn here() -> Value {
     json!([{"addresses": ["10.244.0.2"], "nodeName": "n1"}, {"addresses": ["fd00:244::2"], "nodeName": "n1"}])
 }
 
+/// Who calls where, and who answers or what becomes of it, while the Service's one endpoint is the pod.
+const WAYS: &[(&str, &str, &str)] = &[
+    ("pod", "10.96.0.9:80", "10.244.0.1"), // the pod through its Service to itself
+    ("client", "10.96.0.9:80", "10.244.0.1"),
+    ("client", "[fd00:96::9]:80", "fd00:244::1"),
+    ("client", "192.0.2.1:30080", "10.244.0.1"),
+    ("client", "[2001:db8::1]:30080", "fd00:244::1"),
+    ("client", "198.51.100.9:80", "10.244.0.1"),
+    ("client", "198.51.100.8:80", "10.244.0.1"),
+    ("node", "10.96.0.9:80", "10.244.0.1"),
+    ("client", "192.0.2.1:30081", "refused"),
+];
+
 /// Writes that a Service's rules became others.
 fn write(net: &Net, proxy: &mut Nftables, old: Option<&ServiceRules>, new: Option<&ServiceRules>) {
     let key = "prod/web";
@@ -112,20 +133,8 @@ fn the_kernel_leads_packets_where_the_model_says() {
     let mut proxy = nftables();
     let cluster = web(&json!({}), &here());
     write(&net, &mut proxy, None, Some(&cluster));
-    for (from, to, heard) in [
-        ("pod", "10.96.0.9:80", "10.244.0.1"), // the pod through its Service to itself
-        ("client", "10.96.0.9:80", "10.244.0.1"),
-        ("client", "[fd00:96::9]:80", "fd00:244::1"),
-        ("client", "192.0.2.1:30080", "10.244.0.1"),
-        ("client", "[2001:db8::1]:30080", "fd00:244::1"),
-        ("client", "198.51.100.9:80", "10.244.0.1"),
-        ("client", "198.51.100.8:80", "10.244.0.1"),
-        ("node", "10.96.0.9:80", "10.244.0.1"),
-        ("client", "10.96.0.9:81", "refused"),
-        ("client", "192.0.2.1:30081", "refused"),
-    ] {
-        assert_eq!(net.call(from, to), heard, "{from} to {to}");
-    }
+    net.answers(WAYS);
+    net.answers(&[("client", "10.96.0.9:81", "refused")]);
     let local = web(&json!({"externalTrafficPolicy": "Local", "loadBalancerSourceRanges": ["192.0.2.0/28"]}), &here());
     write(&net, &mut proxy, Some(&cluster), Some(&local));
     for (to, heard) in [
@@ -361,23 +370,7 @@ fn virtual_servers_lead_packets_where_the_model_says() {
     };
     let cluster = web(&json!({}), &here());
     write(&mut proxy, Some(&cluster));
-    let answers = |heard: &[(&str, &str, &str)]| {
-        for (from, to, heard) in heard {
-            assert_eq!(net.call(from, to), *heard, "{from} to {to}");
-        }
-    };
-    let ways = [
-        ("pod", "10.96.0.9:80", "10.244.0.1"), // the pod through its Service to itself
-        ("client", "10.96.0.9:80", "10.244.0.1"),
-        ("client", "[fd00:96::9]:80", "fd00:244::1"),
-        ("client", "192.0.2.1:30080", "10.244.0.1"),
-        ("client", "[2001:db8::1]:30080", "fd00:244::1"),
-        ("client", "198.51.100.9:80", "10.244.0.1"),
-        ("client", "198.51.100.8:80", "10.244.0.1"),
-        ("node", "10.96.0.9:80", "10.244.0.1"),
-        ("client", "192.0.2.1:30081", "refused"),
-    ];
-    answers(&ways);
+    net.answers(WAYS);
     let nodes = |words: &str| ip(&format!("netns exec {} {words}", net.ns("node")));
     assert!(nodes("ipvsadm --save --numeric").contains("-a -t 10.96.0.9:80 -r 10.244.0.2:8080 -m -w 1"));
     // What somebody removes comes back.
@@ -385,17 +378,17 @@ fn virtual_servers_lead_packets_where_the_model_says() {
         nodes(damage);
         net.block_on("node", proxy.check());
         write(&mut proxy, Some(&cluster));
-        answers(&ways);
+        net.answers(WAYS);
     }
     // Another start takes over what is there.
     let mut again = Ipvs::new(0x4000, surroundings(), VirtualServers::default());
     write(&mut again, Some(&cluster));
-    answers(&ways);
+    net.answers(WAYS);
     let local = web(&json!({"externalTrafficPolicy": "Local", "loadBalancerSourceRanges": ["192.0.2.0/28"]}), &here());
     write(&mut again, Some(&local));
-    answers(&[("client", "192.0.2.1:30080", "192.0.2.77"), ("client", "198.51.100.8:80", "silence")]);
+    net.answers(&[("client", "192.0.2.1:30080", "192.0.2.77"), ("client", "198.51.100.8:80", "silence")]);
     write(&mut again, Some(&web(&json!({}), &json!([]))));
-    answers(&[("client", "10.96.0.9:80", "refused"), ("client", "192.0.2.1:30080", "refused")]);
+    net.answers(&[("client", "10.96.0.9:80", "refused"), ("client", "192.0.2.1:30080", "refused")]);
     write(&mut again, None);
     assert!(!nodes("ipvsadm --save --numeric").contains("10.96.0.9"));
     net.block_on("node", ipvs::clean_up()).unwrap();

@@ -3,6 +3,8 @@
 use std::time::{Duration, Instant};
 
 const LOOKS: Duration = Duration::from_millis(100);
+/// Of what is inside the same process, mostly.
+const SOON: Duration = Duration::from_millis(5);
 
 /// Whether something becomes true within this time.
 pub fn holds_within(time: Duration, holds: impl FnMut() -> bool) -> bool {
@@ -19,6 +21,19 @@ pub fn last_within<T>(time: Duration, mut ask: impl FnMut() -> T, right: impl Fn
         }
         std::thread::sleep(LOOKS);
     }
+}
+
+/// As [`holds_within`], for a condition that is asked for with others on the same threads; fails when the time is over.
+pub async fn until<F>(what: &str, time: Duration, mut holds: impl FnMut() -> F)
+where
+    F: Future<Output = bool>,
+{
+    let held = async {
+        while !holds().await {
+            tokio::time::sleep(SOON).await;
+        }
+    };
+    assert!(tokio::time::timeout(time, held).await.is_ok(), "never: {what}");
 }
 
 #[cfg(test)]

@@ -175,14 +175,9 @@ pub(crate) async fn read(response: Response<Incoming>) -> Answer {
 }
 
 /// Waits until a condition holds that something else brings about.
-pub(crate) async fn until<F>(what: &str, mut holds: impl FnMut() -> F)
+pub(crate) async fn until<F>(what: &str, holds: impl FnMut() -> F)
 where
     F: Future<Output = bool>,
 {
-    let waited = tokio::time::timeout(Duration::from_secs(30), async {
-        while !holds().await {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    });
-    waited.await.unwrap_or_else(|_| panic!("never: {what}"));
+    testing::wait::until(what, Duration::from_secs(30), holds).await;
 }

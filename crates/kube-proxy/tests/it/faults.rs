@@ -1,7 +1,7 @@
 //! What happens to rules when something goes wrong, or much happens at once.
 
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kube_proxy::Config;
 use serde_json::{Value, json};
@@ -46,12 +46,8 @@ fn endpoints(net: &Namespaces) -> String {
     String::from_utf8_lossy(&listed.stdout).into_owned()
 }
 
-async fn until(mut holds: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !holds() {
-        assert!(began.elapsed() < PATIENCE, "it does not become true");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    testing::wait::until(what, PATIENCE, || std::future::ready(holds())).await;
 }
 
 fn syncs(config: &Config) -> u64 {
@@ -74,16 +70,16 @@ fn ten_thousand_changes_of_endpoints_are_written_together_and_the_last_of_each_h
         let (client, changes) = scripted::client(lists);
         let (config, stop) = (quiet(), CancellationToken::new());
         let proxy = tokio::spawn(kube_proxy::run(config.clone(), client, stop.clone()));
-        until(|| syncs(&config) > 0).await;
+        until("rules", || syncs(&config) > 0).await;
         assert!(endpoints(&net).contains(&endpoint(7, 0)));
         for version in 1..=CHANGES {
             for i in 0..SERVICES_CHANGED {
                 changes.send((SLICES, "MODIFIED", slice(i, version))).unwrap();
             }
             // The proxy hears of them while they come.
-            until(|| changes.is_empty()).await;
+            until("all heard", || changes.is_empty()).await;
         }
-        until(|| endpoints(&net).contains(&endpoint(SERVICES_CHANGED - 1, CHANGES))).await;
+        until("the last change", || endpoints(&net).contains(&endpoint(SERVICES_CHANGED - 1, CHANGES))).await;
         let now = endpoints(&net);
         for i in 0..SERVICES_CHANGED {
             assert!(now.contains(&format!("{} . 8080", endpoint(i, CHANGES))), "{i}: {now}");

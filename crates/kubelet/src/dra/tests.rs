@@ -55,39 +55,30 @@ impl Toys {
 
 type Answer<T> = Result<tonic::Response<T>, Status>;
 
-#[tonic::async_trait]
-impl DraPlugin for Toys {
-    async fn node_prepare_resources(
-        &self,
-        request: Request<rpc::NodePrepareResourcesRequest>,
-    ) -> Answer<rpc::NodePrepareResourcesResponse> {
-        Ok(tonic::Response::new(self.prepared(request.into_inner().claims)))
-    }
+/// Both versions of the service have the same messages.
+macro_rules! serves {
+    ($service:path) => {
+        #[tonic::async_trait]
+        impl $service for Toys {
+            async fn node_prepare_resources(
+                &self,
+                request: Request<rpc::NodePrepareResourcesRequest>,
+            ) -> Answer<rpc::NodePrepareResourcesResponse> {
+                Ok(tonic::Response::new(self.prepared(request.into_inner().claims)))
+            }
 
-    async fn node_unprepare_resources(
-        &self,
-        request: Request<rpc::NodeUnprepareResourcesRequest>,
-    ) -> Answer<rpc::NodeUnprepareResourcesResponse> {
-        Ok(tonic::Response::new(self.unprepared(request.into_inner().claims)))
-    }
+            async fn node_unprepare_resources(
+                &self,
+                request: Request<rpc::NodeUnprepareResourcesRequest>,
+            ) -> Answer<rpc::NodeUnprepareResourcesResponse> {
+                Ok(tonic::Response::new(self.unprepared(request.into_inner().claims)))
+            }
+        }
+    };
 }
 
-#[tonic::async_trait]
-impl v1beta1::DraPlugin for Toys {
-    async fn node_prepare_resources(
-        &self,
-        request: Request<rpc::NodePrepareResourcesRequest>,
-    ) -> Answer<rpc::NodePrepareResourcesResponse> {
-        Ok(tonic::Response::new(self.prepared(request.into_inner().claims)))
-    }
-
-    async fn node_unprepare_resources(
-        &self,
-        request: Request<rpc::NodeUnprepareResourcesRequest>,
-    ) -> Answer<rpc::NodeUnprepareResourcesResponse> {
-        Ok(tonic::Response::new(self.unprepared(request.into_inner().claims)))
-    }
-}
+serves!(DraPlugin);
+serves!(v1beta1::DraPlugin);
 
 /// A claim that is allocated and reserved for the pods `a` and `b`.
 async fn claim(_: http::Request<kube::client::Body>) -> Result<Response<String>, Infallible> {

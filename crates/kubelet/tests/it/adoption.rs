@@ -1,9 +1,7 @@
 //! A kubelet that is killed at any step of a pod's life: the next one goes on from there.
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Parser;
 use futures::future::join_all;
@@ -113,15 +111,8 @@ impl Machine {
     }
 
     async fn until(&self, when: &str, what: &str, holds: impl Fn(&Self) -> bool) {
-        let began = Instant::now();
-        while !holds(self) {
-            assert!(
-                began.elapsed() < PATIENCE,
-                "{when}: never {what}; {:?}; {:?}",
-                self.cri.running(),
-                self.cri.calls()
-            );
-            tokio::time::sleep(Duration::from_millis(20)).await;
+        if tokio::time::timeout(PATIENCE, self.cri.until(|| holds(self))).await.is_err() {
+            panic!("{when}: never {what}; {:?}; {:?}", self.cri.running(), self.cri.calls());
         }
     }
 }
@@ -233,7 +224,7 @@ const NO_PODS: &str = r#"{"kind": "PodList", "apiVersion": "v1", "items": []}"#;
 struct Page {
     url: String,
     shows: watch::Sender<Option<String>>,
-    asked_times: Arc<AtomicUsize>,
+    asked_times: watch::Receiver<usize>,
 }
 
 impl Page {
@@ -242,8 +233,8 @@ impl Page {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/pods", listener.local_addr().unwrap());
         let (shows, shown) = watch::channel(Some(POD.to_owned()));
-        let asked_times = Arc::default();
-        tokio::spawn(serve_page(listener, shown, Arc::clone(&asked_times)));
+        let (asked, asked_times) = watch::channel(0);
+        tokio::spawn(serve_page(listener, shown, asked));
         Page { url, shows, asked_times }
     }
 
@@ -253,8 +244,12 @@ impl Page {
         kubelet::Config { static_pod_url, http_check_frequency: Duration::from_secs(1), ..config }
     }
 
-    fn asked_times(&self) -> usize {
-        self.asked_times.load(Ordering::Relaxed)
+    /// Returns when it has been asked so many times more.
+    async fn asked_again(&self, times: usize) {
+        let mut asked = self.asked_times.clone();
+        let until = *asked.borrow() + times;
+        let waited = tokio::time::timeout(PATIENCE, asked.wait_for(|times| *times >= until)).await;
+        waited.expect("it is asked again").unwrap();
     }
 }
 
@@ -262,14 +257,14 @@ impl Page {
 async fn serve_page(
     listener: tokio::net::TcpListener,
     page: watch::Receiver<Option<String>>,
-    asked_times: Arc<AtomicUsize>,
+    asked_times: watch::Sender<usize>,
 ) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     while let Ok((mut socket, _)) = listener.accept().await {
         let mut request = vec![0; 4096];
         let read = socket.read(&mut request).await.unwrap_or_default();
         let asked = String::from_utf8_lossy(&request[..read]).into_owned();
-        asked_times.fetch_add(1, Ordering::Relaxed);
+        asked_times.send_modify(|times| *times += 1);
         let page = page.borrow().clone().filter(|_| asked.contains("x-key: opens"));
         let Some(page) = page else { continue };
         let answer = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{page}", page.len());
@@ -285,8 +280,8 @@ async fn static_pods_come_from_a_url_and_stay_while_it_says_nothing() {
     let _kubelet = machine.start_kubelet_with(|config| page.given_to(config));
     machine.until("start", "runs", Machine::is_settled).await;
     page.shows.send_replace(None);
-    let (calls, times) = (machine.cri.calls(), page.asked_times());
-    machine.until("silence", "asked again", |_| page.asked_times() >= times + 3).await;
+    let calls = machine.cri.calls();
+    page.asked_again(3).await;
     assert!(machine.is_settled());
     assert_eq!(machine.cri.calls(), calls);
     page.shows.send_replace(Some(NO_PODS.to_owned()));
@@ -305,8 +300,7 @@ async fn a_kubelet_that_starts_while_its_url_says_nothing_stops_none_of_its_pods
     let _second = machine.start_kubelet_with(|config| page.given_to(config));
     let both_run = |m: &Machine| m.cri.running() == ["a", "a", "b", "b"];
     machine.until("a silent URL", "runs beside it", both_run).await;
-    let times = page.asked_times();
-    machine.until("silence", "asked again", |_| page.asked_times() >= times + 3).await;
+    page.asked_again(3).await;
     assert!(!machine.cri.calls().contains(&"StopContainer"), "{:?}", machine.cri.calls());
     page.shows.send_replace(Some(NO_PODS.to_owned()));
     machine.until("no pod of the URL any more", "gone", Machine::is_settled).await;

@@ -10,7 +10,7 @@ use k8s_cri::v1::runtime_service_server::{RuntimeService, RuntimeServiceServer};
 use k8s_cri::v1::*;
 use parking_lot::Mutex;
 use tokio::net::UnixListener;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{Request, Response, Status};
 
@@ -63,6 +63,8 @@ struct Container {
 pub(crate) struct FakeCri {
     state: Arc<Mutex<State>>,
     sprung: Arc<Notify>,
+    /// How often the state changed.
+    changes: watch::Sender<u64>,
 }
 
 impl FakeCri {
@@ -103,6 +105,18 @@ impl FakeCri {
     /// How often it was asked what runs and did not say it.
     pub(crate) fn asked_in_vain(&self) -> usize {
         self.state.lock().asked_in_vain
+    }
+
+    /// Returns when the condition holds, which is looked at after each change.
+    pub(crate) async fn until(&self, holds: impl Fn() -> bool) {
+        let mut changes = self.changes.subscribe();
+        while !holds() {
+            changes.changed().await.unwrap();
+        }
+    }
+
+    fn changed(&self) {
+        self.changes.send_modify(|count| *count += 1);
     }
 
     /// Returns when a call has been caught.
@@ -152,11 +166,13 @@ impl FakeCri {
         let running = |c: &&mut Container| c.state == ContainerState::ContainerRunning && name_of(&c.config) == name;
         let container = state.containers.values_mut().find(running).unwrap();
         container.finish(at, exit_code);
+        self.changed();
     }
 
     /// Forgets a container, as a runtime that lost its books would.
     pub(crate) fn lose(&self, name: &str) {
         self.state.lock().containers.retain(|_, c| name_of(&c.config) != name);
+        self.changed();
     }
 
     /// Does something that changes the state; hangs before or after it where the trap says so.
@@ -171,6 +187,7 @@ impl FakeCri {
             self.hang().await;
         }
         let answer = act(&mut self.state.lock());
+        self.changed();
         if caught.is_some() {
             self.hang().await;
         }
@@ -285,6 +302,7 @@ impl RuntimeService for FakeCri {
         let mut state = self.state.lock();
         if state.silent {
             state.asked_in_vain += 1;
+            self.changed();
             return Err(Status::unavailable("it is not known yet what runs"));
         }
         let found = state.sandboxes.iter().filter(|(_, s)| selected(&s.config.labels, &wanted));
@@ -438,6 +456,7 @@ impl RuntimeService for FakeCri {
             return Err(Status::unavailable("not now"));
         }
         state.container(&asked.container_id)?.cpus = asked.linux.map(|linux| linux.cpuset_cpus);
+        self.changed();
         Ok(Response::new(UpdateContainerResourcesResponse {}))
     }
 

@@ -3,12 +3,13 @@
 
 #![expect(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a check fails by panicking")]
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::time::Duration;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, SanType,
@@ -43,8 +44,8 @@ struct EtcdMember {
     client: SocketAddr,
     args: Vec<String>,
     log: PathBuf,
-    /// How much of the log was there when the process started.
-    logged: usize,
+    /// Hears when the process serves; closed when it has ended.
+    serves: Option<Receiver<()>>,
     /// The network namespace that it runs in, if it is not ours.
     namespace: Option<String>,
     process: Option<Child>,
@@ -113,7 +114,7 @@ impl EtcdCluster {
                 client: SocketAddr::new(address, *client),
                 args,
                 log,
-                logged: 0,
+                serves: None,
                 namespace: None,
                 process: None,
             }
@@ -195,32 +196,36 @@ impl EtcdCluster {
 
 impl EtcdMember {
     fn spawn(&mut self) {
-        let log = std::fs::File::options().create(true).append(true).open(&self.log).unwrap();
-        self.logged = log.metadata().unwrap().len().try_into().unwrap();
         let mut command = Command::new(if self.namespace.is_some() { "nsenter" } else { PROGRAM });
         if let Some(namespace) = &self.namespace {
             command.arg(format!("--net=/run/netns/{namespace}")).arg(PROGRAM);
         }
-        command.args(&self.args).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-        let process = command.spawn().unwrap_or_else(|e| missing(PROGRAM, "etcd-server", &e));
-        self.process = Some(process);
+        command.args(&self.args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut process = command.spawn().unwrap_or_else(|e| missing(PROGRAM, "etcd-server", &e));
+        let (tell, serves) = mpsc::channel();
+        let (output, log) = (process.stderr.take().unwrap(), self.log.clone());
+        std::thread::spawn(move || keep_log(output, &log, &tell));
+        (self.process, self.serves) = (Some(process), Some(serves));
     }
 
     /// Etcd opens its client port only when it has joined its cluster.
     fn wait_until_it_serves(&mut self) {
-        let started = Instant::now();
-        loop {
+        let heard = self.serves.take().expect("a member that was started").recv_timeout(START_WITHIN);
+        if let Err(why) = heard {
             let log = std::fs::read_to_string(&self.log).unwrap_or_default();
-            if log[self.logged..].contains("serving client traffic") {
-                return;
-            }
-            let ended = self.process.as_mut().and_then(|p| p.try_wait().unwrap());
-            assert!(
-                ended.is_none() && started.elapsed() < START_WITHIN,
-                "etcd does not serve on {}:\n{log}",
-                self.client
-            );
-            std::thread::sleep(Duration::from_millis(10));
+            panic!("etcd does not serve on {}: {why}:\n{log}", self.client);
+        }
+    }
+}
+
+/// Writes down what a member says until it ends, and tells when it serves.
+fn keep_log(output: ChildStderr, log: &Path, serves: &Sender<()>) {
+    let mut log = std::fs::File::options().create(true).append(true).open(log).unwrap();
+    for line in BufReader::new(output).lines().map_while(Result::ok) {
+        writeln!(log, "{line}").unwrap();
+        if line.contains("serving client traffic") {
+            // Who waited for it may have given up.
+            let _ = serves.send(());
         }
     }
 }

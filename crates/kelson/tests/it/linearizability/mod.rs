@@ -5,7 +5,7 @@ mod history;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -19,7 +19,7 @@ use storage::testing::etcd_server::EtcdCluster;
 use storage::{Key, KeyRange, Revision, Storage, WatchEvent};
 
 use testing::wait::holds_within;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::apiserver::{ApiServer, WAIT};
 use history::{Call, Change, History, State, Told, changes_told};
@@ -29,8 +29,6 @@ const CLIENTS: usize = 6;
 const CALLS: usize = 150;
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 const KILLS: usize = 3;
-/// Between two looks whether the server is back.
-const LOOKS: Duration = Duration::from_millis(50);
 const SEED: u64 = 20_261_127;
 
 /// One client, which does one thing after the other.
@@ -41,6 +39,8 @@ struct User {
     random: StdRng,
     /// By name: the revision that it saw last.
     seen: BTreeMap<&'static str, String>,
+    /// How often the server has come back.
+    lives: watch::Receiver<usize>,
     calls: Arc<Mutex<Vec<Call>>>,
 }
 
@@ -64,6 +64,7 @@ impl User {
         for call in 0..CALLS {
             let name = NAMES[self.random.random_range(0..NAMES.len())];
             let value = format!("{}-{call}", self.number);
+            let lives = *self.lives.borrow();
             let asked = Instant::now();
             let told = match self.random.random_range(0..10) {
                 0..2 => self.create(name, &value).await,
@@ -75,15 +76,9 @@ impl User {
             let away = matches!(told, Told::Unknown { .. });
             self.calls.lock().push(Call { asked, answered: Instant::now(), told });
             if away {
-                tokio::time::timeout(WAIT, self.answered()).await.expect("the server comes back");
+                let back = self.lives.wait_for(|now| *now > lives);
+                drop(tokio::time::timeout(WAIT, back).await.expect("the server comes back").unwrap());
             }
-        }
-    }
-
-    /// Returns when the server, which is another process, answers.
-    async fn answered(&self) {
-        while self.api.list_metadata(&ListParams::default().limit(1)).await.is_err() {
-            tokio::time::sleep(LOOKS).await;
         }
     }
 
@@ -216,12 +211,14 @@ async fn changes_watched(maps: Api<ConfigMap>, until: impl Future<Output = u64>)
 /// calls.
 async fn worked(server: &mut ApiServer, deletes: bool, kills: usize) -> Vec<Call> {
     let calls: Arc<Mutex<Vec<Call>>> = Arc::default();
+    let (lives, seen_lives) = watch::channel(0);
     let user = |number: usize| User {
         api: maps(server),
         number,
         deletes,
         random: StdRng::seed_from_u64(SEED + number as u64),
         seen: BTreeMap::new(),
+        lives: seen_lives.clone(),
         calls: Arc::clone(&calls),
     };
     let users: Vec<_> = (0..CLIENTS).map(|number| tokio::spawn(user(number).work())).collect();
@@ -230,6 +227,7 @@ async fn worked(server: &mut ApiServer, deletes: bool, kills: usize) -> Vec<Call
         assert!(holds_within(WAIT, || calls.lock().len() >= share), "the clients stand still");
         server.kill_and_start_again();
         server.wait_until_ready();
+        lives.send_replace(kill);
     }
     for user in users {
         user.await.unwrap();
